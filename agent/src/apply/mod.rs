@@ -1,0 +1,1 @@
+//! Carries plans out: the only caller of mutating ports.

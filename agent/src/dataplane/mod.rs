@@ -1,0 +1,59 @@
+//! The user side of the eBPF datapath: loads and attaches programs, owns pins and maps, publishes the service
+//! table by the insert-only protocol. What it publishes survives the agent: programs and maps are pinned.
+
+use std::net::IpAddr;
+
+use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
+
+/// Failure of the datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// A program or map could not be loaded, pinned or attached.
+    #[error("datapath: cannot {operation} {subject}")]
+    Kernel {
+        /// `load`, `attach`, `pin`, `update`.
+        operation: &'static str,
+        /// Program, map or link.
+        subject: String,
+        /// Cause, with the verifier's log when there is one.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map is full.
+    #[error("datapath: {map} is full ({capacity} entries): raise {option} in [dataplane]")]
+    Full {
+        /// Map.
+        map: &'static str,
+        /// Entries.
+        capacity: u32,
+        /// Configuration key.
+        option: &'static str,
+    },
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Programmed {
+    /// Service ports published or changed.
+    pub changed: usize,
+    /// Removed.
+    pub removed: usize,
+    /// Left as they were.
+    pub kept: usize,
+}
+
+/// The port.
+pub trait Dataplane: Send + Sync {
+    /// Makes the kernel's table equal to `services`. `node` and `node_addresses` decide locality and NodePorts.
+    /// On return every change is visible to new connections.
+    fn publish(
+        &self,
+        services: &ServiceTable,
+        node: &NodeName,
+        node_addresses: &[IpAddr],
+    ) -> Result<Programmed, DataplaneError>;
+    /// Attaches the per-packet path to a pod's host-side interface; before its first process starts.
+    fn attach_pod(&self, uid: &PodUid, addresses: &PodAddresses) -> Result<(), DataplaneError>;
+    /// Forgets a pod's interface (its links vanish with it).
+    fn detach_pod(&self, uid: &PodUid) -> Result<(), DataplaneError>;
+}

@@ -1,0 +1,1 @@
+//! Cluster names answered on the node from the service table; everything else forwarded.

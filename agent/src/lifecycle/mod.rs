@@ -1,0 +1,1 @@
+//! Readiness gates and the drain of a graceful stop.

@@ -1,0 +1,49 @@
+//! What the scheduler wants of this node. Replaced as a whole per object; carries the generation it came with.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::{NodeName, PeerNode, PodName, PodUid, ServiceTable};
+
+/// Everything this node should be.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Epoch and generation of the last accepted update.
+    pub epoch: u64,
+    /// See `epoch`.
+    pub generation: u64,
+    /// Pods bound to this node, deletions in progress included.
+    pub pods: BTreeMap<PodUid, Arc<DesiredPod>>,
+    /// Secrets that a pod here names, by (namespace, name).
+    pub secrets: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::Secret>>,
+    /// Config maps that a pod here names, by (namespace, name).
+    pub config_maps: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::ConfigMap>>,
+    /// All services with their endpoints.
+    pub services: ServiceTable,
+    /// The other nodes.
+    pub peers: BTreeMap<NodeName, PeerNode>,
+}
+
+/// A pod bound to this node.
+#[derive(Clone, Debug)]
+pub struct DesiredPod {
+    /// Its uid.
+    pub uid: PodUid,
+    /// Its namespace and name.
+    pub name: PodName,
+    /// The generation that brought this state of it.
+    pub generation: u64,
+    /// The whole object; `metadata.deletionTimestamp` with `deletionGracePeriodSeconds` asks for its end.
+    pub pod: core::Pod,
+}
+
+/// A Secret or ConfigMap with the generation that brought it. Missing objects are absent from the map: the
+/// scheduler sends them as soon as they exist.
+#[derive(Clone, Debug)]
+pub struct SharedObject<T> {
+    /// The generation that brought this state of it.
+    pub generation: u64,
+    /// The object.
+    pub object: Arc<T>,
+}

@@ -1,0 +1,12 @@
+//! Plain data that every other module speaks: identities, desired state, observed state, service table. Imports
+//! nothing of ours and does no IO.
+
+mod desired;
+mod ids;
+mod network;
+mod service;
+
+pub use desired::{Desired, DesiredPod, SharedObject};
+pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
+pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
+pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};

@@ -1,0 +1,87 @@
+//! Pod networking through netlink: namespaces (made and pinned by the agent), veth pairs, addresses, routes to
+//! other nodes' pods, load balancer addresses on the uplink. Never touches interfaces it did not make, except
+//! for routes and announced addresses on the configured uplink.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use async_trait::async_trait;
+
+use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodName, PodUid};
+
+/// Failure of a network operation.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// A namespace could not be made, pinned or entered.
+    #[error("cannot {operation} namespace {path:?}")]
+    Namespace {
+        /// `create`, `pin`, `enter`, `remove`.
+        operation: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel refused a netlink request.
+    #[error("netlink: cannot {operation} {subject}")]
+    Netlink {
+        /// `add link`, `add route`, ...
+        operation: &'static str,
+        /// Link, address or route.
+        subject: String,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The node's range has no free address.
+    #[error("no free pod address in {cidr}: {used} are in use or held back after use")]
+    Exhausted {
+        /// The node's range.
+        cidr: String,
+        /// Count.
+        used: usize,
+    },
+    /// State on disk.
+    #[error("cannot {operation} {path:?}")]
+    State {
+        /// `read`, `write`.
+        operation: &'static str,
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What the network of one pod should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// Whose.
+    pub uid: PodUid,
+    /// For messages.
+    pub name: PodName,
+    /// UTS host name.
+    pub hostname: String,
+    /// Only IPC (and UTS) namespaces: the network is the node's.
+    pub host_network: bool,
+}
+
+/// The port. Every call is idempotent.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Takes the cluster's ranges; must come before the first `ensure_pod`. Sets sysctls, routes and rules.
+    async fn configure(&self, cluster: &ClusterNetwork) -> Result<(), NetError>;
+    /// What exists, by pod, from the pins and the kernel.
+    async fn list(&self) -> Result<BTreeMap<PodUid, NetworkStatus>, NetError>;
+    /// Namespaces, veth pair, address, routes; returns the same addresses when called again.
+    async fn ensure_pod(&self, pod: &PodNetwork) -> Result<NetworkStatus, NetError>;
+    /// Removes all of it; the address is held back for a while before reuse.
+    async fn remove_pod(&self, pod: &PodUid) -> Result<(), NetError>;
+    /// Routes to the other nodes' pod ranges; removes what is no longer there.
+    async fn set_peers(&self, peers: &BTreeMap<NodeName, PeerNode>) -> Result<(), NetError>;
+    /// Addresses this node answers for on the uplink (load balancer addresses); removes others of ours.
+    async fn set_announced(&self, addresses: &[IpAddr]) -> Result<(), NetError>;
+    /// The node's own addresses on the uplink.
+    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError>;
+}

@@ -1,0 +1,1 @@
+//! Joins what runtime, network and volumes report into one Observed.

@@ -1,0 +1,1 @@
+//! What to do next for every pod: a pure function of Observed and Desired.

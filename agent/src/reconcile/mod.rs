@@ -1,0 +1,1 @@
+//! The loop: triggers, back-off, one worker per pod.

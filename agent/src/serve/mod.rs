@@ -1,0 +1,1 @@
+//! Metrics, health and debug endpoints of the agent.

@@ -1,0 +1,1 @@
+//! CPU and memory usage of node, pods and containers.

@@ -1,0 +1,1 @@
+//! exec, attach, logs and port-forward on behalf of the scheduler.

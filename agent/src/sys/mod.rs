@@ -1,0 +1,1 @@
+//! Thin syscall wrappers: the only unsafe code of the agent.

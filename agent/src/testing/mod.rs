@@ -1,0 +1,1 @@
+//! Scripted and stateful fakes of the ports.

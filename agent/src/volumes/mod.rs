@@ -1,0 +1,1 @@
+//! emptyDir, configMap, secret and projected volumes: directories, ownership, atomic updates.

@@ -1,0 +1,1 @@
+//! The Kubernetes REST API over HTTPS: routes, negotiation, authentication; no object logic of its own.

@@ -1,0 +1,1 @@
+//! The control loops: a pure plan each and one shared runner.

@@ -1,0 +1,99 @@
+//! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
+//! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
+
+use serde_json::Value;
+
+use crate::model::{Cause, Resource};
+
+/// Whether objects live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// Once per cluster.
+    Cluster,
+}
+
+/// Subresources with a path of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subresource {
+    /// `status`: writes touch status (and metadata that status writers own) only.
+    Status,
+    /// `scale`: an autoscaling/v1 Scale view of the object.
+    Scale,
+    /// `pods/binding`
+    Binding,
+    /// `pods/log`
+    Log,
+    /// `pods/exec`
+    Exec,
+    /// `pods/attach`
+    Attach,
+    /// `pods/portforward`
+    PortForward,
+    /// `pods/eviction`
+    Eviction,
+    /// `namespaces/finalize`
+    Finalize,
+}
+
+/// A column of the server-side table that `kubectl get` prints.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Heading.
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `date`.
+    pub kind: &'static str,
+    /// OpenAPI format, mostly empty; `name` for the name column.
+    pub format: &'static str,
+    /// 0: always shown; 1: with `-o wide`.
+    pub priority: u8,
+    /// Help text.
+    pub description: &'static str,
+}
+
+/// One kind.
+pub struct Kind {
+    /// Storage identity.
+    pub resource: Resource,
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// API version: `v1`.
+    pub version: &'static str,
+    /// `Pod`
+    pub kind: &'static str,
+    /// `pods`
+    pub plural: &'static str,
+    /// `pod`
+    pub singular: &'static str,
+    /// `po`
+    pub short_names: &'static [&'static str],
+    /// `all`
+    pub categories: &'static [&'static str],
+    /// Namespaced or not.
+    pub scope: Scope,
+    /// Paths below the object.
+    pub subresources: &'static [Subresource],
+    /// Name of the OpenAPI definition: `io.k8s.api.core.v1.Pod`.
+    pub definition: &'static str,
+    /// Fields a field selector may use besides `metadata.name` and `metadata.namespace`, with their JSON path.
+    pub fields: &'static [&'static str],
+    /// Whether `metadata.generation` counts changes of the spec.
+    pub generation: bool,
+    /// Whether object names are DNS subdomains (`false`: DNS-1035/1123 labels; validated by `validate`).
+    pub defaults: fn(&mut Value),
+    /// Called on create before defaults and validation: drops what a client may not set (status, ...).
+    pub prepare_create: fn(&mut Value),
+    /// Called on update of the main resource with (new, old): carries over what a client may not change
+    /// (status), before validation.
+    pub prepare_update: fn(&mut Value, &Value),
+    /// Validates the whole object; `old` is there on update. Empty when valid.
+    pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
+    /// Warnings shown by kubectl (`Warning:` header) about a legal object.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// Table columns after the name.
+    pub columns: &'static [Column],
+    /// Cells of one object in the order of `columns` (name first); the second argument is now, in Unix
+    /// seconds, for ages.
+    pub cells: fn(&Value, i64) -> Vec<Value>,
+}

@@ -1,0 +1,20 @@
+//! The Gantry centre as a library: `main.rs` only parses arguments and calls [`app`].
+//!
+//! One direction of flow: `api` -> `objects` -> `store` -> watch -> `controllers` and `placement` -> `objects`
+//! -> `nodes` -> agents. Imports go down only: `app > {api, controllers, nodes, serve} > objects > {kinds,
+//! patch, store} > model`. `placement` and every controller's `plan` are pure: no IO, no clock.
+
+pub mod api;
+pub mod app;
+pub mod config;
+pub mod controllers;
+pub mod kinds;
+pub mod model;
+pub mod nodes;
+pub mod objects;
+pub mod patch;
+pub mod pki;
+pub mod placement;
+pub mod serve;
+pub mod store;
+pub mod streams;

@@ -1,0 +1,148 @@
+//! Objects as the store keeps them: canonical JSON bytes plus the little that selectors and owners need.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+/// A resource as the REST path and `kubectl` name it: `pods`, `deployments.apps`. Interned: cheap to copy and
+/// compare.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resource(pub &'static str);
+
+impl Resource {
+    /// core/v1
+    pub const NAMESPACES: Self = Self("namespaces");
+    /// core/v1
+    pub const NODES: Self = Self("nodes");
+    /// core/v1
+    pub const PODS: Self = Self("pods");
+    /// core/v1
+    pub const SERVICES: Self = Self("services");
+    /// core/v1
+    pub const ENDPOINTS: Self = Self("endpoints");
+    /// core/v1
+    pub const CONFIG_MAPS: Self = Self("configmaps");
+    /// core/v1
+    pub const SECRETS: Self = Self("secrets");
+    /// core/v1
+    pub const SERVICE_ACCOUNTS: Self = Self("serviceaccounts");
+    /// core/v1; `events.k8s.io` shows the same objects
+    pub const EVENTS: Self = Self("events");
+    /// discovery.k8s.io/v1
+    pub const ENDPOINT_SLICES: Self = Self("endpointslices.discovery.k8s.io");
+    /// coordination.k8s.io/v1
+    pub const LEASES: Self = Self("leases.coordination.k8s.io");
+    /// apps/v1
+    pub const DEPLOYMENTS: Self = Self("deployments.apps");
+    /// apps/v1
+    pub const REPLICA_SETS: Self = Self("replicasets.apps");
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The store's clock: one number for the whole store, raised by every committed change. It is the
+/// `resourceVersion` that clients see, as decimal text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an object lives. `namespace` is `None` for cluster-scoped resources.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The resource.
+    pub resource: Resource,
+    /// The namespace, `None` when cluster-scoped.
+    pub namespace: Option<Arc<str>>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// A key in `namespace`.
+    pub fn namespaced(resource: Resource, namespace: &str, name: &str) -> Self {
+        Self { resource, namespace: Some(namespace.into()), name: name.into() }
+    }
+
+    /// A key of a cluster-scoped resource.
+    pub fn cluster(resource: Resource, name: &str) -> Self {
+        Self { resource, namespace: None, name: name.into() }
+    }
+
+    /// The namespace or the empty string.
+    pub fn namespace_str(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("")
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}/{}", self.resource, self.name),
+            None => write!(f, "{}/{}", self.resource, self.name),
+        }
+    }
+}
+
+/// One stored object. Immutable: a change makes a new one.
+///
+/// `json` is the canonical JSON in the kind's storage version, complete with `apiVersion`, `kind` and
+/// `metadata.resourceVersion` equal to `revision`, so list and watch can send the bytes as they are.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Where it lives.
+    pub key: Key,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// The revision of the change that made this state.
+    pub revision: Revision,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Values of the kind's selectable fields (`spec.nodeName` -> `node-1`), besides name and namespace.
+    pub fields: BTreeMap<&'static str, String>,
+    /// UIDs of `metadata.ownerReferences`.
+    pub owners: Vec<Arc<str>>,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The object.
+    pub json: Bytes,
+}
+
+impl Object {
+    /// Decodes the bytes into a type of `k8s-openapi` (or `serde_json::Value`).
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
+        serde_json::from_slice(&self.json).map_err(|source| ObjectError {
+            key: self.key.clone(),
+            revision: self.revision,
+            source,
+        })
+    }
+}
+
+/// A stored object that does not decode: corruption or a bug, since everything was validated on the way in.
+#[derive(Debug, thiserror::Error)]
+#[error("stored object {key} at revision {revision} does not decode")]
+pub struct ObjectError {
+    /// Which object.
+    pub key: Key,
+    /// Which state of it.
+    pub revision: Revision,
+    /// What the decoder says.
+    #[source]
+    pub source: serde_json::Error,
+}

@@ -1,0 +1,1 @@
+//! Node sessions over gRPC: bootstrap, per-node projection with generations, heartbeats, streams.

@@ -1,0 +1,1 @@
+//! The four patch types as pure functions over JSON.

@@ -1,0 +1,1 @@
+//! Filter, score, pick: pure functions over a node snapshot.
