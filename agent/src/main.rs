@@ -1,1 +1,2 @@
+//! gantry-agent.
 fn main() {}

@@ -1,1 +1,2 @@
+//! gantry-scheduler.
 fn main() {}
