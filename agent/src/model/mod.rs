@@ -4,9 +4,11 @@
 mod desired;
 mod ids;
 mod network;
+mod report;
 mod service;
 
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
 pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
+pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};

@@ -70,6 +70,10 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Runtime handler of the RuntimeClass; `None`: the configured default.
     pub handler: Option<String>,
+    /// `hostPID`: the node's process namespace instead of one of its own.
+    pub host_pid: bool,
+    /// Written to the containerd object as they are, read back in `ObservedContainer::labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A bind mount.
@@ -242,6 +246,10 @@ pub trait Runtime: Send + Sync {
     async fn version(&self) -> Result<String, RuntimeError>;
     /// Everything of ours, in any state.
     async fn list(&self) -> Result<Vec<ObservedContainer>, RuntimeError>;
+    /// Everything of ours that belongs to one pod: what a reconcile pass asks for.
+    async fn list_pod(&self, pod: &PodUid) -> Result<Vec<ObservedContainer>, RuntimeError> {
+        Ok(self.list().await?.into_iter().filter(|container| container.pod == *pod).collect())
+    }
     /// Snapshot, container and task, not started. Replaces a left-over of the same id that never started.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
     /// Starts a created task; returns its pid.
