@@ -1,7 +1,7 @@
 //! The user side of the eBPF datapath: loads and attaches programs, owns pins and maps, publishes the service
 //! table by the insert-only protocol. What it publishes survives the agent: programs and maps are pinned.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
 
@@ -52,8 +52,10 @@ pub trait Dataplane: Send + Sync {
         node: &NodeName,
         node_addresses: &[IpAddr],
     ) -> Result<Programmed, DataplaneError>;
-    /// Attaches the per-packet path to a pod's host-side interface; before its first process starts.
-    fn attach_pod(&self, uid: &PodUid, addresses: &PodAddresses) -> Result<(), DataplaneError>;
+    /// Attaches the per-packet path to a pod's host-side interface; before its first process starts. `netns` is
+    /// the path of the pod's pinned network namespace: its cookie tells the socket path whose connect it sees.
+    /// Idempotent: called again for a pod that is attached, it changes nothing.
+    fn attach_pod(&self, uid: &PodUid, netns: &Path, addresses: &PodAddresses) -> Result<(), DataplaneError>;
     /// Forgets a pod's interface (its links vanish with it).
     fn detach_pod(&self, uid: &PodUid) -> Result<(), DataplaneError>;
 }
