@@ -3,12 +3,18 @@
 
 mod desired;
 mod ids;
+mod layout;
 mod network;
+mod observed;
 mod report;
 mod service;
 
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
+pub use layout::Layout;
 pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
+pub use observed::{
+    Condemned, ContainerRecord, Failure, Hook, ImageState, ObservedPod, PodRecord, StopRecord, Subject,
+};
 pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};

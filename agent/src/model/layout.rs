@@ -1,0 +1,70 @@
+//! Where the agent keeps things on the node. Several agents on one host have several layouts; nothing outside
+//! of this file composes such a path.
+
+use std::path::PathBuf;
+
+use super::{ContainerName, PodName, PodUid};
+
+/// The three directories of the configuration, and every path below them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Survives a reboot: ledger, emptyDir volumes, config maps.
+    pub state_dir: PathBuf,
+    /// Emptied by a reboot, as the processes are: pod records, secrets, pinned namespaces.
+    pub run_dir: PathBuf,
+    /// Container logs.
+    pub log_dir: PathBuf,
+}
+
+impl Layout {
+    /// Directory of all pods' lasting files.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.state_dir.join("pods")
+    }
+
+    /// A pod's lasting files.
+    pub fn pod_dir(&self, pod: &PodUid) -> PathBuf {
+        self.pods_dir().join(pod.as_str())
+    }
+
+    /// A volume of a pod.
+    pub fn volume_dir(&self, pod: &PodUid, volume: &str) -> PathBuf {
+        self.pod_dir(pod).join("volumes").join(volume)
+    }
+
+    /// Bind mounts of sub paths, one directory per container.
+    pub fn sub_path(&self, pod: &PodUid, container: &ContainerName, index: usize) -> PathBuf {
+        self.pod_dir(pod).join("subpaths").join(container.as_str()).join(index.to_string())
+    }
+
+    /// A file the agent writes for a pod: `hosts`, `hostname`, `resolv.conf`.
+    pub fn pod_file(&self, pod: &PodUid, name: &str) -> PathBuf {
+        self.pod_dir(pod).join("etc").join(name)
+    }
+
+    /// The termination message file of one attempt.
+    pub fn termination_log(&self, pod: &PodUid, container: &ContainerName, attempt: u32) -> PathBuf {
+        self.pod_dir(pod).join("containers").join(container.as_str()).join(attempt.to_string())
+    }
+
+    /// Directory of the pod records.
+    pub fn records_dir(&self) -> PathBuf {
+        self.run_dir.join("records")
+    }
+
+    /// A pod's log directory, named as upstream names it: log collectors parse it.
+    pub fn pod_log_dir(&self, name: &PodName, pod: &PodUid) -> PathBuf {
+        self.log_dir.join(format!("{}_{}_{pod}", name.namespace, name.name))
+    }
+
+    /// The log of one attempt.
+    pub fn container_log(
+        &self,
+        name: &PodName,
+        pod: &PodUid,
+        container: &ContainerName,
+        attempt: u32,
+    ) -> PathBuf {
+        self.pod_log_dir(name, pod).join(container.as_str()).join(format!("{attempt}.log"))
+    }
+}
