@@ -1,9 +1,32 @@
 //! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
+pub mod schema;
+mod table;
+
 use serde_json::Value;
 
 use crate::model::{Cause, Resource};
+
+/// Every kind, in the order of discovery.
+pub fn all() -> &'static [Kind] {
+    table::KINDS
+}
+
+/// The kind stored under `resource`. Never a view.
+pub fn by_resource(resource: Resource) -> Option<&'static Kind> {
+    all().iter().find(|k| k.resource == resource && k.view.is_none())
+}
+
+/// The kind served at `/apis/{group}/{version}/{plural}` (`/api/{version}/{plural}` for the empty group).
+pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    all().iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// The kind that objects name themselves after.
+pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
 
 /// Whether objects live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +75,14 @@ pub struct Column {
     pub description: &'static str,
 }
 
+/// How a kind that is stored in another kind's form is shown: both ways, over whole objects.
+pub struct View {
+    /// From the stored form to this kind's.
+    pub from_stored: fn(&Value) -> Value,
+    /// From this kind's form to the stored one.
+    pub to_stored: fn(&Value) -> Value,
+}
+
 /// One kind.
 pub struct Kind {
     /// Storage identity.
@@ -80,7 +111,10 @@ pub struct Kind {
     pub fields: &'static [&'static str],
     /// Whether `metadata.generation` counts changes of the spec.
     pub generation: bool,
-    /// Whether object names are DNS subdomains (`false`: DNS-1035/1123 labels; validated by `validate`).
+    /// Set for a kind that shows objects stored as another (`events.k8s.io` over core events). Defaults,
+    /// preparation, validation and table cells all see the stored form.
+    pub view: Option<View>,
+    /// Fills in what upstream fills in when a client leaves it out.
     pub defaults: fn(&mut Value),
     /// Called on create before defaults and validation: drops what a client may not set (status, ...).
     pub prepare_create: fn(&mut Value),
@@ -91,9 +125,25 @@ pub struct Kind {
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
-    /// Table columns after the name.
+    /// Table columns, the name first.
     pub columns: &'static [Column],
     /// Cells of one object in the order of `columns` (name first); the second argument is now, in Unix
     /// seconds, for ages.
     pub cells: fn(&Value, i64) -> Vec<Value>,
+}
+
+impl Kind {
+    /// `v1` or `apps/v1`, as objects spell it.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Whether the kind has this subresource.
+    pub fn has(&self, sub: Subresource) -> bool {
+        self.subresources.contains(&sub)
+    }
 }

@@ -1,0 +1,296 @@
+//! The Kubernetes types as data: which fields each type has, of what type they are, and how its lists and maps
+//! merge. Strict decoding, strategic merge and server-side apply walk objects along it.
+//!
+//! In: the JSON schemas of `k8s-openapi` and the merge facts in `schema/list-facts.txt`. Built once, on first
+//! use, and never changed.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value};
+
+use k8s_openapi::{
+    api::{apps, autoscaling, coordination, core, discovery, events, policy},
+    apimachinery::pkg::apis::meta::v1 as meta,
+};
+
+/// The type of a field, list item or map value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Text.
+    String,
+    /// Text holding base64.
+    Bytes,
+    /// An instant in RFC 3339, whole seconds.
+    Time,
+    /// An instant in RFC 3339 with microseconds.
+    MicroTime,
+    /// An integer of 32 bits.
+    Int32,
+    /// An integer of 64 bits.
+    Int64,
+    /// A floating-point number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// A port or share: a number or text.
+    IntOrString,
+    /// A resource quantity: text or a number.
+    Quantity,
+    /// An object of a named type.
+    Object(String),
+    /// A list.
+    List(Box<Type>),
+    /// Free keys, values of one type.
+    Map(Box<Type>),
+    /// Anything at all.
+    Any,
+}
+
+/// How server-side apply merges a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListKind {
+    /// As a whole.
+    #[default]
+    Atomic,
+    /// By value.
+    Set,
+    /// By the values of these fields.
+    Map(Vec<String>),
+}
+
+/// One field of a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its type.
+    pub ty: Type,
+    /// For lists: how server-side apply merges them.
+    pub list: ListKind,
+    /// Objects and maps: owned and replaced as a whole by server-side apply.
+    pub atomic: bool,
+    /// Strategic merge: lists are merged (by `merge_key`, or by value without one) rather than replaced.
+    pub merge: bool,
+    /// Strategic merge: `$retainKeys` applies.
+    pub retain_keys: bool,
+    /// Strategic merge: the field that tells items apart.
+    pub merge_key: Option<String>,
+    /// Value assumed when the field serves as a map key and is absent.
+    pub key_default: Option<String>,
+}
+
+/// An object type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// By JSON name.
+    pub fields: BTreeMap<String, Field>,
+    /// Owned and replaced as a whole by server-side apply.
+    pub atomic: bool,
+}
+
+/// All types that the kinds reach.
+#[derive(Debug)]
+pub struct Schema {
+    definitions: BTreeMap<String, Definition>,
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    let mut schema = Schema::from_json(&definitions());
+    schema.add_facts(LIST_FACTS);
+    schema
+});
+
+/// The merge facts; see `schema/facts.py`.
+pub const LIST_FACTS: &str = include_str!("../../schema/list-facts.txt");
+
+/// The schema of every kind.
+pub fn schema() -> &'static Schema {
+    &SCHEMA
+}
+
+/// The JSON schemas of every type that the kinds reach, by name, as `k8s-openapi` gives them.
+pub fn definitions() -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
+    let mut generator = settings.into_generator();
+    add_roots(&mut generator);
+    generator.take_definitions(false)
+}
+
+fn add_roots(generator: &mut SchemaGenerator) {
+    fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
+        generator.subschema_for::<T>();
+    }
+    add::<core::v1::Namespace>(generator);
+    add::<core::v1::Node>(generator);
+    add::<core::v1::Pod>(generator);
+    add::<core::v1::Service>(generator);
+    add::<core::v1::Endpoints>(generator);
+    add::<core::v1::ConfigMap>(generator);
+    add::<core::v1::Secret>(generator);
+    add::<core::v1::ServiceAccount>(generator);
+    add::<core::v1::Event>(generator);
+    add::<core::v1::Binding>(generator);
+    add::<events::v1::Event>(generator);
+    add::<coordination::v1::Lease>(generator);
+    add::<discovery::v1::EndpointSlice>(generator);
+    add::<apps::v1::Deployment>(generator);
+    add::<apps::v1::ReplicaSet>(generator);
+    add::<autoscaling::v1::Scale>(generator);
+    add::<policy::v1::Eviction>(generator);
+    add::<meta::DeleteOptions>(generator);
+    add::<meta::Status>(generator);
+}
+
+impl Schema {
+    /// The type with this name (`io.k8s.api.core.v1.PodSpec`).
+    pub fn definition(&self, name: &str) -> Option<&Definition> {
+        self.definitions.get(name)
+    }
+
+    /// The names of all types.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.definitions.keys().map(String::as_str)
+    }
+
+    fn from_json(json: &Map<String, Value>) -> Self {
+        let mut definitions = BTreeMap::new();
+        for (name, node) in json {
+            let Some(properties) = node.get("properties").and_then(Value::as_object) else { continue };
+            let fields =
+                properties.iter().map(|(field, node)| (field.clone(), Field::new(type_of(node, json))));
+            definitions.insert(name.clone(), Definition { fields: fields.collect(), atomic: false });
+        }
+        Self { definitions }
+    }
+
+    /// Reads `type field word...` lines; facts of types that no kind reaches are skipped.
+    fn add_facts(&mut self, text: &str) {
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let mut words = line.split(' ');
+            let (Some(name), Some(field)) = (words.next(), words.next()) else { continue };
+            let Some(definition) = self.definitions.get_mut(name) else { continue };
+            if field == "-" {
+                definition.atomic = words.any(|w| w == "map=atomic");
+            } else if let Some(field) = definition.fields.get_mut(field) {
+                words.for_each(|word| field.add_fact(word));
+            }
+        }
+    }
+}
+
+impl Field {
+    fn new(ty: Type) -> Self {
+        Self {
+            ty,
+            list: ListKind::Atomic,
+            atomic: false,
+            merge: false,
+            retain_keys: false,
+            merge_key: None,
+            key_default: None,
+        }
+    }
+
+    fn add_fact(&mut self, word: &str) {
+        match word.split_once('=') {
+            Some(("list", "set")) => self.list = ListKind::Set,
+            Some(("keys", keys)) => self.list = ListKind::Map(keys.split(',').map(str::to_owned).collect()),
+            Some(("map", "atomic")) => self.atomic = true,
+            Some(("patch", strategy)) => {
+                self.merge = strategy.split(',').any(|s| s == "merge");
+                self.retain_keys = strategy.split(',').any(|s| s == "retainKeys");
+            }
+            Some(("key", key)) => self.merge_key = Some(key.to_owned()),
+            Some(("default", value)) => self.key_default = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+fn type_of(node: &Value, all: &Map<String, Value>) -> Type {
+    if let Some(reference) = node.get("$ref").and_then(Value::as_str) {
+        let name = reference.rsplit('/').next().unwrap_or(reference);
+        return named_type(name, all);
+    }
+    match node.get("type").and_then(Value::as_str) {
+        Some("string") => match node.get("format").and_then(Value::as_str) {
+            Some("byte") => Type::Bytes,
+            _ => Type::String,
+        },
+        Some("integer") => match node.get("format").and_then(Value::as_str) {
+            Some("int32") => Type::Int32,
+            _ => Type::Int64,
+        },
+        Some("number") => Type::Number,
+        Some("boolean") => Type::Boolean,
+        Some("array") => Type::List(Box::new(node.get("items").map_or(Type::Any, |n| type_of(n, all)))),
+        Some("object") => match node.get("additionalProperties") {
+            Some(values) if values.is_object() => Type::Map(Box::new(type_of(values, all))),
+            _ => Type::Any,
+        },
+        _ => Type::Any,
+    }
+}
+
+fn named_type(name: &str, all: &Map<String, Value>) -> Type {
+    match name.rsplit('.').next().unwrap_or(name) {
+        "Quantity" => Type::Quantity,
+        "IntOrString" => Type::IntOrString,
+        "Time" => Type::Time,
+        "MicroTime" => Type::MicroTime,
+        _ => match all.get(name) {
+            Some(node) if node.get("properties").is_some() => Type::Object(name.to_owned()),
+            Some(node) => type_of(node, all),
+            None => Type::Any,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(definition: &str, name: &str) -> Field {
+        schema().definition(definition).unwrap().fields[name].clone()
+    }
+
+    #[test]
+    fn types_come_from_the_published_schemas() {
+        let spec = |name| field("io.k8s.api.core.v1.PodSpec", name).ty;
+        assert_eq!(spec("nodeName"), Type::String);
+        assert_eq!(spec("terminationGracePeriodSeconds"), Type::Int64);
+        assert_eq!(spec("nodeSelector"), Type::Map(Box::new(Type::String)));
+        assert_eq!(
+            spec("containers"),
+            Type::List(Box::new(Type::Object("io.k8s.api.core.v1.Container".into())))
+        );
+        assert_eq!(field("io.k8s.api.core.v1.Secret", "data").ty, Type::Map(Box::new(Type::Bytes)));
+        let limits = field("io.k8s.api.core.v1.ResourceRequirements", "limits").ty;
+        assert_eq!(limits, Type::Map(Box::new(Type::Quantity)));
+        assert_eq!(field("io.k8s.api.core.v1.HTTPGetAction", "port").ty, Type::IntOrString);
+        assert_eq!(field("io.k8s.api.coordination.v1.LeaseSpec", "renewTime").ty, Type::MicroTime);
+    }
+
+    #[test]
+    fn merge_facts_are_joined_to_the_types() {
+        let ports = field("io.k8s.api.core.v1.Container", "ports");
+        assert_eq!(ports.list, ListKind::Map(vec!["containerPort".into(), "protocol".into()]));
+        assert_eq!((ports.merge, ports.merge_key.as_deref()), (true, Some("containerPort")));
+        let volumes = field("io.k8s.api.core.v1.PodSpec", "volumes");
+        assert!(volumes.merge && volumes.retain_keys);
+        assert!(field("io.k8s.api.core.v1.ServiceSpec", "selector").atomic);
+        assert!(schema().definition("io.k8s.api.core.v1.SecretKeySelector").unwrap().atomic);
+        let finalizers = field("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers");
+        assert_eq!((finalizers.list, finalizers.merge), (ListKind::Set, true));
+    }
+
+    #[test]
+    fn every_fact_names_a_field_that_exists() {
+        for line in LIST_FACTS.lines().filter(|l| !l.starts_with('#')) {
+            let mut words = line.split(' ');
+            let (name, field) = (words.next().unwrap(), words.next().unwrap());
+            if let Some(definition) = schema().definition(name) {
+                assert!(field == "-" || definition.fields.contains_key(field), "{line}");
+            }
+        }
+    }
+}

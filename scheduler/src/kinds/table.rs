@@ -1,0 +1,296 @@
+//! The rows themselves: one constant per kind, in the order of discovery.
+
+use serde_json::{Value, json};
+
+use super::{Column, Kind, Scope, Subresource, View};
+use crate::model::{Cause, Resource};
+
+/// Every kind.
+pub(super) static KINDS: &[Kind] = &[
+    CONFIG_MAP,
+    ENDPOINTS,
+    EVENT,
+    NAMESPACE,
+    NODE,
+    POD,
+    SECRET,
+    SERVICE_ACCOUNT,
+    SERVICE,
+    DEPLOYMENT,
+    REPLICA_SET,
+    LEASE,
+    ENDPOINT_SLICE,
+    EVENT_VIEW,
+];
+
+fn nothing(_: &mut Value) {}
+fn nothing_kept(_: &mut Value, _: &Value) {}
+fn no_causes(_: &Value, _: Option<&Value>) -> Vec<Cause> {
+    Vec::new()
+}
+fn no_warnings(_: &Value) -> Vec<String> {
+    Vec::new()
+}
+fn same(value: &Value) -> Value {
+    value.clone()
+}
+fn name_and_created(object: &Value, _now: i64) -> Vec<Value> {
+    vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
+}
+fn drop_status(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+    }
+}
+fn keep_status(new: &mut Value, old: &Value) {
+    drop_status(new);
+    if let (Some(map), Some(status)) = (new.as_object_mut(), old.get("status")) {
+        map.insert("status".to_owned(), status.clone());
+    }
+}
+
+const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    description: "Name must be unique within a namespace.",
+};
+const CREATED: Column = Column {
+    name: "Created At",
+    kind: "date",
+    format: "",
+    priority: 0,
+    description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
+};
+
+/// A namespaced core kind without any behaviour: the base of every row.
+const BASE: Kind = Kind {
+    resource: Resource::CONFIG_MAPS,
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    subresources: &[],
+    definition: "",
+    fields: &[],
+    generation: false,
+    view: None,
+    defaults: nothing,
+    prepare_create: nothing,
+    prepare_update: nothing_kept,
+    validate: no_causes,
+    warnings: no_warnings,
+    columns: &[NAME, CREATED],
+    cells: name_and_created,
+};
+
+const NAMESPACE: Kind = Kind {
+    resource: Resource::NAMESPACES,
+    kind: "Namespace",
+    plural: "namespaces",
+    singular: "namespace",
+    short_names: &["ns"],
+    scope: Scope::Cluster,
+    subresources: &[Subresource::Status, Subresource::Finalize],
+    definition: "io.k8s.api.core.v1.Namespace",
+    fields: &["status.phase"],
+    prepare_create: |namespace| {
+        namespace["status"] = json!({"phase": "Active"});
+        if namespace["spec"]["finalizers"].is_null() {
+            namespace["spec"]["finalizers"] = json!(["kubernetes"]);
+        }
+    },
+    prepare_update: keep_status,
+    ..BASE
+};
+
+const NODE: Kind = Kind {
+    resource: Resource::NODES,
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    scope: Scope::Cluster,
+    subresources: &[Subresource::Status],
+    definition: "io.k8s.api.core.v1.Node",
+    fields: &["spec.unschedulable"],
+    prepare_update: keep_status,
+    ..BASE
+};
+
+const POD: Kind = Kind {
+    resource: Resource::PODS,
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Binding,
+        Subresource::Log,
+        Subresource::Exec,
+        Subresource::Attach,
+        Subresource::PortForward,
+        Subresource::Eviction,
+    ],
+    definition: "io.k8s.api.core.v1.Pod",
+    fields: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    generation: true,
+    prepare_create: |pod| pod["status"] = json!({"phase": "Pending"}),
+    prepare_update: keep_status,
+    ..BASE
+};
+
+const SERVICE: Kind = Kind {
+    resource: Resource::SERVICES,
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[Subresource::Status],
+    definition: "io.k8s.api.core.v1.Service",
+    fields: &["spec.clusterIP", "spec.type"],
+    prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
+    prepare_update: keep_status,
+    ..BASE
+};
+
+const ENDPOINTS: Kind = Kind {
+    resource: Resource::ENDPOINTS,
+    kind: "Endpoints",
+    plural: "endpoints",
+    singular: "endpoints",
+    short_names: &["ep"],
+    definition: "io.k8s.api.core.v1.Endpoints",
+    ..BASE
+};
+
+const CONFIG_MAP: Kind = Kind {
+    resource: Resource::CONFIG_MAPS,
+    kind: "ConfigMap",
+    plural: "configmaps",
+    singular: "configmap",
+    short_names: &["cm"],
+    definition: "io.k8s.api.core.v1.ConfigMap",
+    ..BASE
+};
+
+const SECRET: Kind = Kind {
+    resource: Resource::SECRETS,
+    kind: "Secret",
+    plural: "secrets",
+    singular: "secret",
+    definition: "io.k8s.api.core.v1.Secret",
+    fields: &["type"],
+    ..BASE
+};
+
+const SERVICE_ACCOUNT: Kind = Kind {
+    resource: Resource::SERVICE_ACCOUNTS,
+    kind: "ServiceAccount",
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    short_names: &["sa"],
+    definition: "io.k8s.api.core.v1.ServiceAccount",
+    ..BASE
+};
+
+const EVENT: Kind = Kind {
+    resource: Resource::EVENTS,
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    definition: "io.k8s.api.core.v1.Event",
+    fields: &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
+    ],
+    ..BASE
+};
+
+const EVENT_VIEW: Kind = Kind {
+    group: "events.k8s.io",
+    definition: "io.k8s.api.events.v1.Event",
+    view: Some(View { from_stored: same, to_stored: same }),
+    ..EVENT
+};
+
+const LEASE: Kind = Kind {
+    resource: Resource::LEASES,
+    group: "coordination.k8s.io",
+    kind: "Lease",
+    plural: "leases",
+    singular: "lease",
+    definition: "io.k8s.api.coordination.v1.Lease",
+    ..BASE
+};
+
+const ENDPOINT_SLICE: Kind = Kind {
+    resource: Resource::ENDPOINT_SLICES,
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    definition: "io.k8s.api.discovery.v1.EndpointSlice",
+    generation: true,
+    ..BASE
+};
+
+const DEPLOYMENT: Kind = Kind {
+    resource: Resource::DEPLOYMENTS,
+    group: "apps",
+    kind: "Deployment",
+    plural: "deployments",
+    singular: "deployment",
+    short_names: &["deploy"],
+    categories: &["all"],
+    subresources: &[Subresource::Status, Subresource::Scale],
+    definition: "io.k8s.api.apps.v1.Deployment",
+    generation: true,
+    prepare_create: drop_status,
+    prepare_update: keep_status,
+    ..BASE
+};
+
+const REPLICA_SET: Kind = Kind {
+    resource: Resource::REPLICA_SETS,
+    group: "apps",
+    kind: "ReplicaSet",
+    plural: "replicasets",
+    singular: "replicaset",
+    short_names: &["rs"],
+    categories: &["all"],
+    subresources: &[Subresource::Status, Subresource::Scale],
+    definition: "io.k8s.api.apps.v1.ReplicaSet",
+    fields: &["status.replicas"],
+    generation: true,
+    prepare_create: drop_status,
+    prepare_update: keep_status,
+    ..BASE
+};
