@@ -1,0 +1,271 @@
+//! The in-memory image: current objects and recent changes of each resource. Every implementation of the
+//! store keeps one; reads and watches are served from it alone.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use tokio::sync::watch;
+
+use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
+use crate::model::{Key, Object, Resource, Revision};
+
+/// Changes kept per resource. A watcher that reconnects within so many changes resumes without a new list.
+const HISTORY_EVENTS: usize = 4096;
+/// Bytes of objects that one resource's history may keep alive, so that a few huge objects that change often
+/// cannot fill the memory.
+const HISTORY_BYTES: usize = 8 << 20;
+
+/// The image behind its lock.
+#[derive(Debug, Default)]
+pub(super) struct Image(RwLock<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    revision: Revision,
+    tables: HashMap<Resource, Table>,
+    /// History before this was never here: the store was opened at it.
+    opened: Revision,
+}
+
+#[derive(Debug)]
+struct Table {
+    objects: BTreeMap<Key, Arc<Object>>,
+    history: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// The newest revision that the history no longer has.
+    compacted: Revision,
+    /// Wakes watchers; carries the newest revision of this resource.
+    changed: watch::Sender<Revision>,
+}
+
+impl Table {
+    fn new(compacted: Revision) -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+            bytes: 0,
+            compacted,
+            changed: watch::Sender::new(compacted),
+        }
+    }
+
+    fn apply(&mut self, event: Arc<Event>) {
+        let key = event.object.key.clone();
+        if event.deleted {
+            self.objects.remove(&key);
+        } else {
+            self.objects.insert(key, event.object.clone());
+        }
+        self.bytes += event.object.json.len();
+        let revision = event.revision();
+        self.history.push_back(event);
+        while self.history.len() > HISTORY_EVENTS || self.bytes > HISTORY_BYTES {
+            self.forget_oldest();
+        }
+        self.changed.send_replace(revision);
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(event) = self.history.pop_front() {
+            self.bytes -= event.object.json.len();
+            self.compacted = event.revision();
+        }
+    }
+
+    fn after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.history.range(self.history.partition_point(|e| e.revision() <= revision)..)
+    }
+
+    fn check(&self, requested: Revision, current: Revision) -> Result<(), StoreError> {
+        if requested < self.compacted {
+            return Err(StoreError::Compacted { requested, oldest: self.compacted });
+        }
+        if requested > current {
+            return Err(StoreError::Future { requested, current });
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// The image of a store that is opened with these objects at `revision`.
+    pub(super) fn load(objects: Vec<Object>, revision: Revision) -> Self {
+        let mut state = State { revision, opened: revision, ..State::default() };
+        for object in objects {
+            let table = state.table(object.key.resource);
+            table.objects.insert(object.key.clone(), Arc::new(object));
+        }
+        Self(RwLock::new(state))
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.read().revision
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.read().tables.get(&key.resource)?.objects.get(key).cloned()
+    }
+
+    pub(super) fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
+        let state = self.read();
+        let revision = scan.at.unwrap_or(state.revision);
+        let Some(table) = state.tables.get(&scan.resource) else {
+            Table::new(state.opened).check(revision, state.revision)?;
+            return Ok(Snapshot { items: Vec::new(), revision });
+        };
+        table.check(revision, state.revision)?;
+        let start = match (&scan.after, &scan.namespace) {
+            (Some(key), _) => Bound::Excluded(key.clone()),
+            (None, Some(ns)) => Bound::Included(Key::namespaced(scan.resource, ns, "")),
+            (None, None) => Bound::Unbounded,
+        };
+        let inside = |key: &Key| scan.namespace.is_none() || key.namespace == scan.namespace;
+        let range = table.objects.range((start.clone(), Bound::Unbounded));
+        let present = range.take_while(|(key, _)| inside(key)).map(|(_, object)| object.clone());
+        if revision == state.revision || table.after(revision).next().is_none() {
+            return Ok(Snapshot { items: present.collect(), revision });
+        }
+        let mut past: BTreeMap<Key, Arc<Object>> = present.map(|o| (o.key.clone(), o)).collect();
+        for event in table.after(revision).rev().filter(|e| inside(&e.object.key)) {
+            let key = &event.object.key;
+            if matches!(&start, Bound::Excluded(first) if key <= first) {
+                continue;
+            }
+            match &event.previous {
+                Some(object) => past.insert(key.clone(), object.clone()),
+                None => past.remove(key),
+            };
+        }
+        Ok(Snapshot { items: past.into_values().collect(), revision })
+    }
+
+    pub(super) fn watch(self: &Arc<Self>, resource: Resource, from: Revision) -> Result<Watcher, StoreError> {
+        let mut state = self.write();
+        let current = state.revision;
+        let table = state.table(resource);
+        table.check(from, current)?;
+        let changed = table.changed.subscribe();
+        drop(state);
+        Ok(Watcher::new(self.clone(), resource, from, changed))
+    }
+
+    /// Up to `limit` changes after `from`, and the revision up to which nothing else happened.
+    pub(super) fn changes(
+        &self,
+        resource: Resource,
+        from: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, Revision), StoreError> {
+        let state = self.read();
+        let Some(table) = state.tables.get(&resource) else { return Ok((Vec::new(), state.revision)) };
+        table.check(from, state.revision)?;
+        let events: Vec<_> = table.after(from).take(limit).cloned().collect();
+        let reached = match events.last() {
+            Some(last) if events.len() == limit => last.revision(),
+            _ => state.revision,
+        };
+        Ok((events, reached))
+    }
+
+    pub(super) fn compact(&self, upto: Revision) {
+        for table in self.write().tables.values_mut() {
+            while table.history.front().is_some_and(|e| e.revision() <= upto) {
+                table.forget_oldest();
+            }
+        }
+    }
+
+    /// Makes staged events visible.
+    pub(super) fn apply(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+        let mut state = self.write();
+        for event in events {
+            state.revision = event.revision();
+            state.table(event.object.key.resource).apply(event);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn table(&mut self, resource: Resource) -> &mut Table {
+        let opened = self.opened;
+        self.tables.entry(resource).or_insert_with(|| Table::new(opened))
+    }
+}
+
+/// Changes that were checked and given revisions but are not visible yet: one group commit.
+pub(super) struct Stage<'a> {
+    image: &'a Image,
+    next: Revision,
+    events: Vec<Arc<Event>>,
+    overlay: HashMap<Key, Option<Arc<Object>>>,
+}
+
+impl<'a> Stage<'a> {
+    /// On top of the image. Only the image's single writer may stage.
+    pub(super) fn new(image: &'a Image) -> Self {
+        Self { next: image.revision(), image, events: Vec::new(), overlay: HashMap::new() }
+    }
+
+    /// Adds a batch, all or nothing; returns the events of it.
+    pub(super) fn add(&mut self, changes: Vec<Change>) -> Result<Vec<Arc<Event>>, StoreError> {
+        let (mut next, mut events) = (self.next, Vec::with_capacity(changes.len()));
+        let mut overlay: HashMap<Key, Option<Arc<Object>>> = HashMap::new();
+        for change in changes {
+            let key = change.key();
+            let previous = match overlay.get(key).or_else(|| self.overlay.get(key)) {
+                Some(staged) => staged.clone(),
+                None => self.image.get(key),
+            };
+            next.0 += 1;
+            let event = event_of(change, previous, next)?;
+            let now = (!event.deleted).then(|| event.object.clone());
+            overlay.insert(event.object.key.clone(), now);
+            events.push(Arc::new(event));
+        }
+        self.next = next;
+        self.overlay.extend(overlay);
+        self.events.extend(events.iter().cloned());
+        Ok(events)
+    }
+
+    /// All events added, in revision order.
+    pub(super) fn events(&self) -> &[Arc<Event>] {
+        &self.events
+    }
+
+    /// The revision after the last event.
+    pub(super) fn revision(&self) -> Revision {
+        self.next
+    }
+}
+
+fn event_of(change: Change, previous: Option<Arc<Object>>, next: Revision) -> Result<Event, StoreError> {
+    let found = previous.as_ref().map(|o| o.revision);
+    match change {
+        Change::Put { draft, expect: Expect::Absent } if found.is_none() => {
+            Ok(Event { object: Arc::new(draft.at(next)), previous: None, deleted: false })
+        }
+        Change::Put { draft, expect: Expect::At(revision) } if found == Some(revision) => {
+            Ok(Event { object: Arc::new(draft.at(next)), previous, deleted: false })
+        }
+        Change::Delete { key, expect } => match previous {
+            Some(old) if old.revision == expect => {
+                let object = Arc::new(old.at_revision(next));
+                Ok(Event { object, previous: Some(old), deleted: true })
+            }
+            current => Err(StoreError::Conflict { key, current }),
+        },
+        Change::Put { draft, .. } => Err(StoreError::Conflict { key: draft.key, current: previous }),
+    }
+}

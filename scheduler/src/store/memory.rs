@@ -1,0 +1,61 @@
+//! The store without a disk: for tests and simulations.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    Change, Scan, Snapshot, Store, StoreError, Watcher,
+    image::{Image, Stage},
+};
+use crate::model::{Key, Object, Resource, Revision};
+
+/// Everything in memory; gone with the process.
+#[derive(Debug)]
+pub struct MemoryStore {
+    image: Arc<Image>,
+    writer: Mutex<()>,
+    leader: watch::Sender<bool>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { image: Arc::default(), writer: Mutex::default(), leader: watch::Sender::new(true) }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.image.get(key)
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
+        self.image.scan(scan)
+    }
+
+    fn revision(&self) -> Revision {
+        self.image.revision()
+    }
+
+    fn watch(&self, resource: Resource, from: Revision) -> Result<Watcher, StoreError> {
+        self.image.watch(resource, from)
+    }
+
+    async fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Object>>, StoreError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = Stage::new(&self.image).add(changes)?;
+        let objects = events.iter().map(|e| e.object.clone()).collect();
+        self.image.apply(events);
+        Ok(objects)
+    }
+
+    fn compact(&self, upto: Revision) {
+        self.image.compact(upto);
+    }
+
+    fn leader(&self) -> watch::Receiver<bool> {
+        self.leader.subscribe()
+    }
+}

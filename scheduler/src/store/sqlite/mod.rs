@@ -1,0 +1,230 @@
+//! The embedded store: SQLite in WAL mode under the in-memory image.
+//!
+//! One thread owns the connection. It takes every batch that is waiting, commits them in one transaction
+//! (group commit), and answers after the fsync. Reads never come here. The database is locked exclusively: a
+//! second scheduler on the same data directory is refused at start.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Change, DraftError, Keyring, Layout, Scan, SealError, Snapshot, Store, StoreError, Watcher, image::Image,
+};
+use crate::model::{Key, Object, Resource, Revision};
+
+mod load;
+mod writer;
+
+/// Batches that may wait for the writer: beyond that, committers wait for a place.
+const QUEUE: usize = 1024;
+
+/// Why the store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or file cannot be used.
+    #[error("cannot prepare {path}")]
+    Path {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error(
+        "{path} is in use by another process: is a second gantry-scheduler running on this data directory?"
+    )]
+    InUse {
+        /// Which database.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("cannot open the database {path}")]
+    Database {
+        /// Which database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by a newer version.
+    #[error("{path} has schema version {found}; this program knows up to {known}")]
+    Schema {
+        /// Which database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A row of a resource that this program does not know.
+    #[error("the database holds objects of the unknown resource {name:?}")]
+    UnknownResource {
+        /// Its name.
+        name: String,
+    },
+    /// A row that does not decode.
+    #[error("stored object {row} does not decode")]
+    Decode {
+        /// Which row.
+        row: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A row that is not an object.
+    #[error("stored object is not complete")]
+    Draft(#[from] DraftError),
+    /// A sealed row that does not open.
+    #[error("stored object {row} cannot be decrypted")]
+    Seal {
+        /// Which row.
+        row: String,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
+    /// No thread for the writer.
+    #[error("cannot start the writer thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Where and how the database is kept.
+#[derive(Debug)]
+pub struct SqliteOptions<'a> {
+    /// The database file.
+    pub path: &'a Path,
+    /// Known resources and their indexed fields.
+    pub layout: Layout,
+    /// Resources whose bytes are sealed.
+    pub sealed: Vec<Resource>,
+    /// The keys for them.
+    pub keys: Keyring,
+}
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct SqliteStore {
+    image: Arc<Image>,
+    requests: mpsc::Sender<Request>,
+    leader: watch::Sender<bool>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+/// One batch on its way to the writer.
+struct Request {
+    changes: Vec<Change>,
+    answer: oneshot::Sender<Result<Vec<Arc<Object>>, StoreError>>,
+}
+
+/// Decides what is sealed and how a row is named in an envelope.
+#[derive(Debug)]
+struct Sealer {
+    resources: Vec<Resource>,
+    keys: Keyring,
+}
+
+impl Sealer {
+    fn encode(&self, object: &Object) -> Result<Vec<u8>, SealError> {
+        if self.resources.contains(&object.key.resource) {
+            return self.keys.seal(&object.key.to_string(), &object.json);
+        }
+        Ok(object.json.to_vec())
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database, making it and its directory when missing, and loads the image.
+    pub fn open(options: SqliteOptions<'_>) -> Result<Self, OpenError> {
+        let path = options.path;
+        let database = |source| load::database_error(path, source);
+        if let Some(dir) = path.parent() {
+            private_dir(dir).map_err(|source| OpenError::Path { path: dir.to_owned(), source })?;
+        }
+        let mut connection = Connection::open(path).map_err(database)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(|source| OpenError::Path { path: path.to_owned(), source })?;
+        load::prepare(&connection, path)?;
+        let sealer = Sealer { resources: options.sealed, keys: options.keys };
+        let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer)?);
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let writer = writer::Writer { connection, image: image.clone(), sealer };
+        let writer = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(queue))
+            .map_err(OpenError::Thread)?;
+        Ok(Self { image, requests, leader: watch::Sender::new(true), writer: Some(writer) })
+    }
+
+    /// Stops accepting writes, finishes those that wait, and closes the database.
+    pub fn close(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        // Dropping the only sender ends the writer's loop after what is queued.
+        self.requests = mpsc::channel(1).0;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.image.get(key)
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
+        self.image.scan(scan)
+    }
+
+    fn revision(&self) -> Revision {
+        self.image.revision()
+    }
+
+    fn watch(&self, resource: Resource, from: Revision) -> Result<Watcher, StoreError> {
+        self.image.watch(resource, from)
+    }
+
+    async fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Object>>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request { changes, answer };
+        self.requests.send(request).await.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn compact(&self, upto: Revision) {
+        self.image.compact(upto);
+    }
+
+    fn leader(&self) -> watch::Receiver<bool> {
+        self.leader.subscribe()
+    }
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    if !dir.exists() {
+        fs::create_dir_all(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}

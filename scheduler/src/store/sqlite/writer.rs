@@ -1,0 +1,122 @@
+//! The writer thread: group commit.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Request, SealError, Sealer};
+use crate::{
+    model::{Object, Revision},
+    store::{
+        Event, StoreError,
+        image::{Image, Stage},
+    },
+};
+
+/// Batches in one transaction: bounds how long the first of them waits for the last.
+const GROUP: usize = 256;
+
+type Answer = oneshot::Sender<Result<Vec<Arc<Object>>, StoreError>>;
+
+/// Owns the connection.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) image: Arc<Image>,
+    pub(super) sealer: Sealer,
+}
+
+/// Why a transaction failed, and whether its outcome is known.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("a row could not be written")]
+    Row(#[source] rusqlite::Error),
+    #[error("a row could not be sealed")]
+    Seal(#[source] SealError),
+    #[error("the transaction could not be committed")]
+    Commit(#[source] rusqlite::Error),
+}
+
+impl Writer {
+    /// Runs until the store is dropped or the outcome of a commit is unknown.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(request) = queue.try_recv()
+            {
+                group.push(request);
+            }
+            if !self.commit(group) {
+                // What is on disk is unknown: going on could acknowledge writes on top of a lost one.
+                return;
+            }
+        }
+    }
+
+    /// Stages, persists, publishes and answers a group; `false` when the store must stop.
+    fn commit(&mut self, group: Vec<Request>) -> bool {
+        let image = self.image.clone();
+        let mut stage = Stage::new(&image);
+        let mut accepted: Vec<(Answer, Vec<Arc<Event>>)> = Vec::with_capacity(group.len());
+        for Request { changes, answer } in group {
+            match stage.add(changes) {
+                Ok(events) => accepted.push((answer, events)),
+                Err(refused) => drop(answer.send(Err(refused))),
+            }
+        }
+        if stage.events().is_empty() {
+            for (answer, _) in accepted {
+                drop(answer.send(Ok(Vec::new())));
+            }
+            return true;
+        }
+        match self.persist(stage.events(), stage.revision()) {
+            Ok(()) => {
+                image.apply(stage.events().iter().cloned());
+                for (answer, events) in accepted {
+                    drop(answer.send(Ok(events.iter().map(|e| e.object.clone()).collect())));
+                }
+                true
+            }
+            Err(error) => {
+                let fatal = matches!(error, WriteError::Commit(_));
+                let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
+                for (answer, _) in accepted {
+                    drop(answer.send(Err(StoreError::Write(error.clone()))));
+                }
+                !fatal
+            }
+        }
+    }
+
+    fn persist(&mut self, events: &[Arc<Event>], revision: Revision) -> Result<(), WriteError> {
+        let transaction = self.connection.transaction().map_err(WriteError::Row)?;
+        {
+            let mut put = transaction
+                .prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4, ?5)")
+                .map_err(WriteError::Row)?;
+            let mut delete = transaction
+                .prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
+                .map_err(WriteError::Row)?;
+            for event in events {
+                let object = &event.object;
+                let (resource, namespace) = (object.key.resource.0, object.key.namespace_str());
+                let name = &*object.key.name;
+                if event.deleted {
+                    delete.execute(params![resource, namespace, name]).map_err(WriteError::Row)?;
+                } else {
+                    let body = self.sealer.encode(object).map_err(WriteError::Seal)?;
+                    let revision = object.revision.0.cast_signed();
+                    put.execute(params![resource, namespace, name, revision, body])
+                        .map_err(WriteError::Row)?;
+                }
+            }
+            transaction
+                .prepare_cached("UPDATE clock SET revision = ?1")
+                .and_then(|mut clock| clock.execute([revision.0.cast_signed()]))
+                .map_err(WriteError::Row)?;
+        }
+        transaction.commit().map_err(WriteError::Commit)
+    }
+}
