@@ -5,16 +5,23 @@ mod desired;
 mod ids;
 mod layout;
 mod network;
+mod node;
 mod observed;
 mod report;
 mod service;
+mod stream;
 
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
 pub use layout::Layout;
 pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
+pub use node::{ContainerUsage, NodeCondition, NodeFacts, NodeTaint, NodeUsage, Vitals};
 pub use observed::{
     Condemned, ContainerRecord, Failure, Hook, ImageState, ObservedPod, PodRecord, StopRecord, Subject,
 };
 pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};
+pub use stream::{
+    ExecRequest, LogsRequest, PortForwardRequest, StreamEnd, StreamInput, StreamOutput, StreamRefusal,
+    StreamRequest,
+};
