@@ -1,2 +1,83 @@
-//! xtask.
-fn main() {}
+//! The project's commands. `cargo xtask up` and `cargo xtask test` are the two that everybody needs; the others
+//! are their parts. Nothing here is shipped.
+
+mod cluster;
+mod ebpf;
+mod images;
+mod layout;
+mod packages;
+mod sh;
+mod test;
+mod ui;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use owo_colors::OwoColorize;
+
+/// Gantry's project commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine with the example application, and leave it running.
+    ///
+    /// Installs what is missing, builds everything, makes the demonstration images, starts a registry, the
+    /// scheduler and the nodes (each in a network namespace of its own), applies config/examples/shop with the
+    /// real kubectl, waits until it is ready and shows one answered request. Needs root.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=100))]
+        nodes: u8,
+        /// Which cluster: they can run side by side.
+        #[arg(long, default_value = "up")]
+        name: String,
+        /// Start the cluster only; apply nothing.
+        #[arg(long)]
+        empty: bool,
+    },
+    /// End the cluster of `up` and remove every trace of it.
+    Down {
+        /// Which cluster.
+        #[arg(long, default_value = "up")]
+        name: String,
+    },
+    /// Run every suite: lints, unit, privileged, end to end, virtual machine. This is what CI runs.
+    Test {
+        /// Run only these.
+        #[arg(value_enum)]
+        suites: Vec<test::Suite>,
+    },
+    /// Build the eBPF object into target/ebpf.
+    Ebpf,
+    /// Keep the processes of a plan file alive (started by `up`).
+    #[command(hide = true)]
+    Supervise {
+        /// The plan.
+        plan: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up { nodes, name, empty: false } => up::up(&name, nodes),
+        Command::Up { nodes, name, empty: true } => up::start(&name, nodes).map(drop),
+        Command::Down { name } => up::down(&name),
+        Command::Test { suites } => test::run(&suites),
+        Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
+        Command::Supervise { plan } => cluster::supervisor::run(&plan),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", "error:".red().bold());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! One node on this machine: its mount namespace (own sysfs, cgroup v2 and bpffs, pinned so that restarted
+//! daemons enter the same one), its containerd, its agent, and their configuration.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::{scheduler::JoinMaterial, supervisor::Process};
+use crate::{
+    images::ALIASES,
+    layout::{Layout, Node},
+    sh::sh,
+};
+
+/// Makes directories, cgroups and the pinned mount namespace.
+pub(crate) fn prepare(layout: &Layout, node: &Node) -> Result<()> {
+    for directory in [&node.dir, &node.run, &node.dir.join("containerd"), &node.dir.join("agent")] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    for group in ["", "daemons", "pods"] {
+        fs::create_dir_all(node.cgroup.join(group))?;
+    }
+    pin_mount_namespace(layout, node)?;
+    fs::write(node.dir.join("containerd.toml"), containerd_config(node))?;
+    Ok(())
+}
+
+/// A mount namespace in which the node looks like a host of its own: /sys is that of its network namespace, and
+/// cgroup v2 is where a container runtime looks for it.
+fn pin_mount_namespace(layout: &Layout, node: &Node) -> Result<()> {
+    let pins = layout.run.join("mnt");
+    if !pins.is_dir() {
+        fs::create_dir_all(&pins)?;
+        // A pin cannot live on a mount that propagates to the namespace it pins.
+        sh("mount").arg("--bind").arg(&pins).arg(&pins).run()?;
+        sh("mount").arg("--make-private").arg(&pins).run()?;
+    }
+    fs::write(&node.mntns, "")?;
+    let bpf = node.run.join("bpf");
+    fs::create_dir_all(&bpf)?;
+    let script = format!(
+        "mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t bpf -o mode=0700 bpf {}",
+        bpf.display()
+    );
+    sh("ip")
+        .args(["netns", "exec", &node.netns, "unshare", "--propagation", "private"])
+        .arg(format!("--mount={}", node.mntns.display()))
+        .args(["sh", "-ec", &script])
+        .run()
+}
+
+/// The node's two daemons.
+pub(crate) fn processes(layout: &Layout, node: &Node) -> Vec<Process> {
+    let enter = |name: &str, argv: Vec<String>| Process {
+        name: format!("{}-{name}", node.name),
+        cgroup: node.cgroup.join("daemons"),
+        log: layout.dir.join("logs").join(format!("{}-{name}.log", node.name)),
+        argv: [
+            "nsenter".to_owned(),
+            format!("--net=/run/netns/{}", node.netns),
+            format!("--mount={}", node.mntns.display()),
+            "--".to_owned(),
+        ]
+        .into_iter()
+        .chain(argv)
+        .collect(),
+    };
+    let agent = layout.root.join("target/release/gantry-agent").display().to_string();
+    vec![
+        enter(
+            "containerd",
+            vec!["containerd".into(), "-c".into(), node.dir.join("containerd.toml").display().to_string()],
+        ),
+        enter("agent", vec![agent, "--config".into(), node.dir.join("agent.toml").display().to_string()]),
+    ]
+}
+
+fn containerd_config(node: &Node) -> String {
+    let (root, run) = (node.dir.join("containerd"), node.run.join("containerd"));
+    // CRI is off: Gantry speaks to containerd's own services.
+    format!(
+        "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+         [grpc]\n  address = {socket:?}\n[ttrpc]\n  address = {ttrpc:?}\n[debug]\n  level = \"warn\"\n",
+        state = run.join("state"),
+        socket = containerd_socket(node),
+        ttrpc = node.run.join("containerd.ttrpc"),
+    )
+}
+
+fn containerd_socket(node: &Node) -> std::path::PathBuf {
+    node.run.join("containerd.sock")
+}
+
+/// The agent's configuration file.
+pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) -> String {
+    let _ = (layout, node, &join.ca_file, &join.token_file, ALIASES);
+    String::new()
+}

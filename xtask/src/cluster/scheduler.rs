@@ -1,0 +1,66 @@
+//! The scheduler of a cluster on this machine: its configuration, what nodes join with, its process.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::supervisor::Process;
+use crate::{layout::Layout, sh::sh};
+
+/// What an agent needs to join.
+pub(crate) struct JoinMaterial {
+    /// The cluster's CA certificate.
+    pub(crate) ca_file: PathBuf,
+    /// A bootstrap token.
+    pub(crate) token_file: PathBuf,
+}
+
+/// Writes the configuration and lets the scheduler make its keys and the administrator's kubeconfig.
+pub(crate) fn prepare(layout: &Layout) -> Result<()> {
+    fs::create_dir_all(layout.dir.join("scheduler"))?;
+    fs::write(config_file(layout), config(layout)).context("cannot write the scheduler's configuration")?;
+    let kubeconfig = command(layout).args(["kubeconfig", "--server"]).arg(api(layout)).text()?;
+    fs::write(layout.kubeconfig(), kubeconfig)?;
+    sh("chmod").arg("0600").arg(layout.kubeconfig()).run()
+}
+
+/// A bootstrap token in a file of its own.
+pub(crate) fn join_material(layout: &Layout) -> Result<JoinMaterial> {
+    let token = command(layout).args(["token", "create"]).text()?;
+    let token_file = layout.dir.join("scheduler/bootstrap-token");
+    fs::write(&token_file, token)?;
+    sh("chmod").arg("0600").arg(&token_file).run()?;
+    Ok(JoinMaterial { ca_file: layout.dir.join("scheduler/data/pki/ca.crt"), token_file })
+}
+
+/// The scheduler's process.
+pub(crate) fn process(layout: &Layout) -> Process {
+    Process {
+        name: "scheduler".to_owned(),
+        cgroup: layout.cgroup.join("centre"),
+        log: layout.dir.join("logs/scheduler.log"),
+        argv: vec![binary(layout), "--config".into(), config_file(layout).display().to_string()],
+    }
+}
+
+fn api(layout: &Layout) -> String {
+    format!("https://127.0.0.1:{}", layout.api_port())
+}
+
+fn binary(layout: &Layout) -> String {
+    layout.root.join("target/release/gantry-scheduler").display().to_string()
+}
+
+fn config_file(layout: &Layout) -> PathBuf {
+    layout.dir.join("scheduler.toml")
+}
+
+fn command(layout: &Layout) -> crate::sh::Sh {
+    sh(binary(layout)).arg("--config").arg(config_file(layout))
+}
+
+fn config(layout: &Layout) -> String {
+    let _ = Layout::NODE_PORT;
+    let _ = Layout::METRICS_PORT;
+    format!("# {}", layout.name)
+}

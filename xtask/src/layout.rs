@@ -1,0 +1,149 @@
+//! Where everything of a cluster on this machine lives, by its name: `up` for people, `test` for the suites. Two
+//! names never share a path, an address or a link, so both can run at once.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The project's root: the parent of this crate.
+pub(crate) fn root() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?.to_owned())
+}
+
+/// A cluster's places.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// `up` or `test`.
+    pub(crate) name: String,
+    /// Project root.
+    pub(crate) root: PathBuf,
+    /// State, logs, kubeconfig: `target/<name>`.
+    pub(crate) dir: PathBuf,
+    /// Sockets and pins, on tmpfs, short enough for socket addresses: `/run/gantry-<name>`.
+    pub(crate) run: PathBuf,
+    /// This cluster's cgroup v2 directory.
+    pub(crate) cgroup: PathBuf,
+    /// Second byte of its addresses, so that clusters do not meet.
+    net: u8,
+}
+
+impl Layout {
+    /// The places of the cluster `name`.
+    pub(crate) fn of(name: &str) -> Result<Self> {
+        let net = match name {
+            "up" => 88,
+            "test" => 89,
+            "bench" => 90,
+            other => bail!("unknown cluster name {other:?}: up, test or bench"),
+        };
+        let root = root()?;
+        Ok(Self {
+            name: name.to_owned(),
+            dir: root.join("target").join(name),
+            run: PathBuf::from(format!("/run/gantry-{name}")),
+            cgroup: cgroup_v2_mount()?.join(format!("gantry-{name}")),
+            root,
+            net,
+        })
+    }
+
+    /// The bridge that joins the nodes.
+    pub(crate) fn bridge(&self) -> String {
+        format!("gantry-{}", self.name)
+    }
+
+    /// Address of this machine on the bridge: scheduler, registry.
+    pub(crate) fn host_address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.net, 0, 1)
+    }
+
+    /// Network of the bridge.
+    pub(crate) fn underlay(&self) -> String {
+        format!("10.{}.0.0/24", self.net)
+    }
+
+    /// All pods.
+    pub(crate) fn pod_cidr(&self) -> String {
+        format!("10.{}.0.0/16", u16::from(self.net) + 100)
+    }
+
+    /// All ClusterIPs.
+    pub(crate) fn service_cidr(&self) -> String {
+        format!("10.{}.0.0/16", u16::from(self.net) + 40)
+    }
+
+    /// Load balancer addresses: on the bridge's network, so that ARP finds their node.
+    pub(crate) fn load_balancer_pool(&self) -> String {
+        format!("10.{}.0.128/26", self.net)
+    }
+
+    /// Port of the Kubernetes API on loopback.
+    pub(crate) fn api_port(&self) -> u16 {
+        6443 + u16::from(self.net - 88) * 1000
+    }
+
+    /// Port for agents, on the bridge.
+    pub(crate) const NODE_PORT: u16 = 6444;
+    /// Port of the scheduler's metrics on the bridge.
+    pub(crate) const METRICS_PORT: u16 = 6445;
+    /// Port of the registry, on the bridge.
+    pub(crate) const REGISTRY_PORT: u16 = 5000;
+
+    /// Name of the `i`th node, from 1.
+    pub(crate) fn node(&self, i: u8) -> Node {
+        let name = format!("node-{i}");
+        Node {
+            address: Ipv4Addr::new(10, self.net, 0, 10 + i),
+            netns: format!("gantry-{}-{i}", self.name),
+            veth: format!("gnt{}n{i}", self.net),
+            mntns: self.run.join("mnt").join(&name),
+            run: self.run.join(&name),
+            dir: self.dir.join(&name),
+            cgroup: self.cgroup.join(&name),
+            name,
+        }
+    }
+
+    /// kubeconfig of the administrator.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+}
+
+/// One node's places.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// `node-1`
+    pub(crate) name: String,
+    /// Its address on the bridge.
+    pub(crate) address: Ipv4Addr,
+    /// Its network namespace.
+    pub(crate) netns: String,
+    /// Host end of its link.
+    pub(crate) veth: String,
+    /// Pin of its mount namespace.
+    pub(crate) mntns: PathBuf,
+    /// Sockets and pins.
+    pub(crate) run: PathBuf,
+    /// State that survives restarts of its daemons.
+    pub(crate) dir: PathBuf,
+    /// Its cgroup.
+    pub(crate) cgroup: PathBuf,
+}
+
+/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or below it on hosts that still mount version 1.
+pub(crate) fn cgroup_v2_mount() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            Some((words.next()?, words.next()?))
+        })
+        .find(|(_, kind)| *kind == "cgroup2")
+        .map(|(path, _)| PathBuf::from(path))
+        .context("cgroup v2 is not mounted: boot with the unified or hybrid hierarchy")
+}

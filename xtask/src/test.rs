@@ -1,0 +1,126 @@
+//! `cargo xtask test`: every suite, in an order that finds cheap faults first. A suite that cannot run is a
+//! failure: there is no skip.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::{
+    layout::{self, Layout},
+    packages,
+    sh::{Sh, cargo},
+    ui, up,
+};
+
+/// A group of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Formatting, clippy, documentation, structure of the tree.
+    Lint,
+    /// Unit and property tests: no privileges needed.
+    Unit,
+    /// Tests that need root: containerd, network namespaces, eBPF.
+    Privileged,
+    /// A cluster on this machine, driven with kubectl.
+    EndToEnd,
+}
+
+const ALL: &[Suite] = &[Suite::Lint, Suite::Unit, Suite::Privileged, Suite::EndToEnd];
+
+/// Runs the named suites, or all.
+pub(crate) fn run(suites: &[Suite]) -> Result<()> {
+    packages::ensure(packages::BUILD)?;
+    let suites = if suites.is_empty() { ALL } else { suites };
+    for suite in suites {
+        ui::heading(&format!("Suite: {}", name(*suite)));
+        match suite {
+            Suite::Lint => lint(),
+            Suite::Unit => unit(),
+            Suite::Privileged => privileged(),
+            Suite::EndToEnd => end_to_end(),
+        }
+        .with_context(|| format!("the suite {} failed", name(*suite)))?;
+    }
+    ui::heading("Every suite passed");
+    Ok(())
+}
+
+fn name(suite: Suite) -> String {
+    suite.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
+fn here() -> Result<Sh> {
+    Ok(cargo().dir(layout::root()?))
+}
+
+fn lint() -> Result<()> {
+    ui::step("cargo fmt --check", |_| here()?.args(["fmt", "--all", "--check"]).text())?;
+    ui::step("cargo clippy", |_| {
+        here()?.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]).run()?;
+        Ok(String::new())
+    })?;
+    ui::step("lint inheritance", |_| every_crate_inherits_lints())
+}
+
+/// A lint table that a crate does not inherit protects nothing.
+fn every_crate_inherits_lints() -> Result<String> {
+    let root = layout::root()?;
+    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml"))?.parse()?;
+    let members = manifest["workspace"]["members"].as_array().context("no workspace members")?;
+    for member in members.iter().filter_map(toml::Value::as_str) {
+        let path = root.join(member).join("Cargo.toml");
+        let table: toml::Table = std::fs::read_to_string(&path)?.parse()?;
+        let inherits = table.get("lints").and_then(|l| l.get("workspace")).and_then(toml::Value::as_bool);
+        ensure!(inherits == Some(true), "{} does not say [lints] workspace = true", path.display());
+    }
+    Ok(format!("{} crates", members.len()))
+}
+
+fn unit() -> Result<()> {
+    here()?.args(["test", "--quiet"]).shown()
+}
+
+fn privileged() -> Result<()> {
+    require_root()?;
+    packages::ensure(packages::CLUSTER)?;
+    crate::ebpf::build(&layout::root()?)?;
+    // One test thread: these share the machine's namespaces, cgroups and two cores.
+    here()?
+        .args(["test", "--package", "gantry-agent", "--test", "*", "--", "--ignored", "--test-threads=1"])
+        .shown()
+}
+
+fn end_to_end() -> Result<()> {
+    require_root()?;
+    let cluster = up::start("test", 2)?;
+    let old = packages::old_kubectl(&layout::root()?.join("target/tools"))?;
+    let result = here()?
+        .env("GANTRY_TEST_DIR", &cluster.layout.dir)
+        .env("GANTRY_TEST_RUN", &cluster.layout.run)
+        .env("GANTRY_KUBECTL", &cluster.kubectl)
+        .env("GANTRY_OLD_KUBECTL", &old)
+        .env("KUBECONFIG", cluster.layout.kubeconfig())
+        .args(["test", "--package", "gantry-tests", "--test", "*", "--", "--ignored", "--test-threads=1"])
+        .shown();
+    if result.is_err() {
+        keep_logs(&cluster.layout)?;
+    }
+    // Ended in any case; what it leaves behind is a failure of its own.
+    let stopped = cluster.stop().context("ending the cluster left traces");
+    result.and(stopped)
+}
+
+/// The daemons' logs of a failed run, where `down` does not remove them.
+fn keep_logs(layout: &Layout) -> Result<()> {
+    let kept = layout.root.join("target/test-logs");
+    crate::sh::sh("rm").arg("-rf").arg(&kept).run()?;
+    crate::sh::sh("cp").arg("-r").arg(layout.dir.join("logs")).arg(&kept).run()?;
+    eprintln!("  the daemons' logs are in {}", kept.display());
+    Ok(())
+}
+
+fn require_root() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("run as root: this suite makes namespaces, cgroups and eBPF programs");
+    }
+    Ok(())
+}
