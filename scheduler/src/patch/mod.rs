@@ -1,9 +1,18 @@
 //! The four patch types as pure functions over JSON. In: an object, a patch, the kind's row. Out: the patched
 //! object, or why not. Never: IO, a clock (times are passed in), defaults or validation.
 
+mod apply;
+mod fields;
+mod managed;
 mod strategic;
+#[cfg(test)]
+mod tests;
+mod typed;
 
 use serde_json::Value;
+
+pub use apply::apply;
+pub use managed::record_update;
 
 use crate::{
     kinds::Kind,

@@ -1,0 +1,187 @@
+//! Server-side apply: a structured merge of what an applier wants into the live object, with the ownership of
+//! every field.
+
+use serde_json::Value;
+
+use super::{
+    PatchError, Writer,
+    fields::FieldSet,
+    managed::{Managers, Operation, everything, owned, without_managed_fields},
+    typed::{Shape, compare, merge, remove, to_set, with_passed_fields},
+};
+use crate::{kinds::Kind, model::Cause};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Applies `config` as `writer.manager`. The result carries its `metadata.managedFields`; it equals `live` when
+/// the apply changes nothing. Fields that the manager applied before and leaves out now go, unless somebody else
+/// owns them.
+pub fn apply(
+    kind: &Kind,
+    live: Option<&Value>,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, PatchError> {
+    if config.pointer("/metadata/managedFields").is_some_and(|f| f.as_array().is_none_or(|f| !f.is_empty())) {
+        return Err(PatchError::Malformed("metadata.managedFields must be nil".to_owned()));
+    }
+    let config = without_nulls(config);
+    let shape = Shape::of_definition(kind.definition);
+    let set = to_set(shape, &config, "")
+        .map_err(|e| PatchError::Malformed(typed_patch_error(kind, &config, &e)))?;
+    let step = Step { kind, shape, config: &config, set: owned(kind, writer.subresource, &set), writer };
+    match step.run(live, force) {
+        Err(Conflicts(conflicts)) if writer.manager == "kubectl" => {
+            let allowed = live.map_or_else(FieldSet::default, |live| step.unchanged_last_applied(live));
+            let left: Vec<_> = conflicts
+                .into_iter()
+                .map(|(who, fields)| (who, fields.difference(&allowed)))
+                .filter(|(_, fields)| !fields.is_empty())
+                .collect();
+            if left.is_empty() {
+                step.run(live, true).map_err(Conflicts::into_error)
+            } else {
+                Err(Conflicts(left).into_error())
+            }
+        }
+        other => other.map_err(Conflicts::into_error),
+    }
+}
+
+/// Who else owns what the applier wants to change.
+struct Conflicts(Vec<(String, FieldSet)>);
+
+struct Step<'a> {
+    kind: &'a Kind,
+    shape: Shape<'a>,
+    config: &'a Value,
+    set: FieldSet,
+    writer: &'a Writer<'a>,
+}
+
+impl Step<'_> {
+    fn run(&self, live: Option<&Value>, force: bool) -> Result<Value, Conflicts> {
+        let mut managers = live.map_or_else(Managers::default, |live| self.managers_of(live));
+        let former = managers.clone();
+        let before = live.map(without_managed_fields);
+        let merged = merge(self.shape, before.as_ref(), self.config);
+
+        let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
+        let last = std::mem::replace(&mut entry.fields, self.set.clone());
+        entry.api_version = self.kind.api_version();
+        let mut after = self.prune(merged, &last, &managers);
+
+        let change = compare(self.shape, before.as_ref(), Some(&after));
+        let taken = change.modified.union(&change.added);
+        let mut conflicts = Vec::new();
+        for entry in managers.0.iter_mut().filter(|e| !self.is_writer(e)) {
+            let fields = entry.fields.intersection(&taken);
+            if !fields.is_empty() {
+                conflicts.push((entry.display(), fields));
+            }
+            entry.fields = entry.fields.difference(&taken).difference(&change.removed);
+        }
+        if !force && !conflicts.is_empty() {
+            return Err(Conflicts(conflicts));
+        }
+        managers.0.retain(|e| !e.fields.is_empty());
+        if managers != former || before.as_ref() != Some(&after) {
+            let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
+            self.writer.now.clone_into(&mut entry.time);
+        }
+        managers.store(&mut after);
+        Ok(after)
+    }
+
+    fn is_writer(&self, entry: &super::managed::Entry) -> bool {
+        entry.operation == Operation::Apply
+            && entry.manager == self.writer.manager
+            && entry.subresource == self.writer.subresource.unwrap_or_default()
+    }
+
+    /// The managers of `live`; an object written before anybody was recorded belongs to a stand-in.
+    fn managers_of(&self, live: &Value) -> Managers {
+        let mut managers = Managers::of(live);
+        if managers.0.is_empty() {
+            let writer = Writer { manager: "before-first-apply", subresource: None, now: self.writer.now };
+            let entry = managers.entry(Operation::Update, &writer, &self.kind.api_version());
+            entry.fields = everything(self.kind, live);
+            self.writer.now.clone_into(&mut entry.time);
+        }
+        managers
+    }
+
+    /// Drops from `merged` what the manager applied last time but not now, except what somebody else owns and
+    /// what was never part of the last set.
+    fn prune(&self, merged: Value, last: &FieldSet, managers: &Managers) -> Value {
+        if last.is_empty() {
+            return merged;
+        }
+        let passed = |set: &FieldSet| with_passed_fields(self.shape, set);
+        let fields = |value: &Value| passed(&to_set(self.shape, value, "").unwrap_or_default());
+        let empty = || Value::Object(serde_json::Map::new());
+        let all = fields(&merged);
+        let pruned = remove(self.shape, &merged, &passed(last)).unwrap_or_else(empty);
+        let gone = all.difference(&fields(&pruned)).difference(&passed(&managers.all_fields()));
+        let with_owned = remove(self.shape, &merged, &gone).unwrap_or_else(empty);
+        let gone = all.difference(&fields(&with_owned)).intersection(&passed(last));
+        remove(self.shape, &merged, &gone).unwrap_or_else(empty)
+    }
+
+    /// The fields of kubectl's last client-side apply that still are as it left them: kubectl may take those
+    /// over without force when a user moves to server-side apply.
+    fn unchanged_last_applied(&self, live: &Value) -> FieldSet {
+        let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
+        let Ok(last) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
+        let change = compare(self.shape, Some(&last), Some(&without_managed_fields(live)));
+        let set = to_set(self.shape, &last, "").unwrap_or_default();
+        set.difference(&change.modified).difference(&change.added).difference(&change.removed)
+    }
+}
+
+impl Conflicts {
+    fn into_error(self) -> PatchError {
+        let Self(mut conflicts) = self;
+        conflicts.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut causes = Vec::new();
+        let mut lines = Vec::new();
+        for (who, fields) in &conflicts {
+            lines.push(format!("conflicts with {who}:"));
+            for path in fields.paths() {
+                lines.push(format!("- {path}"));
+                causes.push(Cause {
+                    reason: "FieldManagerConflict",
+                    field: path,
+                    message: format!("conflict with {who}"),
+                });
+            }
+        }
+        let message = match causes.as_slice() {
+            [one] => format!("Apply failed with 1 conflict: {}: {}", one.message, one.field),
+            many => format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n")),
+        };
+        PatchError::Conflict { message, causes }
+    }
+}
+
+fn typed_patch_error(kind: &Kind, config: &Value, error: &PatchError) -> String {
+    let name = config["metadata"]["name"].as_str().unwrap_or_default();
+    let whole = match config["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => format!("/{name}"),
+    };
+    let version = if kind.group.is_empty() { "/v1".to_owned() } else { kind.api_version() };
+    format!("failed to create typed patch object ({whole}; {version}, Kind={}): {error}", kind.kind)
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, v)| !v.is_null());
+            Value::Object(kept.map(|(name, v)| (name.clone(), without_nulls(v))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
+        scalar => scalar.clone(),
+    }
+}

@@ -1,0 +1,188 @@
+//! Sets of fields: the `FieldsV1` tries of `metadata.managedFields`, as a value with set algebra.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+/// A set of paths into an object. Each step is spelled as in `FieldsV1`: `f:name` for a field, `k:{...}` for
+/// an item by its keys, `v:...` for an item by value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FieldSet {
+    /// Whether the path that leads here is itself in the set.
+    pub member: bool,
+    /// Longer paths.
+    pub children: BTreeMap<String, FieldSet>,
+}
+
+impl FieldSet {
+    /// From paths of field names: `[["spec"], ["metadata", "name"]]`.
+    pub(super) fn from_names(paths: &[&[&str]]) -> Self {
+        let mut set = Self::default();
+        for path in paths {
+            let mut node = &mut set;
+            for name in *path {
+                node = node.children.entry(format!("f:{name}")).or_default();
+            }
+            node.member = true;
+        }
+        set
+    }
+
+    /// Reads the JSON of a `fieldsV1`.
+    pub(super) fn from_json(json: &Value) -> Self {
+        let mut set = Self::default();
+        for (step, below) in json.as_object().into_iter().flatten() {
+            if step == "." {
+                set.member = true;
+            } else {
+                let mut child = Self::from_json(below);
+                child.member |= child.children.is_empty();
+                set.children.insert(step.clone(), child);
+            }
+        }
+        set
+    }
+
+    /// The JSON of a `fieldsV1`.
+    pub(super) fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        for (step, child) in &self.children {
+            let mut below = child.to_json();
+            if let (Value::Object(below), true) = (&mut below, child.member && !child.children.is_empty()) {
+                below.insert(".".to_owned(), Value::Object(Map::new()));
+            }
+            out.insert(step.clone(), below);
+        }
+        Value::Object(out)
+    }
+
+    /// Whether no path is in the set.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.member && self.children.values().all(Self::is_empty)
+    }
+
+    /// Adds what lies below `step`, dropping it when there is nothing.
+    pub(super) fn insert(&mut self, step: String, below: Self) {
+        if !below.is_empty() {
+            self.children.insert(step, below);
+        }
+    }
+
+    /// The part of the set below `step`.
+    pub(super) fn below(&self, step: &str) -> Option<&Self> {
+        self.children.get(step)
+    }
+
+    /// Paths in either.
+    pub(super) fn union(&self, other: &Self) -> Self {
+        let mut out = self.clone();
+        out.member |= other.member;
+        for (step, theirs) in &other.children {
+            let merged = out.children.get(step).map_or_else(|| theirs.clone(), |ours| ours.union(theirs));
+            out.children.insert(step.clone(), merged);
+        }
+        out
+    }
+
+    /// Paths of `self` that are not in `other`.
+    pub(super) fn difference(&self, other: &Self) -> Self {
+        self.combine(other, |ours, theirs| ours && !theirs, Self::clone)
+    }
+
+    /// Paths in both.
+    pub(super) fn intersection(&self, other: &Self) -> Self {
+        self.combine(other, |ours, theirs| ours && theirs, |_| Self::default())
+    }
+
+    /// Paths of `self` that are not in `other` nor below a path in it.
+    pub(super) fn without_subtrees(&self, other: &Self) -> Self {
+        let mut out = Self { member: self.member && !other.member, children: BTreeMap::new() };
+        for (step, ours) in &self.children {
+            match other.children.get(step) {
+                Some(theirs) if theirs.member => {}
+                Some(theirs) => out.insert(step.clone(), ours.without_subtrees(theirs)),
+                None => out.insert(step.clone(), ours.clone()),
+            }
+        }
+        out
+    }
+
+    fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool, alone: fn(&Self) -> Self) -> Self {
+        let mut out = Self { member: keep(self.member, other.member), children: BTreeMap::new() };
+        for (step, ours) in &self.children {
+            let below = match other.children.get(step) {
+                Some(theirs) => ours.combine(theirs, keep, alone),
+                None => alone(ours),
+            };
+            out.insert(step.clone(), below);
+        }
+        out
+    }
+
+    /// Every path as messages spell it: `.spec.containers[name="web"].image`.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect_paths(&mut String::new(), &mut out);
+        out
+    }
+
+    fn collect_paths(&self, prefix: &mut String, out: &mut Vec<String>) {
+        if self.member {
+            out.push(prefix.clone());
+        }
+        for (step, child) in &self.children {
+            let length = prefix.len();
+            prefix.push_str(&display(step));
+            child.collect_paths(prefix, out);
+            prefix.truncate(length);
+        }
+    }
+}
+
+fn display(step: &str) -> String {
+    if let Some(name) = step.strip_prefix("f:") {
+        return format!(".{name}");
+    }
+    if let Some(value) = step.strip_prefix("v:") {
+        return format!("[={value}]");
+    }
+    if let Some(keys) = step.strip_prefix("k:")
+        && let Ok(Value::Object(keys)) = serde_json::from_str(keys)
+    {
+        let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        return format!("[{}]", keys.join(","));
+    }
+    format!("[{}]", step.strip_prefix("i:").unwrap_or(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_form_round_trips() {
+        let form = json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
+            "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}}});
+        assert_eq!(FieldSet::from_json(&form).to_json(), form);
+    }
+
+    #[test]
+    fn paths_read_as_in_conflict_messages() {
+        let set = FieldSet::from_json(&json!({"f:spec": {"f:ports": {
+            "k:{\"port\":80,\"protocol\":\"TCP\"}": {"f:port": {}}}, "f:finalizers": {"v:\"x\"": {}}}}));
+        assert_eq!(set.paths(), [".spec.finalizers[=\"x\"]", ".spec.ports[port=80,protocol=\"TCP\"].port"]);
+    }
+
+    #[test]
+    fn algebra_works_per_path() {
+        let a = FieldSet::from_json(&json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
+        let b = FieldSet::from_json(&json!({"f:a": {"f:b": {}, "f:d": {}}}));
+        assert_eq!(a.difference(&b).paths(), [".a", ".c"]);
+        assert_eq!(a.intersection(&b).paths(), [".a.b"]);
+        assert_eq!(a.union(&b).paths(), [".a", ".a.b", ".a.d", ".c"]);
+        assert_eq!(a.without_subtrees(&FieldSet::from_names(&[&["a"]])).paths(), [".c"]);
+        assert!(a.difference(&a).is_empty());
+    }
+}

@@ -1,0 +1,269 @@
+//! The patch types on real kinds.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{kinds, model::Resource};
+
+fn deployment() -> &'static Kind {
+    kinds::by_resource(Resource::DEPLOYMENTS).unwrap()
+}
+
+fn pod() -> &'static Kind {
+    kinds::by_resource(Resource::PODS).unwrap()
+}
+
+fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
+    Writer { manager, subresource: None, now }
+}
+
+const T1: &str = "2026-01-01T00:00:00Z";
+const T2: &str = "2026-01-01T00:01:00Z";
+
+fn web(replicas: u32, image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web"}},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": image,
+                    "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}]}]},
+            },
+        },
+    })
+}
+
+#[test]
+fn strategic_merge_merges_lists_by_their_keys() {
+    let live = json!({"spec": {"containers": [
+        {"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "b:1"}]}});
+    let patch = json!({"spec": {"containers": [
+        {"name": "a", "image": "a:2", "env": [{"name": "Y", "value": "2"}]}, {"name": "b", "$patch": "delete"}]}});
+    let out = strategic(pod(), &live, &patch).unwrap();
+    let expected = json!({"spec": {"containers": [
+        {"name": "a", "image": "a:2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]}});
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn strategic_merge_obeys_its_directives() {
+    let live = json!({
+        "metadata": {"finalizers": ["a", "b", "c"], "labels": {"x": "1", "y": "2"}},
+        "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "a"}, {"name": "b"}],
+            "tolerations": [{"key": "old"}]},
+    });
+    let patch = json!({
+        "metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "labels": {"$patch": "replace", "z": "3"}},
+        "spec": {
+            "volumes": [{"name": "v", "$retainKeys": ["name", "configMap"], "configMap": {"name": "c"}}],
+            "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}],
+            "tolerations": [{"key": "new"}],
+        },
+    });
+    let expected = json!({
+        "metadata": {"finalizers": ["a", "c"], "labels": {"z": "3"}},
+        "spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}], "containers": [{"name": "b"}, {"name": "a"}],
+            "tolerations": [{"key": "new"}]},
+    });
+    assert_eq!(strategic(pod(), &live, &patch).unwrap(), expected);
+}
+
+#[test]
+fn strategic_merge_refuses_what_it_cannot_read() {
+    let live = json!({"spec": {"containers": [{"name": "a"}]}});
+    for patch in
+        [json!({"spec": {"containers": [{"image": "x"}]}}), json!({"spec": {"$patch": "explode"}}), json!([])]
+    {
+        assert!(matches!(strategic(pod(), &live, &patch), Err(PatchError::Malformed(_))), "{patch}");
+    }
+}
+
+#[test]
+fn json_patch_failures_name_the_operation() {
+    let error = json(&json!({"a": 1}), &json!([{"op": "test", "path": "/a", "value": 2}])).unwrap_err();
+    assert!(matches!(error, PatchError::Unprocessable(_)));
+    let error = json(&json!({"a": 1}), &json!({"op": "remove"})).unwrap_err();
+    assert!(matches!(error, PatchError::Malformed(_)));
+}
+
+#[test]
+fn apply_creates_and_owns_what_it_sets() {
+    let created = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
+    let entry = &created["metadata"]["managedFields"][0];
+    assert_eq!((entry["manager"].as_str(), entry["operation"].as_str()), (Some("ci"), Some("Apply")));
+    assert_eq!(entry["time"], T1);
+    let expected = json!({
+        "f:metadata": {"f:labels": {"f:app": {}}},
+        "f:spec": {
+            "f:replicas": {},
+            "f:selector": {},
+            "f:template": {
+                "f:metadata": {"f:labels": {"f:app": {}}},
+                "f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {
+                    ".": {}, "f:image": {}, "f:name": {},
+                    "f:ports": {
+                        "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}},
+                        "k:{\"containerPort\":80,\"protocol\":\"UDP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}},
+                    },
+                }}},
+            },
+        },
+    });
+    assert_eq!(entry["fieldsV1"], expected);
+}
+
+#[test]
+fn apply_twice_changes_nothing() {
+    let first = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
+    let second = apply(deployment(), Some(&first), &web(3, "web:1"), &writer("ci", T2), false).unwrap();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn conflicts_name_manager_and_field_and_force_takes_over() {
+    let live = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
+    let error = apply(deployment(), Some(&live), &web(5, "web:1"), &writer("me", T2), false).unwrap_err();
+    let PatchError::Conflict { message, causes } = error else { panic!("{error}") };
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"ci\": .spec.replicas");
+    assert_eq!(causes[0].reason, "FieldManagerConflict");
+    let error = apply(deployment(), Some(&live), &web(5, "web:2"), &writer("me", T2), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Apply failed with 2 conflicts: conflicts with \"ci\":\n- .spec.replicas\n\
+         - .spec.template.spec.containers[name=\"web\"].image"
+    );
+    let forced = apply(deployment(), Some(&live), &web(5, "web:1"), &writer("me", T2), true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 5);
+    let ci = forced["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|e| e["manager"] == "ci")
+        .unwrap();
+    assert!(ci["fieldsV1"]["f:spec"].get("f:replicas").is_none());
+    assert!(ci["fieldsV1"]["f:spec"].get("f:selector").is_some(), "what both set stays with both");
+}
+
+#[test]
+fn a_field_left_out_goes_unless_somebody_else_owns_it() {
+    let live = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
+    let mut less = web(3, "web:1");
+    less["spec"].as_object_mut().unwrap().remove("replicas");
+    less["metadata"].as_object_mut().unwrap().remove("labels");
+    let out = apply(deployment(), Some(&live), &less, &writer("ci", T2), false).unwrap();
+    assert!(out["spec"].get("replicas").is_none());
+    assert!(out["metadata"].get("labels").is_none());
+
+    let shared = apply(deployment(), Some(&live), &web(3, "web:1"), &writer("hpa", T1), false).unwrap();
+    let out = apply(deployment(), Some(&shared), &less, &writer("ci", T2), false).unwrap();
+    assert_eq!(out["spec"]["replicas"], 3);
+}
+
+#[test]
+fn an_ordinary_write_takes_its_fields_from_appliers() {
+    let live = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = json!(7);
+    record_update(deployment(), Some(&live), &mut scaled, &writer("kubectl-scale", T2));
+    let update = scaled["metadata"]["managedFields"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (update["manager"].as_str(), update["operation"].as_str()),
+        (Some("kubectl-scale"), Some("Update"))
+    );
+    assert_eq!(update["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    let error = apply(deployment(), Some(&scaled), &web(3, "web:1"), &writer("ci", T2), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Apply failed with 1 conflict: conflict with \"kubectl-scale\" using apps/v1: .spec.replicas"
+    );
+}
+
+#[test]
+fn a_create_is_owned_by_its_writer_and_a_no_op_changes_no_owner() {
+    let mut object = web(1, "web:1");
+    record_update(deployment(), None, &mut object, &writer("kubectl-create", T1));
+    let fields = &object["metadata"]["managedFields"][0]["fieldsV1"];
+    assert!(
+        fields["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"web\"}"].get(".").is_some()
+    );
+    assert!(fields["f:metadata"]["f:labels"].get(".").is_some());
+    let mut again = object.clone();
+    record_update(deployment(), Some(&object), &mut again, &writer("other", T2));
+    assert_eq!(again, object);
+}
+
+#[test]
+fn kubectl_takes_over_its_own_client_side_apply() {
+    let mut object = web(3, "web:1");
+    let last = serde_json::to_string(&object).unwrap();
+    object["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": last});
+    record_update(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
+    let out = apply(deployment(), Some(&object), &web(5, "web:1"), &writer("kubectl", T2), false).unwrap();
+    assert_eq!(out["spec"]["replicas"], 5);
+    let mut drifted = object.clone();
+    drifted["spec"]["replicas"] = json!(9);
+    record_update(deployment(), Some(&object), &mut drifted, &writer("somebody", T1));
+    assert!(apply(deployment(), Some(&drifted), &web(5, "web:1"), &writer("kubectl", T2), false).is_err());
+}
+
+#[test]
+fn managers_of_a_client_are_honoured() {
+    let mut object = web(1, "web:1");
+    record_update(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
+    let mut migrated = object.clone();
+    migrated["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
+    migrated["metadata"]["managedFields"][0]["operation"] = json!("Apply");
+    let wanted = migrated["metadata"]["managedFields"].clone();
+    record_update(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
+    assert_eq!(migrated["metadata"]["managedFields"], wanted);
+    migrated["metadata"]["managedFields"] = json!([{}]);
+    record_update(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
+    assert!(migrated["metadata"].get("managedFields").is_none());
+}
+
+#[test]
+fn many_managers_are_joined() {
+    let mut object = web(1, "web:1");
+    record_update(deployment(), None, &mut object, &writer("m0", T1));
+    for i in 1..20 {
+        let live = object.clone();
+        object["metadata"]["labels"][format!("l{i}")] = json!("x");
+        let now = format!("2026-01-01T01:{i:02}:00Z");
+        record_update(deployment(), Some(&live), &mut object, &writer(&format!("m{i}"), &now));
+    }
+    let managers = object["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(managers.len(), 10);
+    assert!(managers.iter().any(|m| m["manager"] == "ancient-changes"));
+}
+
+#[test]
+fn duplicate_items_are_refused() {
+    let mut config = web(1, "web:1");
+    config["spec"]["template"]["spec"]["containers"][0]["ports"] =
+        json!([{"containerPort": 80}, {"containerPort": 80, "protocol": "TCP"}]);
+    let error = apply(deployment(), None, &config, &writer("ci", T1), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): \
+         .spec.template.spec.containers[0].ports: duplicate entries for key [containerPort=80,protocol=\"TCP\"]"
+    );
+}
+
+#[test]
+fn applied_lists_keep_the_items_of_others_in_place() {
+    let env = |names: &[&str]| {
+        let env: Vec<Value> = names.iter().map(|n| json!({"name": n, "value": "v"})).collect();
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "env": env}]}})
+    };
+    let names = |object: &Value| -> Vec<String> {
+        let env = object["spec"]["containers"][0]["env"].as_array().unwrap();
+        env.iter().map(|e| e["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let live = apply(pod(), None, &env(&["a", "b", "c"]), &writer("one", T1), false).unwrap();
+    let out = apply(pod(), Some(&live), &env(&["x", "c", "b"]), &writer("two", T2), false).unwrap();
+    assert_eq!(names(&out), ["x", "a", "c", "b"]);
+}
