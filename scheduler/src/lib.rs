@@ -4,10 +4,13 @@
 //! -> `nodes` -> agents. Imports go down only: `app > {api, controllers, nodes, serve} > objects > {kinds,
 //! patch, store} > model`. `placement` and every controller's `plan` are pure: no IO, no clock.
 
+pub mod admission;
 pub mod api;
 pub mod app;
+pub mod cache;
 pub mod config;
 pub mod controllers;
+pub mod events;
 pub mod kinds;
 pub mod model;
 pub mod nodes;

@@ -1,1 +1,3 @@
-//! The control loops: a pure plan each and one shared runner.
+//! The control loops: each a pure `plan` and a thin applier, all run by one [`runner`].
+
+pub mod runner;

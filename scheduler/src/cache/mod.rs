@@ -1,0 +1,92 @@
+//! What the control loops know: every object they plan over, decoded once, shared as `Arc`, kept current by one
+//! watch per resource.
+//!
+//! In: watches of [`Objects`], and the results of our own writes ([`Client`]). Out: reads without waiting, and
+//! change callbacks that only enqueue keys. A loop always reads its own writes: [`Client`] puts what it wrote
+//! into the table before it returns, so a plan never counts on a pod that it just made being missing. Never:
+//! writes on its own account.
+
+mod client;
+mod feed;
+mod table;
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    Metadata,
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        coordination::v1::Lease,
+        core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use client::MetaExt;
+pub use client::{Client, WriteError};
+pub use table::{Change, Id, Table};
+
+use crate::{model::Resource, objects::Objects};
+
+/// A kind that the cache keeps.
+pub trait Cached:
+    Metadata<Ty = ObjectMeta> + DeserializeOwned + Serialize + Clone + Send + Sync + 'static
+{
+    /// Its resource.
+    const RESOURCE: Resource;
+    /// Its table.
+    fn table(cache: &Cache) -> &Arc<Table<Self>>;
+}
+
+macro_rules! cached {
+    ($($field:ident: $kind:ty = $resource:expr;)*) => {
+        /// One table per kind. Cheap to clone.
+        #[derive(Clone, Default)]
+        pub struct Cache {
+            $(#[doc = concat!("All objects of ", stringify!($kind), ".")] pub $field: Arc<Table<$kind>>,)*
+        }
+
+        $(impl Cached for $kind {
+            const RESOURCE: Resource = $resource;
+            fn table(cache: &Cache) -> &Arc<Table<Self>> {
+                &cache.$field
+            }
+        })*
+
+        impl Cache {
+            /// Starts the watches. They run until `stop`, and report to `tracker`.
+            pub fn start(&self, objects: &Objects, stop: &CancellationToken, tracker: &TaskTracker) {
+                $(tracker.spawn(feed::run(objects.clone(), self.$field.clone(), stop.clone()));)*
+            }
+
+            /// Waits until every table has seen everything that was stored when its watch began.
+            pub async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+
+            /// Whether [`Cache::synced`] would return at once.
+            pub fn is_synced(&self) -> bool {
+                $(self.$field.is_synced())&&*
+            }
+        }
+    };
+}
+
+cached! {
+    namespaces: Namespace = Resource::NAMESPACES;
+    nodes: Node = Resource::NODES;
+    pods: Pod = Resource::PODS;
+    services: Service = Resource::SERVICES;
+    endpoints: Endpoints = Resource::ENDPOINTS;
+    slices: EndpointSlice = Resource::ENDPOINT_SLICES;
+    service_accounts: ServiceAccount = Resource::SERVICE_ACCOUNTS;
+    leases: Lease = Resource::LEASES;
+    deployments: Deployment = Resource::DEPLOYMENTS;
+    replica_sets: ReplicaSet = Resource::REPLICA_SETS;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! One kind's objects in memory. Two sources feed it, the watch and our own writes; revisions decide which of
+//! them is newer, so neither can put an old state over a new one or bring back what was deleted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::watch;
+
+use super::Cached;
+use crate::model::Revision;
+
+/// Namespace and name; the namespace is empty for cluster-scoped kinds.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id {
+    /// The namespace or the empty string.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl Id {
+    /// From the two parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Of an object.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+    }
+
+    /// The namespace, `None` when cluster-scoped.
+    pub fn scope(&self) -> Option<&str> {
+        (!self.namespace.is_empty()).then_some(&*self.namespace)
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scope() {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One change of a table. At least one side is there.
+pub struct Change<'a, T> {
+    /// The state before.
+    pub old: Option<&'a Arc<T>>,
+    /// The state after; `None` when deleted.
+    pub new: Option<&'a Arc<T>>,
+}
+
+impl<'a, T> Change<'a, T> {
+    /// The state after, or the last one before the deletion.
+    pub fn either(&self) -> Option<&'a Arc<T>> {
+        self.new.or(self.old)
+    }
+
+    /// Both states that exist.
+    pub fn both(&self) -> impl Iterator<Item = &'a Arc<T>> {
+        self.old.into_iter().chain(self.new)
+    }
+}
+
+type Handler<T> = Box<dyn Fn(&Change<'_, T>) + Send + Sync>;
+
+struct Entry<T> {
+    value: Arc<T>,
+    revision: Revision,
+}
+
+struct State<T> {
+    items: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Entry<T>>>,
+    by_controller: HashMap<String, HashSet<Id>>,
+    len: usize,
+}
+
+/// Order of writes: everything that decides what is newer.
+#[derive(Default)]
+struct Order {
+    /// The newest revision the watch has delivered.
+    seen: Revision,
+    /// UIDs that our own deletes removed and whose `Deleted` event has not come yet.
+    gone: HashSet<String>,
+}
+
+/// All objects of one kind.
+pub struct Table<T> {
+    state: RwLock<State<T>>,
+    order: Mutex<Order>,
+    handlers: RwLock<Vec<Handler<T>>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            state: RwLock::new(State { items: BTreeMap::new(), by_controller: HashMap::new(), len: 0 }),
+            order: Mutex::default(),
+            handlers: RwLock::default(),
+            synced: watch::Sender::new(false),
+        }
+    }
+}
+
+impl<T: Cached> Table<T> {
+    /// One object.
+    pub fn get(&self, id: &Id) -> Option<Arc<T>> {
+        let state = self.read();
+        Some(state.items.get(&id.namespace)?.get(&id.name)?.value.clone())
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        let state = self.read();
+        state.items.values().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.read().len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects of one namespace, ordered by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
+        let state = self.read();
+        state.items.get(namespace).into_iter().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect()
+    }
+
+    /// The objects of one namespace that pass `keep`, without copying the others.
+    pub fn matching(&self, namespace: &str, keep: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+        let state = self.read();
+        let all = state.items.get(namespace).into_iter().flat_map(BTreeMap::values);
+        all.filter(|e| keep(&e.value)).map(|e| e.value.clone()).collect()
+    }
+
+    /// The objects whose controller reference points at `uid`.
+    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<T>> {
+        let state = self.read();
+        let ids = state.by_controller.get(uid).into_iter().flatten();
+        ids.filter_map(|id| Some(state.items.get(&id.namespace)?.get(&id.name)?.value.clone())).collect()
+    }
+
+    /// Calls `handler` for every later change, in order, while the table's order is locked: it must be quick
+    /// and must not write to this table. Register before [`super::Cache::start`] to see everything.
+    pub fn on_change(&self, handler: impl Fn(&Change<'_, T>) + Send + Sync + 'static) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
+    }
+
+    /// Takes a state that the watch delivered.
+    pub(super) fn observe(&self, value: Arc<T>, revision: Revision) {
+        let mut order = self.order();
+        order.seen = order.seen.max(revision);
+        if !order.gone.contains(uid(&*value)) {
+            self.insert(value, revision);
+        }
+    }
+
+    /// Takes a deletion that the watch delivered.
+    pub(super) fn observe_deleted(&self, last: &T, revision: Revision) {
+        let mut order = self.order();
+        order.seen = order.seen.max(revision);
+        order.gone.remove(uid(last));
+        self.remove(&Id::of(last.metadata()), |entry| entry.revision <= revision);
+    }
+
+    /// Takes the result of a write of ours, unless the watch is already past it.
+    pub(super) fn wrote(&self, value: Arc<T>, revision: Revision) {
+        let order = self.order();
+        if revision > order.seen && !order.gone.contains(uid(&*value)) {
+            self.insert(value, revision);
+        }
+    }
+
+    /// Takes it that our own delete removed the object with `uid` for good.
+    pub(super) fn wrote_deleted(&self, id: &Id, gone: &str) {
+        let mut order = self.order();
+        if self.remove(id, |entry| uid(&*entry.value) == gone) {
+            order.gone.insert(gone.to_owned());
+        }
+    }
+
+    /// Ends a fresh list: what it did not contain exists no more.
+    pub(super) fn retain(&self, listed: &HashSet<Id>, at: Revision) {
+        let mut order = self.order();
+        order.seen = order.seen.max(at);
+        order.gone.clear();
+        let stale: Vec<Id> =
+            self.all().iter().map(|o| Id::of(o.metadata())).filter(|id| !listed.contains(id)).collect();
+        for id in stale {
+            self.remove(&id, |entry| entry.revision <= at);
+        }
+        self.synced.send_replace(true);
+    }
+
+    pub(super) async fn synced(&self) {
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    fn insert(&self, value: Arc<T>, revision: Revision) {
+        let id = Id::of(value.metadata());
+        let old = {
+            let mut state = self.write();
+            let known = state.items.get(&id.namespace).and_then(|names| names.get(&id.name));
+            if known.is_some_and(|entry| entry.revision >= revision) {
+                return;
+            }
+            let entry = Entry { value: value.clone(), revision };
+            let old = state.items.entry(id.namespace.clone()).or_default().insert(id.name.clone(), entry);
+            state.reindex(&id, old.as_ref().map(|e| &*e.value), Some(&value));
+            old
+        };
+        self.notify(&Change { old: old.as_ref().map(|e| &e.value), new: Some(&value) });
+    }
+
+    fn remove(&self, id: &Id, when: impl Fn(&Entry<T>) -> bool) -> bool {
+        let old = {
+            let mut state = self.write();
+            let Some(names) = state.items.get_mut(&id.namespace) else { return false };
+            if !names.get(&id.name).is_some_and(when) {
+                return false;
+            }
+            let old = names.remove(&id.name);
+            if names.is_empty() {
+                state.items.remove(&id.namespace);
+            }
+            state.reindex(id, old.as_ref().map(|e| &*e.value), None);
+            old
+        };
+        self.notify(&Change { old: old.as_ref().map(|e| &e.value), new: None });
+        true
+    }
+
+    fn notify(&self, change: &Change<'_, T>) {
+        for handler in self.handlers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            handler(change);
+        }
+    }
+
+    // No code between lock and unlock panics half-way through a change, so a poisoned lock is still sound.
+    fn read(&self) -> RwLockReadGuard<'_, State<T>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Cached> State<T> {
+    fn reindex(&mut self, id: &Id, old: Option<&T>, new: Option<&T>) {
+        if old.is_none() {
+            self.len += 1;
+        }
+        if new.is_none() {
+            self.len -= 1;
+        }
+        let (before, after) = (old.and_then(controller_uid), new.and_then(controller_uid));
+        if before == after {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(ids) = self.by_controller.get_mut(before)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_controller.remove(before);
+            }
+        }
+        if let Some(after) = after {
+            self.by_controller.entry(after.to_owned()).or_default().insert(id.clone());
+        }
+    }
+}
+
+fn uid<T: Cached>(object: &T) -> &str {
+    object.metadata().uid.as_deref().unwrap_or("")
+}
+
+fn controller_uid<T: Cached>(object: &T) -> Option<&str> {
+    let owners = object.metadata().owner_references.as_deref()?;
+    owners.iter().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str())
+}
