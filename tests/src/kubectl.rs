@@ -90,8 +90,12 @@ impl Kubectl {
 
     /// Starts a long-running kubectl (`-w`, `logs -f`, `port-forward`); its outputs are piped.
     pub fn spawn(&self, words: &str) -> Result<Child> {
-        let words: Vec<&str> = words.split_whitespace().collect();
-        self.command(&words).stdin(Stdio::null()).spawn().context("cannot run kubectl")
+        self.spawn_args(&words.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// [`Self::spawn`] with exact arguments.
+    pub fn spawn_args(&self, words: &[&str]) -> Result<Child> {
+        self.command(words).stdin(Stdio::null()).spawn().context("cannot run kubectl")
     }
 
     fn command(&self, words: &[&str]) -> Command {

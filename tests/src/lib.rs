@@ -4,6 +4,8 @@
 
 mod http;
 mod kubectl;
+pub mod manifests;
+mod namespace;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use anyhow::{Context, Result};
 
 pub use http::{Answer, get, get_from};
 pub use kubectl::{Kubectl, Output};
+pub use namespace::Namespace;
 pub use wait::{eventually, eventually_within};
 
 /// The cluster under test.
