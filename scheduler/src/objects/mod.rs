@@ -11,9 +11,26 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 
 use crate::{
-    kinds::Subresource,
-    model::{ApiError, FieldSelector, LabelSelector, Object, Resource, Revision},
+    kinds::{self, Kind},
+    model::{ApiError, Cause, FieldSelector, Key, LabelSelector, Object, Reason, Resource, Revision},
+    store::{Store, StoreError},
 };
+
+pub mod admission;
+mod create;
+mod delete;
+pub mod meta;
+mod patching;
+mod read;
+pub mod subresources;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+pub use admission::{Admission, NamespaceLifecycle, Operation};
+pub use delete::Deleted;
+pub use read::{Page, VersionMatch};
 
 /// Who asks: the authenticated identity, for admission, managed fields and audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +73,8 @@ pub struct WriteOptions {
     pub validation: FieldValidation,
     /// Server-side apply: take conflicting fields over.
     pub force: bool,
+    /// Paths of fields that the body named twice: `duplicate field` in the words of field validation.
+    pub duplicates: Vec<String>,
 }
 
 impl WriteOptions {
@@ -67,6 +86,7 @@ impl WriteOptions {
             dry_run: false,
             validation: FieldValidation::Ignore,
             force: true,
+            duplicates: Vec::new(),
         }
     }
 }
@@ -162,18 +182,46 @@ pub type WatchStream = BoxStream<'static, Result<WatchEvent, ApiError>>;
 /// The object machine. Cheap to clone.
 #[derive(Clone)]
 pub struct Objects {
-    #[expect(dead_code, reason = "replaced with the store by the implementation")]
-    inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-#[expect(
-    clippy::unimplemented,
-    clippy::unused_async,
-    unused_variables,
-    missing_docs,
-    reason = "seam under construction"
-)]
+struct Inner {
+    store: Arc<dyn Store>,
+    admission: Vec<Arc<dyn Admission>>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects").field("revision", &self.inner.store.revision()).finish_non_exhaustive()
+    }
+}
+
 impl Objects {
+    /// The machine over a store. The chain runs in order, after [`NamespaceLifecycle`], which is always there.
+    pub fn new(store: Arc<dyn Store>, admission: Vec<Arc<dyn Admission>>) -> Self {
+        Self { inner: Arc::new(Inner { store, admission }) }
+    }
+
+    /// A machine over an empty store in memory, with the namespace `default`: for tests and simulations.
+    pub async fn in_memory(admission: Vec<Arc<dyn Admission>>) -> Result<Self, ApiError> {
+        let objects = Self::new(Arc::new(crate::store::MemoryStore::default()), admission);
+        let namespace = serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"},
+        });
+        objects.create(Resource::NAMESPACES, None, namespace, &WriteOptions::controller("test")).await?;
+        Ok(objects)
+    }
+
+    /// One object as it is stored, without any wait or failure.
+    pub fn stored(&self, key: &Key) -> Option<Arc<Object>> {
+        self.inner.store.get(key)
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.inner.store.revision()
+    }
+
     /// Reads one object from memory.
     pub async fn get(
         &self,
@@ -181,57 +229,15 @@ impl Objects {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Arc<Object>, ApiError> {
-        unimplemented!()
+        let key = key(resource, namespace, name);
+        self.stored(&key).ok_or_else(|| ApiError::not_found(resource, name))
     }
+
     /// Lists everything that matches, at one revision.
     pub async fn list(&self, resource: Resource, selection: &Selection) -> Result<List, ApiError> {
-        unimplemented!()
+        self.page(resource, selection, &Page::default())
     }
-    /// Changes after `from`; starts with synthetic `Added` events of everything when `from` is `None`, then a
-    /// bookmark.
-    pub async fn watch(
-        &self,
-        resource: Resource,
-        selection: Selection,
-        from: Option<Revision>,
-    ) -> Result<WatchStream, ApiError> {
-        unimplemented!()
-    }
-    /// Creates `body` (name or generateName inside).
-    pub async fn create(
-        &self,
-        resource: Resource,
-        namespace: Option<&str>,
-        body: Value,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError> {
-        unimplemented!()
-    }
-    /// Replaces; `metadata.resourceVersion` in the body, when there, must match.
-    pub async fn update(
-        &self,
-        resource: Resource,
-        namespace: Option<&str>,
-        name: &str,
-        sub: Option<Subresource>,
-        body: Value,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError> {
-        unimplemented!()
-    }
-    /// Patches; server-side apply creates what is missing. Retries internally on a concurrent change unless
-    /// the patch names a resourceVersion.
-    pub async fn patch(
-        &self,
-        resource: Resource,
-        namespace: Option<&str>,
-        name: &str,
-        sub: Option<Subresource>,
-        patch: Patch,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError> {
-        unimplemented!()
-    }
+
     /// Deletes, or marks for deletion when finalizers or a grace period hold it; returns the last state.
     pub async fn delete(
         &self,
@@ -241,6 +247,49 @@ impl Objects {
         delete: &DeleteOptions,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, ApiError> {
-        unimplemented!()
+        Ok(self.remove(resource, namespace, name, delete, options).await?.object)
     }
 }
+
+/// The key of an object, by the scope that the caller's namespace tells.
+fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
+    match namespace {
+        Some(namespace) => Key::namespaced(resource, namespace, name),
+        None => Key::cluster(resource, name),
+    }
+}
+
+/// The row of a resource; every resource constant has one, so a missing row is a bug of ours.
+fn row(resource: Resource) -> Result<&'static Kind, ApiError> {
+    kinds::by_resource(resource)
+        .ok_or_else(|| ApiError::new(Reason::InternalError, format!("no kind is stored as {resource}")))
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict { key, .. } => Self::conflict(key.resource, &key.name, MODIFIED),
+            StoreError::Compacted { requested, oldest } => {
+                Self::new(Reason::Expired, format!("too old resource version: {requested} ({oldest})"))
+            }
+            StoreError::Future { requested, current } => {
+                let message = format!("Too large resource version: {requested}, current: {current}");
+                let cause = Cause {
+                    reason: "ResourceVersionTooLarge",
+                    field: String::new(),
+                    message: "Too large resource version".to_owned(),
+                };
+                Self { causes: vec![cause], retry_after: Some(1), ..Self::new(Reason::Timeout, message) }
+            }
+            StoreError::Write(source) => {
+                tracing::error!(error = %crate::model::Chain(&*source), "the store could not write");
+                Self::new(Reason::InternalError, "the store could not write the change to disk")
+            }
+            StoreError::Closed => Self::new(Reason::ServiceUnavailable, "the store accepts no more writes"),
+        }
+    }
+}
+
+/// Why a write with a stale resourceVersion is refused, in upstream's words.
+const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";

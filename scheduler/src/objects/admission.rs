@@ -1,0 +1,95 @@
+//! Admission: what looks at a write after defaults and before validation, and may change or refuse it.
+//!
+//! The chain is put together by the composition root. A plugin reads other objects through [`Objects`], which
+//! serves them from memory; it never writes. A dry-run write is admitted like any other but must leave no
+//! trace in the plugin.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::{Actor, Objects};
+use crate::{
+    kinds::{Kind, Subresource},
+    model::{ApiError, Cause, Key, Resource},
+};
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object; `old` is `None`.
+    Create,
+    /// A change of an object or of one of its subresources.
+    Update,
+    /// A deletion; `object` is the state that is going.
+    Delete,
+}
+
+/// One write under admission.
+pub struct Request<'a> {
+    /// What is being done.
+    pub operation: Operation,
+    /// To which kind.
+    pub kind: &'static Kind,
+    /// To which subresource; `None` for the object itself.
+    pub subresource: Option<Subresource>,
+    /// Where.
+    pub namespace: Option<&'a str>,
+    /// The object's name, `generateName` already resolved.
+    pub name: &'a str,
+    /// The object as it will be stored; plugins may change it.
+    pub object: &'a mut Value,
+    /// The stored state.
+    pub old: Option<&'a Value>,
+    /// Who asks.
+    pub actor: &'a Actor,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// For looking at other objects.
+    pub objects: &'a Objects,
+}
+
+/// One plugin of the chain.
+#[async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// Lets the write pass, changed or not, or refuses it.
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError>;
+}
+
+/// Nothing is created outside a live namespace, and the system's namespaces stay.
+#[derive(Debug, Default)]
+pub struct NamespaceLifecycle;
+
+/// Namespaces that nobody may delete.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+#[async_trait]
+impl Admission for NamespaceLifecycle {
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+        let resource = request.kind.resource;
+        if resource == Resource::NAMESPACES {
+            if request.operation == Operation::Delete && IMMORTAL.contains(&request.name) {
+                return Err(ApiError::forbidden(resource, request.name, "this namespace may not be deleted"));
+            }
+            return Ok(());
+        }
+        let (Operation::Create, Some(namespace)) = (request.operation, request.namespace) else {
+            return Ok(());
+        };
+        let key = Key::cluster(Resource::NAMESPACES, namespace);
+        let Some(found) = request.objects.stored(&key) else {
+            return Err(ApiError::not_found(Resource::NAMESPACES, namespace));
+        };
+        if !found.deleting {
+            return Ok(());
+        }
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let mut error = ApiError::forbidden(resource, request.name, &why);
+        error.causes.push(Cause {
+            reason: "NamespaceTerminating",
+            field: "metadata.namespace".to_owned(),
+            message: format!("namespace {namespace} is being terminated"),
+        });
+        Err(error)
+    }
+}

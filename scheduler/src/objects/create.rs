@@ -1,0 +1,217 @@
+//! Creating objects, and what creation and update have in common: field validation and admission.
+
+use serde_json::Value;
+
+use super::{
+    FieldValidation, NamespaceLifecycle, Objects, WriteOptions, Written,
+    admission::{Admission as _, Operation, Request},
+    key, meta, row,
+};
+use crate::{
+    kinds::{Kind, Scope},
+    model::{ApiError, Key, Reason, Resource},
+    store::{Change, Draft, Expect, StoreError},
+};
+
+/// A generated name that is taken is drawn again this often.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Objects {
+    /// Creates `body` (name or generateName inside).
+    pub async fn create(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        mut body: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let kind = row(resource)?;
+        check_type(kind, &mut body)?;
+        check_namespace(kind, namespace, &mut body)?;
+        if !meta::text(&body, "resourceVersion").is_empty() {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::new(Reason::BadRequest, message));
+        }
+        let warnings = check_fields(kind, &mut body, options)?;
+        let generate = meta::text(&body, "name").is_empty();
+        let base = meta::text(&body, "generateName").to_owned();
+        for attempt in 1.. {
+            let mut object = body.clone();
+            if generate && !base.is_empty() {
+                meta::of_mut(&mut object).insert("name".to_owned(), meta::generated_name(&base).into());
+            }
+            match self.create_named(kind, namespace, object, options).await {
+                Err(e) if e.reason == Reason::AlreadyExists && generate && attempt < NAME_ATTEMPTS => {}
+                Ok(mut written) => {
+                    written.warnings.splice(0..0, warnings);
+                    return Ok(written);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    async fn create_named(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let name = meta::text(&object, "name").to_owned();
+        (kind.prepare_create)(&mut object);
+        prepare_metadata(kind, namespace, &mut object);
+        (kind.defaults)(&mut object);
+        self.admit(Request {
+            operation: Operation::Create,
+            kind,
+            subresource: None,
+            namespace,
+            name: &name,
+            object: &mut object,
+            old: None,
+            actor: &options.actor,
+            dry_run: options.dry_run,
+            objects: self,
+        })
+        .await?;
+        let causes = (kind.validate)(&object, None);
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
+        }
+        super::patching::record_write(kind, None, &mut object, None, options)?;
+        let warnings = (kind.warnings)(&object);
+        let key = key(kind.resource, namespace, &name);
+        let draft = draft(kind, key.clone(), &object)?;
+        if options.dry_run {
+            if self.stored(&key).is_some() {
+                return Err(ApiError::already_exists(kind.resource, &name));
+            }
+            return Ok(Written { object: draft.at(self.revision()).into(), created: true, warnings });
+        }
+        let change = Change::Put { draft, expect: Expect::Absent };
+        match self.inner.store.commit(vec![change]).await {
+            Ok(mut objects) => Ok(Written { object: objects.remove(0), created: true, warnings }),
+            Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(kind.resource, &name)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs the chain.
+    pub(super) async fn admit(&self, mut request: Request<'_>) -> Result<(), ApiError> {
+        NamespaceLifecycle.admit(&mut request).await?;
+        for plugin in &self.inner.admission {
+            plugin.admit(&mut request).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the server alone decides about a new object's metadata.
+fn prepare_metadata(kind: &Kind, namespace: Option<&str>, object: &mut Value) {
+    let metadata = meta::of_mut(object);
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), meta::now().into());
+    match namespace {
+        Some(namespace) => metadata.insert("namespace".to_owned(), namespace.into()),
+        None => metadata.remove("namespace"),
+    };
+    if kind.generation {
+        metadata.insert("generation".to_owned(), 1.into());
+    } else {
+        metadata.remove("generation");
+    }
+}
+
+/// The body must be an object of this kind; a missing type is filled in, as upstream does.
+pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> {
+    let Some(object) = body.as_object_mut() else {
+        return Err(ApiError::new(Reason::BadRequest, "the request body is not a JSON object"));
+    };
+    let api_version = kind.api_version();
+    for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", kind.kind)] {
+        match object.get(field).and_then(Value::as_str).filter(|v| !v.is_empty()) {
+            None => drop(object.insert(field.to_owned(), expected.into())),
+            Some(found) if found == expected => {}
+            Some(_) => {
+                let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+                let message = format!(
+                    "the object provided is unrecognized (must be of type {}): apiVersion: {}, kind: {}",
+                    kind.kind,
+                    text("apiVersion"),
+                    text("kind"),
+                );
+                return Err(ApiError::new(Reason::BadRequest, message));
+            }
+        }
+    }
+    match object.get("metadata") {
+        None | Some(Value::Object(_)) => Ok(()),
+        Some(_) => Err(ApiError::new(Reason::BadRequest, "metadata is not a JSON object")),
+    }
+}
+
+/// The body's namespace is that of the request.
+pub(super) fn check_namespace(
+    kind: &Kind,
+    namespace: Option<&str>,
+    body: &mut Value,
+) -> Result<(), ApiError> {
+    let stated = meta::text(body, "namespace");
+    match (kind.scope, namespace) {
+        (Scope::Namespaced, None) => {
+            let message = "an empty namespace may not be set during creation";
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
+        (Scope::Namespaced, Some(namespace)) if !stated.is_empty() && stated != namespace => {
+            let message =
+                "the namespace of the provided object does not match the namespace sent on the request";
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
+        (Scope::Namespaced, Some(namespace)) => {
+            meta::of_mut(body).insert("namespace".to_owned(), namespace.into());
+            Ok(())
+        }
+        (Scope::Cluster, _) => {
+            meta::of_mut(body).remove("namespace");
+            Ok(())
+        }
+    }
+}
+
+/// Field validation: refuses or drops what the kind does not have; returns warnings.
+pub(super) fn check_fields(
+    kind: &Kind,
+    body: &mut Value,
+    options: &WriteOptions,
+) -> Result<Vec<String>, ApiError> {
+    let cannot = |why: String| {
+        let (version, name) = (kind.version, kind.kind);
+        let group_version = if kind.group.is_empty() { version } else { &kind.api_version() };
+        let version = group_version.rsplit('/').next().unwrap_or(group_version);
+        let message = format!("{name} in version {version:?} cannot be handled as a {name}: {why}");
+        ApiError::new(Reason::BadRequest, message)
+    };
+    let unknown = super::patching::drop_unknown_fields(kind, body).map_err(cannot)?;
+    let problems: Vec<String> = unknown
+        .iter()
+        .map(|path| format!("unknown field {path:?}"))
+        .chain(options.duplicates.iter().map(|path| format!("duplicate field {path:?}")))
+        .collect();
+    match options.validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(cannot(format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Warn => Ok(problems),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}
+
+/// The draft of an object that has passed everything.
+pub(super) fn draft(kind: &Kind, key: Key, object: &Value) -> Result<Draft, ApiError> {
+    Draft::new(key, object, kind.fields).map_err(|e| ApiError::new(Reason::InternalError, e.to_string()))
+}

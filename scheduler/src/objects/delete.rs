@@ -1,0 +1,169 @@
+//! Deletion: preconditions, propagation, grace periods and finalizers.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    DeleteOptions, Objects, Propagation, WriteOptions,
+    admission::{Operation, Request},
+    create,
+    meta::{self, FOREGROUND, ORPHAN},
+    row,
+    update::{self, Target},
+};
+use crate::{
+    kinds::Kind,
+    model::{ApiError, Object, Resource},
+    store::{Change, Expect, StoreError},
+};
+
+/// Lost races are tried again this often before the client is told.
+const ATTEMPTS: usize = 64;
+/// `terminationGracePeriodSeconds` of a pod that does not say.
+const DEFAULT_GRACE: i64 = 30;
+
+/// What a deletion came to.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The last state, or the state that waits for finalizers, for the grace period or for the node.
+    pub object: Arc<Object>,
+    /// Whether it is gone.
+    pub gone: bool,
+}
+
+impl Objects {
+    /// Deletes, or marks for deletion when finalizers or a grace period hold it.
+    pub async fn remove(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+    ) -> Result<Deleted, ApiError> {
+        let target = Target { kind: row(resource)?, namespace, name, sub: None };
+        for _ in 0..ATTEMPTS {
+            let current = self.stored(&target.key()).ok_or_else(|| ApiError::not_found(resource, name))?;
+            check_preconditions(target, delete, &current)?;
+            let mut object = update::decode(&current)?;
+            self.admit(Request {
+                operation: Operation::Delete,
+                kind: target.kind,
+                subresource: None,
+                namespace,
+                name,
+                object: &mut object,
+                old: None,
+                actor: &options.actor,
+                dry_run: options.dry_run,
+                objects: self,
+            })
+            .await?;
+            if let Some(deleted) = self.remove_once(target, delete, options, &current, object).await? {
+                return Ok(deleted);
+            }
+            tokio::task::yield_now().await;
+        }
+        Err(ApiError::conflict(resource, name, super::MODIFIED))
+    }
+
+    /// One attempt; `None` when somebody else was faster.
+    async fn remove_once(
+        &self,
+        target: Target<'_>,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+        current: &Arc<Object>,
+        old: Value,
+    ) -> Result<Option<Deleted>, ApiError> {
+        let mut new = old.clone();
+        set_propagation(delete, &mut new);
+        let gone = mark(target.kind, delete, &old, &mut new) && !update::held(target.kind, &new);
+        if options.dry_run || (!gone && new == old) {
+            return Ok(Some(Deleted { object: current.clone(), gone }));
+        }
+        let change = if gone {
+            Change::Delete { key: target.key(), expect: current.revision }
+        } else {
+            let draft = create::draft(target.kind, target.key(), &new)?;
+            Change::Put { draft, expect: Expect::At(current.revision) }
+        };
+        match self.inner.store.commit(vec![change]).await {
+            Ok(mut objects) => Ok(Some(Deleted { object: objects.remove(0), gone })),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Object) -> Result<(), ApiError> {
+    let (resource, name) = (target.kind.resource, target.name);
+    if let Some(uid) = &delete.uid
+        && **uid != *current.uid
+    {
+        return Err(update::uid_conflict(resource, name, uid, &current.uid));
+    }
+    if let Some(revision) = delete.revision
+        && revision != current.revision
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {}",
+            current.revision
+        );
+        return Err(ApiError::conflict(resource, name, &why));
+    }
+    Ok(())
+}
+
+/// The propagation policy becomes a finalizer that the garbage collector acts on and removes.
+fn set_propagation(delete: &DeleteOptions, object: &mut Value) {
+    let Some(propagation) = delete.propagation else { return };
+    let mut finalizers: Vec<String> = meta::finalizers(object).into_iter().map(str::to_owned).collect();
+    finalizers.retain(|f| f != FOREGROUND && f != ORPHAN);
+    match propagation {
+        Propagation::Orphan => finalizers.push(ORPHAN.to_owned()),
+        Propagation::Foreground => finalizers.push(FOREGROUND.to_owned()),
+        Propagation::Background => {}
+    }
+    meta::set_finalizers(object, &finalizers);
+}
+
+/// Marks for deletion; says whether the grace period is over.
+fn mark(kind: &Kind, delete: &DeleteOptions, old: &Value, new: &mut Value) -> bool {
+    let grace = grace_seconds(kind, delete, old);
+    let given = meta::of(old).get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    // A second deletion can only shorten the wait of the first.
+    if meta::deleting(old) && grace >= given {
+        return given == 0;
+    }
+    let metadata = meta::of_mut(new);
+    metadata.insert("deletionTimestamp".to_owned(), meta::after(grace).into());
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    if !meta::deleting(old) && meta::of(old).contains_key("generation") {
+        meta::raise_generation(new, old);
+    }
+    if kind.resource == Resource::NAMESPACES {
+        new["status"]["phase"] = "Terminating".into();
+    }
+    grace == 0
+}
+
+/// Pods on a node are given time, and their node confirms that they are gone by deleting them without any;
+/// everything else goes at once.
+fn grace_seconds(kind: &Kind, delete: &DeleteOptions, object: &Value) -> i64 {
+    if kind.resource != Resource::PODS {
+        return 0;
+    }
+    let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or("");
+    let finished = matches!(text("/status/phase"), "Succeeded" | "Failed");
+    if text("/spec/nodeName").is_empty() || finished {
+        return 0;
+    }
+    let own = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
+    // Upstream takes a negative grace period for the smallest one.
+    match delete.grace_seconds.or(own).unwrap_or(DEFAULT_GRACE) {
+        seconds if seconds < 0 => 1,
+        seconds => seconds,
+    }
+}

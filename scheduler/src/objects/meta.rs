@@ -1,0 +1,98 @@
+//! Reading and writing `metadata` of objects held as JSON.
+
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use rand::Rng as _;
+use serde_json::{Map, Value};
+
+/// Letters of generated name suffixes: no vowels and no look-alikes, as upstream.
+const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+/// A generated name is at most this long before its suffix.
+const MAX_BASE: usize = 63 - SUFFIX_LENGTH;
+
+/// The finalizer behind `propagationPolicy=Foreground`.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer behind `propagationPolicy=Orphan`.
+pub const ORPHAN: &str = "orphan";
+
+/// `metadata` of an object, empty when it has none.
+pub(super) fn of(object: &Value) -> &Map<String, Value> {
+    static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    object.get("metadata").and_then(Value::as_object).unwrap_or(&EMPTY)
+}
+
+/// `metadata` of an object, made when missing. `object` must be a JSON object, which decoding has checked.
+pub(super) fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
+    let slot = &mut object["metadata"];
+    if !slot.is_object() {
+        *slot = Value::Object(Map::new());
+    }
+    match slot {
+        Value::Object(map) => map,
+        _ => unreachable!("made an object just above"),
+    }
+}
+
+/// A text field of `metadata`, empty when missing.
+pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    of(object).get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Whether deletion has begun.
+pub(super) fn deleting(object: &Value) -> bool {
+    of(object).get("deletionTimestamp").is_some_and(|t| !t.is_null())
+}
+
+/// `metadata.finalizers`.
+pub(super) fn finalizers(object: &Value) -> Vec<&str> {
+    let list = of(object).get("finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Replaces `metadata.finalizers`; an empty list is left out.
+pub(super) fn set_finalizers(object: &mut Value, finalizers: &[String]) {
+    let metadata = of_mut(object);
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), finalizers.into());
+    }
+}
+
+/// Copies a field of `metadata`, or removes it when `from` does not have it.
+pub(super) fn carry(object: &mut Value, from: &Value, field: &str) {
+    let metadata = of_mut(object);
+    match of(from).get(field) {
+        Some(value) => metadata.insert(field.to_owned(), value.clone()),
+        None => metadata.remove(field),
+    };
+}
+
+/// Raises `metadata.generation` above that of `old`.
+pub(super) fn raise_generation(object: &mut Value, old: &Value) {
+    let generation = of(old).get("generation").and_then(Value::as_i64).unwrap_or(0);
+    of_mut(object).insert("generation".to_owned(), (generation + 1).into());
+}
+
+/// Now, as Kubernetes writes times: RFC 3339 in UTC, whole seconds.
+pub fn now() -> String {
+    after(0)
+}
+
+/// Now plus `seconds`.
+pub(super) fn after(seconds: i64) -> String {
+    let at = Timestamp::now().as_second().saturating_add(seconds);
+    Timestamp::from_second(at).unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A name for `metadata.generateName`.
+pub(super) fn generated_name(base: &str) -> String {
+    let mut rng = rand::rng();
+    let mut name: String = base.chars().take(MAX_BASE).collect();
+    for _ in 0..SUFFIX_LENGTH {
+        name.push(char::from(SUFFIX_LETTERS[rng.random_range(0..SUFFIX_LETTERS.len())]));
+    }
+    name
+}

@@ -1,0 +1,204 @@
+//! Lists in pages and watches of a selection.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{List, Objects, Selection, WatchEvent, WatchStream, row};
+use crate::{
+    model::{ApiError, Key, Object, Reason, Resource, Revision},
+    store::{Event, Scan, Watcher},
+};
+
+/// A quiet watch says how far it has come this often, so that a client that reconnects resumes from there
+/// instead of listing again.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+
+/// `?resourceVersionMatch=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionMatch {
+    /// The state at exactly this revision.
+    Exact,
+    /// Any state that is not older.
+    NotOlderThan,
+}
+
+/// Which part of a list, and of what age.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// At most so many items.
+    pub limit: Option<usize>,
+    /// [`List::next`] of the page before.
+    pub token: Option<String>,
+    /// The state that is asked for; `None` is the newest.
+    pub at: Option<(Revision, VersionMatch)>,
+}
+
+/// What a continue token says: the rest of which list.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Token {
+    /// Revision of the whole list.
+    rv: u64,
+    /// Namespace of the last item that was sent; absent when cluster-scoped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns: Option<String>,
+    /// Its name.
+    name: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> Result<Self, ApiError> {
+        let invalid =
+            |why: String| ApiError::new(Reason::BadRequest, format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
+        serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))
+    }
+
+    fn key(&self, resource: Resource) -> Key {
+        super::key(resource, self.ns.as_deref(), &self.name)
+    }
+}
+
+impl Selection {
+    /// Whether an object is selected.
+    pub fn matches(&self, object: &Object) -> bool {
+        let field = |path: &str| match path {
+            "metadata.name" => &*object.key.name,
+            "metadata.namespace" => object.key.namespace_str(),
+            path => object.fields.get(path).map_or("", String::as_str),
+        };
+        (self.namespace.is_none() || self.namespace == object.key.namespace)
+            && self.labels.matches(&object.labels)
+            && self.fields.matches(field)
+    }
+
+    /// Whether every object of the namespace is selected.
+    fn is_everything(&self) -> bool {
+        self.labels.requirements.is_empty() && self.fields.terms.is_empty()
+    }
+
+    /// How a watcher of this selection sees a change, if it does.
+    fn see(&self, event: &Event) -> Option<WatchEvent> {
+        let is = !event.deleted && self.matches(&event.object);
+        let was = event.previous.as_ref().filter(|p| self.matches(p));
+        Some(match (is, was) {
+            (true, None) => WatchEvent::Added(event.object.clone()),
+            (true, Some(_)) => WatchEvent::Modified(event.object.clone()),
+            (false, Some(_)) if event.deleted => WatchEvent::Deleted(event.object.clone()),
+            (false, Some(left)) => WatchEvent::Deleted(Arc::new(left.at_revision(event.revision()))),
+            (false, None) => return None,
+        })
+    }
+}
+
+impl Objects {
+    /// One page of a list. All pages of a list show the state at the revision of the first.
+    pub fn page(&self, resource: Resource, selection: &Selection, page: &Page) -> Result<List, ApiError> {
+        let kind = row(resource)?;
+        let known = |path: &str| {
+            path == "metadata.name" || path == "metadata.namespace" || kind.fields.contains(&path)
+        };
+        if let Some((path, ..)) = selection.fields.terms.iter().find(|(path, ..)| !known(path)) {
+            let message = format!("field label not supported: {path}");
+            return Err(ApiError::new(Reason::BadRequest, message));
+        }
+        let token = page.token.as_deref().map(Token::decode).transpose()?;
+        let at = match (&token, page.at) {
+            (Some(token), _) => Some(Revision(token.rv)),
+            (None, Some((revision, VersionMatch::Exact))) => Some(revision),
+            (None, Some((revision, VersionMatch::NotOlderThan))) if revision > self.revision() => {
+                Some(revision)
+            }
+            (None, _) => None,
+        };
+        let after = token.as_ref().map(|t| t.key(resource));
+        let scan = Scan { resource, namespace: selection.namespace.clone(), after, at };
+        let snapshot = self.inner.store.scan(&scan)?;
+        let mut items = snapshot.items;
+        if !selection.is_everything() {
+            items.retain(|o| selection.matches(o));
+        }
+        let limit = page.limit.filter(|l| *l > 0 && *l < items.len());
+        let rest = limit.map(|limit| items.split_off(limit).len() as u64);
+        let next = rest.and(items.last()).map(|last| {
+            let ns = last.key.namespace.as_deref().map(str::to_owned);
+            Token { rv: snapshot.revision.0, ns, name: last.key.name.to_string() }.encode()
+        });
+        // Upstream does not know the number with a selector, and clients take its presence as exact.
+        let remaining = rest.filter(|_| selection.is_everything());
+        Ok(List { items, revision: snapshot.revision, next, remaining })
+    }
+
+    /// Changes after `from`; starts with synthetic `Added` events of everything when `from` is `None`, then a
+    /// bookmark. Bookmarks also come now and then while nothing happens.
+    pub async fn watch(
+        &self,
+        resource: Resource,
+        selection: Selection,
+        from: Option<Revision>,
+    ) -> Result<WatchStream, ApiError> {
+        let mut ready = VecDeque::new();
+        let from = if let Some(revision) = from {
+            // Refuses what a list would refuse.
+            let none = Page { limit: Some(1), ..Page::default() };
+            self.page(resource, &selection, &none)?;
+            revision
+        } else {
+            let list = self.page(resource, &selection, &Page::default())?;
+            ready.extend(list.items.into_iter().map(WatchEvent::Added));
+            ready.push_back(WatchEvent::Bookmark(list.revision));
+            list.revision
+        };
+        let watcher = self.inner.store.watch(resource, from)?;
+        let bookmark = Instant::now() + BOOKMARK_EVERY;
+        let watch = Watch { watcher, selection, ready, bookmark };
+        Ok(stream::unfold(Some(watch), next_event).boxed())
+    }
+}
+
+struct Watch {
+    watcher: Watcher,
+    selection: Selection,
+    ready: VecDeque<WatchEvent>,
+    bookmark: Instant,
+}
+
+async fn next_event(watch: Option<Watch>) -> Option<(Result<WatchEvent, ApiError>, Option<Watch>)> {
+    let mut watch = watch?;
+    match watch.next().await {
+        Ok(event) => Some((Ok(event), Some(watch))),
+        Err(error) => Some((Err(error), None)),
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<WatchEvent, ApiError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            tokio::select! {
+                // Cancel-safe: the watcher's place moves only when it returns.
+                events = self.watcher.next() => {
+                    let selection = &self.selection;
+                    self.ready.extend(events?.iter().filter_map(|e| selection.see(e)));
+                }
+                // Cancel-safe: a deadline.
+                () = tokio::time::sleep_until(self.bookmark) => {
+                    self.bookmark = Instant::now() + BOOKMARK_EVERY;
+                    let events = self.watcher.ready()?;
+                    let selection = &self.selection;
+                    self.ready.extend(events.iter().filter_map(|e| selection.see(e)));
+                    self.ready.push_back(WatchEvent::Bookmark(self.watcher.reached()));
+                }
+            }
+        }
+    }
+}

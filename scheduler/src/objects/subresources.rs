@@ -1,0 +1,162 @@
+//! Subresources that write: which part of the object each may touch, and the views that have a body of their
+//! own (`scale`, `binding`).
+
+use serde_json::{Value, json};
+
+use super::{meta, update::Edited, update::Target};
+use crate::{
+    kinds::Subresource,
+    model::{ApiError, Cause, LabelSelector, Reason, Requirement},
+};
+
+/// Whether the body of a write is another type than the object.
+pub(super) fn has_own_body(sub: Subresource) -> bool {
+    matches!(sub, Subresource::Scale | Subresource::Binding)
+}
+
+/// Undoes whatever a subresource may not touch.
+pub(super) fn restrict(sub: Subresource, old: &Value, new: &mut Value) {
+    let wanted = std::mem::replace(new, old.clone());
+    let path = match sub {
+        Subresource::Status => "/status",
+        Subresource::Finalize => "/spec/finalizers",
+        // Made from the old object by `merge`: there is nothing else in it.
+        _ => {
+            *new = wanted;
+            return;
+        }
+    };
+    meta::carry(new, &wanted, "managedFields");
+    let value = wanted.pointer(path).cloned();
+    let (parent, field) = path.rsplit_once('/').unwrap_or(("", path));
+    let Some(parent) = new.pointer_mut(parent).and_then(Value::as_object_mut) else { return };
+    match value {
+        Some(value) => drop(parent.insert(field.to_owned(), value)),
+        None => drop(parent.remove(field)),
+    }
+}
+
+/// The object after a write of a subresource with its own body.
+pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edited, ApiError> {
+    let mut object = old.clone();
+    match target.sub {
+        Some(Subresource::Scale) => {
+            let replicas = scale_replicas(target, body)?;
+            // The preconditions of the body hold for the object.
+            for field in ["resourceVersion", "uid"] {
+                if !meta::text(body, field).is_empty() {
+                    meta::carry(&mut object, body, field);
+                }
+            }
+            object["spec"]["replicas"] = replicas.into();
+        }
+        Some(Subresource::Binding) => bind(target, &mut object, body)?,
+        _ => {}
+    }
+    Ok(Edited { object, warnings: Vec::new() })
+}
+
+fn scale_replicas(target: Target<'_>, body: &Value) -> Result<i64, ApiError> {
+    let replicas = body.pointer("/spec/replicas").unwrap_or(&Value::Null);
+    let invalid = |reason, message: String| {
+        let cause = Cause { reason, field: "spec.replicas".to_owned(), message };
+        ApiError::invalid("autoscaling", "Scale", target.name, vec![cause])
+    };
+    match replicas {
+        Value::Null => Ok(0),
+        Value::Number(n) if n.as_i64().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)) => {
+            Ok(n.as_i64().unwrap_or_default())
+        }
+        Value::Number(n) => Err(invalid(
+            "FieldValueInvalid",
+            format!("Invalid value: {n}: must be greater than or equal to 0"),
+        )),
+        other => {
+            let message =
+                format!("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas: {other}");
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
+    }
+}
+
+/// The `autoscaling/v1` Scale of a workload.
+pub fn scale(object: &Value) -> Value {
+    let metadata = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
+        .into_iter()
+        .filter_map(|f| Some((f.to_owned(), meta::of(object).get(f)?.clone())))
+        .collect::<serde_json::Map<_, _>>();
+    let number = |path| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    let mut status = json!({"replicas": number("/status/replicas")});
+    let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
+    if let Ok(selector) = serde_json::from_value(selector)
+        && let Ok(selector) = LabelSelector::from_object(&selector)
+    {
+        status["selector"] = selector_text(&selector).into();
+    }
+    json!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
+        "spec": {"replicas": number("/spec/replicas")}, "status": status,
+    })
+}
+
+/// A selector in the query form.
+fn selector_text(selector: &LabelSelector) -> String {
+    let set = |key: &str, word: &str, values: &[String]| format!("{key} {word} ({})", values.join(","));
+    let terms = selector.requirements.iter().map(|r| match r {
+        Requirement::In(key, values) if values.len() == 1 => format!("{key}={}", values[0]),
+        Requirement::In(key, values) => set(key, "in", values),
+        Requirement::NotIn(key, values) => set(key, "notin", values),
+        Requirement::Exists(key) => key.clone(),
+        Requirement::DoesNotExist(key) => format!("!{key}"),
+        Requirement::Gt(key, n) => format!("{key}>{n}"),
+        Requirement::Lt(key, n) => format!("{key}<{n}"),
+    });
+    let mut terms: Vec<_> = terms.collect();
+    terms.sort();
+    terms.join(",")
+}
+
+/// Assigns a pod to the node that the Binding names.
+fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiError> {
+    let conflict = |why: &str| Err(ApiError::conflict("pods/binding", target.name, why));
+    let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or("");
+    if node.is_empty() {
+        let field = "target.name".to_owned();
+        let message = "Required value".to_owned();
+        let cause = Cause { reason: "FieldValueRequired", field, message };
+        return Err(ApiError::invalid("", "Binding", target.name, vec![cause]));
+    }
+    let uid = meta::text(binding, "uid");
+    if !uid.is_empty() && uid != meta::text(pod, "uid") {
+        return Err(super::update::uid_conflict(
+            target.kind.resource,
+            target.name,
+            uid,
+            meta::text(pod, "uid"),
+        ));
+    }
+    if meta::deleting(pod) {
+        return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));
+    }
+    let present = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+    if !present.is_empty() {
+        return conflict(&format!("pod {} is already assigned to node {present:?}", target.name));
+    }
+    pod["spec"]["nodeName"] = node.into();
+    scheduled(pod);
+    Ok(())
+}
+
+/// Sets the condition `PodScheduled` to true.
+fn scheduled(pod: &mut Value) {
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": meta::now(),
+        "lastProbeTime": null});
+    let conditions = &mut pod["status"]["conditions"];
+    match conditions {
+        Value::Array(list) => {
+            list.retain(|c| c["type"] != "PodScheduled");
+            list.push(condition);
+        }
+        _ => *conditions = json!([condition]),
+    }
+}

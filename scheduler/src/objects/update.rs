@@ -1,0 +1,319 @@
+//! Changing objects: the one path that update, patch and every subresource write take.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    MODIFIED, Objects, Patch, WriteOptions, Written,
+    admission::{Operation, Request},
+    create, key, meta, patching, row, subresources,
+};
+use crate::{
+    kinds::{Kind, Subresource},
+    model::{ApiError, Cause, Key, Object, Reason, Resource, Revision},
+    store::{Change, Expect, StoreError},
+};
+
+/// Lost races are tried again this often before the client is told.
+const ATTEMPTS: usize = 64;
+
+/// What a write is about.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) name: &'a str,
+    pub(super) sub: Option<Subresource>,
+}
+
+impl Target<'_> {
+    pub(super) fn key(&self) -> Key {
+        key(self.kind.resource, self.namespace, self.name)
+    }
+}
+
+/// What an edit made of the stored state.
+pub(super) struct Edited {
+    pub(super) object: Value,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Objects {
+    /// Replaces; `metadata.resourceVersion` in the body, when there, must match.
+    pub async fn update(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        sub: Option<Subresource>,
+        mut body: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let kind = row(resource)?;
+        let target = Target { kind, namespace, name, sub };
+        if sub.is_some_and(subresources::has_own_body) {
+            return self.edit(target, options, |old| subresources::merge(target, old, &body)).await;
+        }
+        create::check_type(kind, &mut body)?;
+        create::check_namespace(kind, namespace, &mut body)?;
+        check_name(name, &body)?;
+        let warnings = create::check_fields(kind, &mut body, options)?;
+        let edit = |_: &Value| Ok(Edited { object: body.clone(), warnings: warnings.clone() });
+        self.edit(target, options, edit).await
+    }
+
+    /// Patches; server-side apply creates what is missing. Retries internally on a concurrent change unless
+    /// the patch names a resourceVersion.
+    pub async fn patch(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        sub: Option<Subresource>,
+        patch: Patch,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let target = Target { kind: row(resource)?, namespace, name, sub };
+        if let (Patch::Apply(body), None) = (&patch, sub) {
+            match self.create_by_apply(target, body, options).await {
+                // Somebody else created it in between: apply on top of that.
+                Err(e) if e.reason == Reason::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(None) => {}
+                Ok(Some(written)) => return Ok(written),
+            }
+        }
+        self.edit(target, options, |old| patching::patched(target, old, &patch, options)).await
+    }
+
+    /// Creates the object of an apply patch; `None` when it is there already.
+    async fn create_by_apply(
+        &self,
+        target: Target<'_>,
+        body: &Value,
+        options: &WriteOptions,
+    ) -> Result<Option<Written>, ApiError> {
+        if self.stored(&target.key()).is_some() {
+            return Ok(None);
+        }
+        let mut body = body.clone();
+        create::check_type(target.kind, &mut body)?;
+        check_name(target.name, &body)?;
+        if !meta::text(&body, "uid").is_empty() {
+            return Err(ApiError::conflict(target.kind.resource, target.name, MODIFIED));
+        }
+        let object = patching::first_apply(target.kind, &body, options)?;
+        self.create(target.kind.resource, target.namespace, object, options).await.map(Some)
+    }
+
+    /// Reads, edits and writes back until nobody was faster.
+    pub(super) async fn edit(
+        &self,
+        target: Target<'_>,
+        options: &WriteOptions,
+        edit: impl Fn(&Value) -> Result<Edited, ApiError>,
+    ) -> Result<Written, ApiError> {
+        for _ in 0..ATTEMPTS {
+            let current = self
+                .stored(&target.key())
+                .ok_or_else(|| ApiError::not_found(target.kind.resource, target.name))?;
+            match self.edit_once(target, options, &edit, current).await? {
+                Some(written) => return Ok(written),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        Err(ApiError::conflict(target.kind.resource, target.name, MODIFIED))
+    }
+
+    /// One attempt; `None` when somebody else was faster.
+    async fn edit_once(
+        &self,
+        target: Target<'_>,
+        options: &WriteOptions,
+        edit: impl Fn(&Value) -> Result<Edited, ApiError>,
+        current: Arc<Object>,
+    ) -> Result<Option<Written>, ApiError> {
+        let old = decode(&current)?;
+        let Edited { object: mut new, mut warnings } = edit(&old)?;
+        check_preconditions(target, &current, &new)?;
+        self.finish(target, options, &old, &mut new).await?;
+        if unchanged(&old, &new) {
+            return Ok(Some(Written { object: current, created: false, warnings }));
+        }
+        if target.sub.is_none() {
+            warnings.extend((target.kind.warnings)(&new));
+        }
+        let draft = create::draft(target.kind, target.key(), &new)?;
+        if options.dry_run {
+            let object = Arc::new(draft.at(current.revision));
+            return Ok(Some(Written { object, created: false, warnings }));
+        }
+        let put = Change::Put { draft, expect: Expect::At(current.revision) };
+        let mut changes = vec![put];
+        if finished_deleting(target.kind, &old, &new) {
+            changes = vec![Change::Delete { key: target.key(), expect: current.revision }];
+        }
+        match self.inner.store.commit(changes).await {
+            Ok(mut objects) => Ok(Some(Written { object: objects.remove(0), created: false, warnings })),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Everything between what the client wants and what is stored.
+    async fn finish(
+        &self,
+        target: Target<'_>,
+        options: &WriteOptions,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<(), ApiError> {
+        let Target { kind, namespace, name, sub } = target;
+        carry_metadata(old, new);
+        check_finalizers(kind, name, old, new)?;
+        match sub {
+            Some(sub) => subresources::restrict(sub, old, new),
+            None => (kind.prepare_update)(new, old),
+        }
+        (kind.defaults)(new);
+        self.admit(Request {
+            operation: Operation::Update,
+            kind,
+            subresource: sub,
+            namespace,
+            name,
+            object: new,
+            old: Some(old),
+            actor: &options.actor,
+            dry_run: options.dry_run,
+            objects: self,
+        })
+        .await?;
+        let causes = (kind.validate)(new, Some(old));
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
+        }
+        if kind.generation && new.get("spec") != old.get("spec") {
+            meta::raise_generation(new, old);
+        }
+        patching::record_write(kind, Some(old), new, sub, options)
+    }
+}
+
+/// Decodes a stored object.
+pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
+    object.decode().map_err(|error| {
+        tracing::error!(error = %crate::model::Chain(&error), "a stored object does not decode");
+        ApiError::new(Reason::InternalError, error.to_string())
+    })
+}
+
+fn check_name(name: &str, body: &Value) -> Result<(), ApiError> {
+    match meta::text(body, "name") {
+        "" => Err(ApiError::new(Reason::BadRequest, "name must be provided")),
+        found if found == name => Ok(()),
+        found => {
+            let message =
+                format!("the name of the object ({found}) does not match the name on the URL ({name})");
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
+    }
+}
+
+/// The revision and the uid that the client names are the stored ones.
+fn check_preconditions(target: Target<'_>, current: &Object, new: &Value) -> Result<(), ApiError> {
+    let (resource, name) = (target.kind.resource, target.name);
+    let revision = meta::text(new, "resourceVersion");
+    if !revision.is_empty() && revision != "0" {
+        let wanted = revision.parse().map(Revision).map_err(|_| {
+            let message = format!("resourceVersion: Invalid value: {revision:?}: not a number");
+            ApiError::new(Reason::BadRequest, message)
+        })?;
+        if wanted != current.revision {
+            return Err(ApiError::conflict(resource, name, MODIFIED));
+        }
+    }
+    let uid = meta::text(new, "uid");
+    if !uid.is_empty() && uid != &*current.uid {
+        return Err(uid_conflict(resource, name, uid, &current.uid));
+    }
+    Ok(())
+}
+
+/// The object under this name is another one than the client means.
+pub(super) fn uid_conflict(resource: Resource, name: &str, wanted: &str, found: &str) -> ApiError {
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+    ApiError::conflict(resource, name, &why)
+}
+
+/// Metadata that only the server writes stays as it is.
+fn carry_metadata(old: &Value, new: &mut Value) {
+    const OURS: [&str; 9] = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ];
+    for field in OURS {
+        meta::carry(new, old, field);
+    }
+    if !meta::of(new).contains_key("managedFields") {
+        meta::carry(new, old, "managedFields");
+    }
+}
+
+fn check_finalizers(kind: &Kind, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
+    if !meta::deleting(old) {
+        return Ok(());
+    }
+    let before = meta::finalizers(old);
+    let added: Vec<_> = meta::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    let quoted: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+    let message = format!(
+        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+        quoted.join(", ")
+    );
+    let field = "metadata.finalizers".to_owned();
+    let cause = Cause { reason: "FieldValueForbidden", field, message };
+    Err(ApiError::invalid(kind.group, kind.kind, name, vec![cause]))
+}
+
+/// Nothing but the revision, or the times at which managers wrote the same fields, is different.
+fn unchanged(old: &Value, new: &Value) -> bool {
+    if old == new {
+        return true;
+    }
+    let plain = |value: &Value| {
+        let mut value = value.clone();
+        let metadata = meta::of_mut(&mut value);
+        metadata.remove("resourceVersion");
+        let managers = metadata.get_mut("managedFields").and_then(Value::as_array_mut);
+        for manager in managers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            manager.remove("time");
+        }
+        value
+    };
+    plain(old) == plain(new)
+}
+
+/// An object that waits for its finalizers goes with the last of them.
+pub(super) fn finished_deleting(kind: &Kind, old: &Value, new: &Value) -> bool {
+    let grace = meta::of(old).get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    meta::deleting(new) && grace == 0 && !held(kind, new)
+}
+
+/// Whether finalizers hold the object.
+pub(super) fn held(kind: &Kind, object: &Value) -> bool {
+    let content = kind.resource == Resource::NAMESPACES
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+    content || !meta::finalizers(object).is_empty()
+}
