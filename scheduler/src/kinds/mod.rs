@@ -1,6 +1,8 @@
 //! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
+pub mod decode;
+pub mod quantity;
 pub mod schema;
 mod table;
 
