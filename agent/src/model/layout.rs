@@ -52,6 +52,16 @@ impl Layout {
         self.run_dir.join("records")
     }
 
+    /// Pinned namespaces, one directory per pod.
+    pub fn namespaces_dir(&self) -> PathBuf {
+        self.run_dir.join("namespaces")
+    }
+
+    /// Which pod has which address, and which addresses rest after use.
+    pub fn addresses_file(&self) -> PathBuf {
+        self.state_dir.join("addresses.json")
+    }
+
     /// A pod's log directory, named as upstream names it: log collectors parse it.
     pub fn pod_log_dir(&self, name: &PodName, pod: &PodUid) -> PathBuf {
         self.log_dir.join(format!("{}_{}_{pod}", name.namespace, name.name))

@@ -2,9 +2,23 @@
 //! other nodes' pods, load balancer addresses on the uplink. Never touches interfaces it did not make, except
 //! for routes and announced addresses on the configured uplink.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+mod addresses;
+mod kernel;
+mod masquerade;
+mod namespaces;
+mod netlink;
+mod node;
+mod pod;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use async_trait::async_trait;
+
+pub use kernel::{KernelNetwork, NetSettings};
 
 use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodName, PodUid};
 
@@ -41,7 +55,36 @@ pub enum NetError {
         /// Count.
         used: usize,
     },
-    /// State on disk.
+    /// A pod was asked for before the cluster's ranges were known.
+    #[error("the node has no pod range yet: it comes with the scheduler's first hello")]
+    NotConfigured,
+    /// Another node is behind a router: a route to its pods would end there.
+    #[error(
+        "node {node} ({address}) is reached through the router {gateway}: its pods are not reachable from here, because nodes must share one layer 2 network"
+    )]
+    NotOnLink {
+        /// The other node.
+        node: NodeName,
+        /// Its address.
+        address: Ipv4Addr,
+        /// The router between.
+        gateway: Ipv4Addr,
+    },
+    /// Another node cannot be reached at all.
+    #[error("there is no route to node {node} ({address}): its pods are not reachable from here")]
+    NoRoute {
+        /// The other node.
+        node: NodeName,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// Pods would not reach the outside.
+    #[error("cannot install the masquerade rules with nft (Debian package nftables)")]
+    Masquerade(#[source] std::io::Error),
+    /// Load balancer addresses have nowhere to go.
+    #[error("there is no uplink to announce addresses on: name one with uplink in [network]")]
+    NoUplink,
+    /// A kernel setting, or state on disk.
     #[error("cannot {operation} {path:?}")]
     State {
         /// `read`, `write`.
