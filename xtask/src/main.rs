@@ -7,6 +7,7 @@ mod images;
 mod layout;
 mod packages;
 mod sh;
+mod structure;
 mod test;
 mod ui;
 mod up;
@@ -14,7 +15,7 @@ mod up;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use owo_colors::OwoColorize;
+use console::style;
 
 /// Gantry's project commands.
 #[derive(Parser)]
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{} {error:#}", "error:".red().bold());
+            eprintln!("{} {error:#}", style("error:").red().bold().for_stderr());
             ExitCode::FAILURE
         }
     }

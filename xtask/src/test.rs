@@ -1,14 +1,15 @@
 //! `cargo xtask test`: every suite, in an order that finds cheap faults first. A suite that cannot run is a
 //! failure: there is no skip.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
+    ebpf,
     layout::{self, Layout},
     packages,
-    sh::{Sh, cargo},
-    ui, up,
+    sh::{Sh, cargo, sh},
+    structure, ui, up,
 };
 
 /// A group of tests.
@@ -58,21 +59,10 @@ fn lint() -> Result<()> {
         here()?.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]).run()?;
         Ok(String::new())
     })?;
-    ui::step("lint inheritance", |_| every_crate_inherits_lints())
-}
-
-/// A lint table that a crate does not inherit protects nothing.
-fn every_crate_inherits_lints() -> Result<String> {
     let root = layout::root()?;
-    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml"))?.parse()?;
-    let members = manifest["workspace"]["members"].as_array().context("no workspace members")?;
-    for member in members.iter().filter_map(toml::Value::as_str) {
-        let path = root.join(member).join("Cargo.toml");
-        let table: toml::Table = std::fs::read_to_string(&path)?.parse()?;
-        let inherits = table.get("lints").and_then(|l| l.get("workspace")).and_then(toml::Value::as_bool);
-        ensure!(inherits == Some(true), "{} does not say [lints] workspace = true", path.display());
-    }
-    Ok(format!("{} crates", members.len()))
+    ui::step("lint inheritance", |_| structure::every_crate_inherits_lints(&root))?;
+    ui::step("ARCHITECTURE.md", |_| structure::the_map_is_true(&root))?;
+    ui::step("file sizes and headers", |_| structure::files_are_readable(&root))
 }
 
 fn unit() -> Result<()> {
@@ -82,7 +72,7 @@ fn unit() -> Result<()> {
 fn privileged() -> Result<()> {
     require_root()?;
     packages::ensure(packages::CLUSTER)?;
-    crate::ebpf::build(&layout::root()?)?;
+    ebpf::build(&layout::root()?)?;
     // One test thread: these share the machine's namespaces, cgroups and two cores.
     here()?
         .args(["test", "--package", "gantry-agent", "--test", "*", "--", "--ignored", "--test-threads=1"])
@@ -112,8 +102,8 @@ fn end_to_end() -> Result<()> {
 /// The daemons' logs of a failed run, where `down` does not remove them.
 fn keep_logs(layout: &Layout) -> Result<()> {
     let kept = layout.root.join("target/test-logs");
-    crate::sh::sh("rm").arg("-rf").arg(&kept).run()?;
-    crate::sh::sh("cp").arg("-r").arg(layout.dir.join("logs")).arg(&kept).run()?;
+    sh("rm").arg("-rf").arg(&kept).run()?;
+    sh("cp").arg("-r").arg(layout.dir.join("logs")).arg(&kept).run()?;
     eprintln!("  the daemons' logs are in {}", kept.display());
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::Result;
+use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
-use owo_colors::OwoColorize;
 
 /// A running step.
 pub(crate) struct Step {
@@ -53,19 +53,19 @@ impl Step {
         let result = result.as_ref();
         let tail = if result.is_empty() { String::new() } else { format!(": {result}") };
         let line = format!("{}{tail}", self.what);
-        self.close(&format!("  {} {line}", "✓".green()));
+        self.close(&format!("  {} {line}", style("✓").green().for_stderr()));
     }
 
     fn failed(self) {
         let line = self.what.clone();
-        self.close(&format!("  {} {line}", "✗".red()));
+        self.close(&format!("  {} {line}", style("✗").red().for_stderr()));
     }
 
     fn close(self, line: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("{line} {}", seconds(self.since.elapsed()).dimmed());
+        eprintln!("{line} {}", style(seconds(self.since.elapsed())).dim().for_stderr());
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn step(what: impl Into<String>, work: impl FnOnce(&mut Step) -> Resu
 
 /// A heading between groups of steps.
 pub(crate) fn heading(text: &str) {
-    eprintln!("{}", text.bold());
+    eprintln!("{}", style(text).bold().for_stderr());
 }
 
 /// `1.2 s`, `3 min 04 s`.

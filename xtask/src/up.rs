@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use owo_colors::OwoColorize;
+use console::style;
 use serde_json::Value;
 
 use crate::{
@@ -151,11 +151,11 @@ fn answer(cluster: &Cluster) -> Result<()> {
         .args(["-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"])
         .text()?;
     let body = get(&format!("{address}:80"), "/")?;
-    println!("\n{} http://{address}/ {} {}", "GET".bold(), "→".dimmed(), body.trim());
+    println!("\n{} http://{address}/ {} {}", style("GET").bold(), style("→").dim(), body.trim());
     println!("\nThe cluster stays up. Try:");
     println!("  export KUBECONFIG={}", cluster.layout.kubeconfig().display());
     println!("  {} get pods -A -o wide", cluster.kubectl.display());
-    println!("  cargo xtask down    {}", "# ends it and leaves nothing behind".dimmed());
+    println!("  cargo xtask down    {}", style("# ends it and leaves nothing behind").dim());
     Ok(())
 }
 

@@ -42,8 +42,9 @@ fn pin_mount_namespace(layout: &Layout, node: &Node) -> Result<()> {
         "mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t bpf -o mode=0700 bpf {}",
         bpf.display()
     );
-    sh("ip")
-        .args(["netns", "exec", &node.netns, "unshare", "--propagation", "private"])
+    sh("nsenter")
+        .arg(format!("--net=/run/netns/{}", node.netns))
+        .args(["unshare", "--propagation", "private"])
         .arg(format!("--mount={}", node.mntns.display()))
         .args(["sh", "-ec", &script])
         .run()
