@@ -1,0 +1,329 @@
+//! Discovery: which groups, versions and resources the API serves, in the legacy form and in the aggregated one
+//! that kubectl asks for by its Accept header. Made from the kind table, so a kind is listed exactly when it is
+//! served.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::kinds::{self, Kind, Scope, Subresource};
+
+/// A resource without stored objects, served by code of its own.
+struct Extra {
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    scope: Scope,
+    verbs: &'static [&'static str],
+}
+
+const EXTRAS: [Extra; 3] = [
+    Extra {
+        group: "authentication.k8s.io",
+        version: "v1",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        kind: "SelfSubjectReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    Extra {
+        group: "metrics.k8s.io",
+        version: "v1beta1",
+        plural: "nodes",
+        singular: "",
+        kind: "NodeMetrics",
+        scope: Scope::Cluster,
+        verbs: &["get", "list"],
+    },
+    Extra {
+        group: "metrics.k8s.io",
+        version: "v1beta1",
+        plural: "pods",
+        singular: "",
+        kind: "PodMetrics",
+        scope: Scope::Namespaced,
+        verbs: &["get", "list"],
+    },
+];
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// The form that a client accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `APIGroupList` and `APIResourceList`.
+    Legacy,
+    /// `APIGroupDiscoveryList`, of this version of `apidiscovery.k8s.io`.
+    Aggregated(&'static str),
+}
+
+impl Form {
+    /// The first form in `accept` that we have.
+    pub fn accepted(accept: &str) -> Self {
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            if parts.next().is_none_or(|media| !matches!(media, "application/json" | "application/*" | "*/*"))
+            {
+                continue;
+            }
+            let parts: Vec<&str> = parts.filter(|p| !p.starts_with("q=")).collect();
+            if parts.is_empty() {
+                return Self::Legacy;
+            }
+            if !parts.contains(&"g=apidiscovery.k8s.io") || !parts.contains(&"as=APIGroupDiscoveryList") {
+                continue;
+            }
+            for version in ["v2", "v2beta1"] {
+                if parts.contains(&format!("v={version}").as_str()) {
+                    return Self::Aggregated(version);
+                }
+            }
+        }
+        Self::Legacy
+    }
+
+    /// The content type of an answer in this form.
+    pub fn content_type(self) -> String {
+        match self {
+            Self::Legacy => "application/json".to_owned(),
+            Self::Aggregated(version) => {
+                format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList")
+            }
+        }
+    }
+}
+
+/// `/api`; `server` is the address that clients reach us at, `10.0.0.1:6443`.
+pub fn core(form: Form, server: &str) -> Value {
+    match form {
+        Form::Legacy => json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}],
+        }),
+        Form::Aggregated(version) => aggregated(version, &[("", "v1")]),
+    }
+}
+
+/// `/apis`.
+pub fn groups(form: Form) -> Value {
+    match form {
+        Form::Legacy => {
+            let groups: Vec<Value> = group_versions().iter().filter_map(|(g, _)| group(g)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        }
+        Form::Aggregated(version) => aggregated(version, &group_versions()),
+    }
+}
+
+/// `/apis/{group}`; `None` when there is no such group.
+pub fn group(name: &str) -> Option<Value> {
+    let (_, version) = group_versions().into_iter().find(|(group, _)| *group == name)?;
+    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    Some(json!({
+        "kind": "APIGroup", "apiVersion": "v1", "name": name,
+        "versions": [version], "preferredVersion": version,
+    }))
+}
+
+/// `/api/v1` (empty group) and `/apis/{group}/{version}`; `None` when there is no such version.
+pub fn resources(group: &str, version: &str) -> Option<Value> {
+    let mut resources: Vec<Value> = Vec::new();
+    for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
+        resources.push(legacy_resource(kind));
+        resources.extend(kind.subresources.iter().map(|sub| legacy_subresource(kind, *sub)));
+    }
+    resources.extend(EXTRAS.iter().filter(|e| (e.group, e.version) == (group, version)).map(|e| {
+        json!({"name": e.plural, "singularName": e.singular, "namespaced": e.scope == Scope::Namespaced,
+            "kind": e.kind, "verbs": e.verbs})
+    }));
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    (!resources.is_empty()).then(|| {
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
+    })
+}
+
+/// The named groups with their one version each, in alphabetical order.
+pub fn group_versions() -> Vec<(&'static str, &'static str)> {
+    let kinds = kinds::all().iter().map(|k| (k.group, k.version));
+    let all: BTreeSet<_> = kinds.chain(EXTRAS.iter().map(|e| (e.group, e.version))).collect();
+    all.into_iter().filter(|(group, _)| !group.is_empty()).collect()
+}
+
+fn verbs(kind: &Kind) -> Vec<&'static str> {
+    // Namespaces go one by one: each takes its content along.
+    let collection = kind.resource != crate::model::Resource::NAMESPACES;
+    VERBS.into_iter().filter(|verb| collection || *verb != "deletecollection").collect()
+}
+
+/// What a subresource is called, which (group, version, kind) it speaks and what can be done with it. An empty
+/// kind is that of the object itself.
+fn subresource(
+    sub: Subresource,
+) -> (&'static str, (&'static str, &'static str, &'static str), &'static [&'static str]) {
+    let write: &[&str] = &["get", "patch", "update"];
+    let connect: &[&str] = &["create", "get"];
+    match sub {
+        Subresource::Status => ("status", ("", "", ""), write),
+        Subresource::Scale => ("scale", ("autoscaling", "v1", "Scale"), write),
+        Subresource::Binding => ("binding", ("", "v1", "Binding"), &["create"]),
+        Subresource::Log => ("log", ("", "", ""), &["get"]),
+        Subresource::Exec => ("exec", ("", "v1", "PodExecOptions"), connect),
+        Subresource::Attach => ("attach", ("", "v1", "PodAttachOptions"), connect),
+        Subresource::PortForward => ("portforward", ("", "v1", "PodPortForwardOptions"), connect),
+        Subresource::Eviction => ("eviction", ("policy", "v1", "Eviction"), &["create"]),
+        Subresource::Finalize => ("finalize", ("", "", ""), &["update"]),
+    }
+}
+
+fn legacy_resource(kind: &Kind) -> Value {
+    let mut out = json!({
+        "name": kind.plural,
+        "singularName": kind.singular,
+        "namespaced": kind.scope == Scope::Namespaced,
+        "kind": kind.kind,
+        "verbs": verbs(kind),
+    });
+    for (name, list) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
+        if !list.is_empty() {
+            out[name] = json!(list);
+        }
+    }
+    out
+}
+
+fn legacy_subresource(kind: &Kind, sub: Subresource) -> Value {
+    let (name, (group, version, response), verbs) = subresource(sub);
+    let mut out = json!({
+        "name": format!("{}/{name}", kind.plural),
+        "singularName": "",
+        "namespaced": kind.scope == Scope::Namespaced,
+        "kind": if response.is_empty() { kind.kind } else { response },
+        "verbs": verbs,
+    });
+    if !group.is_empty() {
+        out["group"] = json!(group);
+        out["version"] = json!(version);
+    }
+    out
+}
+
+fn aggregated(version: &str, groups: &[(&str, &str)]) -> Value {
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|(group, version)| {
+            let mut metadata = json!({"creationTimestamp": null});
+            if !group.is_empty() {
+                metadata["name"] = json!(group);
+            }
+            let kinds = kinds::all().iter().filter(|k| (k.group, k.version) == (*group, *version));
+            let extras = EXTRAS.iter().filter(|e| (e.group, e.version) == (*group, *version));
+            let resources: Vec<Value> =
+                kinds.map(aggregated_resource).chain(extras.map(aggregated_extra)).collect();
+            json!({"metadata": metadata,
+                "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
+        })
+        .collect();
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {}, "items": items})
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Namespaced => "Namespaced",
+        Scope::Cluster => "Cluster",
+    }
+}
+
+fn aggregated_resource(kind: &Kind) -> Value {
+    let own = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    let mut out = json!({
+        "resource": kind.plural,
+        "responseKind": own,
+        "scope": scope_name(kind.scope),
+        "singularResource": kind.singular,
+        "verbs": verbs(kind),
+    });
+    for (name, list) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
+        if !list.is_empty() {
+            out[name] = json!(list);
+        }
+    }
+    let subresources: Vec<Value> = kind
+        .subresources
+        .iter()
+        .map(|sub| {
+            let (name, (group, version, response), verbs) = subresource(*sub);
+            let response = match response {
+                "" => own.clone(),
+                response => json!({"group": group, "version": version, "kind": response}),
+            };
+            json!({"subresource": name, "responseKind": response, "verbs": verbs})
+        })
+        .collect();
+    if !subresources.is_empty() {
+        out["subresources"] = subresources.into();
+    }
+    out
+}
+
+fn aggregated_extra(extra: &Extra) -> Value {
+    json!({
+        "resource": extra.plural,
+        "responseKind": {"group": extra.group, "version": extra.version, "kind": extra.kind},
+        "scope": scope_name(extra.scope),
+        "singularResource": extra.singular,
+        "verbs": extra.verbs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubectls_accept_header_gets_the_aggregated_form() {
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+                      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(Form::accepted(accept), Form::Aggregated("v2"));
+        assert_eq!(Form::accepted("application/json, */*"), Form::Legacy);
+        assert_eq!(Form::accepted(""), Form::Legacy);
+    }
+
+    #[test]
+    fn core_lists_pods_with_their_subresources() {
+        let list = resources("", "v1").unwrap();
+        let resources = list["resources"].as_array().unwrap();
+        let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap();
+        assert_eq!(find("pods")["shortNames"], json!(["po"]));
+        assert_eq!(find("pods/eviction")["group"], "policy");
+        assert_eq!(find("namespaces")["namespaced"], false);
+        assert!(!find("namespaces")["verbs"].as_array().unwrap().contains(&json!("deletecollection")));
+    }
+
+    #[test]
+    fn both_forms_list_the_same_groups() {
+        let legacy = groups(Form::Legacy);
+        let names: Vec<&str> =
+            legacy["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
+        let aggregated = groups(Form::Aggregated("v2"));
+        let items = aggregated["items"].as_array().unwrap();
+        assert_eq!(items.iter().map(|g| g["metadata"]["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
+        assert!(names.contains(&"apps") && names.contains(&"metrics.k8s.io"));
+        let later = ["statefulsets", "horizontalpodautoscalers"];
+        let text = aggregated.to_string();
+        assert!(later.iter().all(|name| !text.contains(name)), "kinds of a later issue are not listed");
+    }
+
+    #[test]
+    fn scale_speaks_autoscaling() {
+        let list = resources("apps", "v1").unwrap();
+        let scale =
+            list["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").unwrap();
+        assert_eq!((scale["group"].as_str(), scale["kind"].as_str()), (Some("autoscaling"), Some("Scale")));
+        assert!(resources("apps", "v2").is_none() && group("nope").is_none());
+    }
+}

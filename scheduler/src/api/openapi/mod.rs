@@ -1,0 +1,98 @@
+//! OpenAPI documents: one version 3 document per group and version with an index of them, and one version 2
+//! document of everything. kubectl explains fields, validates and finds its patch parameters by them.
+//!
+//! Built on first use from the kind table, the schemas of `k8s-openapi` and the merge facts; kept as bytes. The
+//! same binary always serves the same bytes, so a hash of them makes the URLs in the index cacheable for ever.
+
+mod paths;
+mod schemas;
+mod v2;
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::kinds;
+
+/// The version of Kubernetes whose types and behaviour we follow.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
+/// A built document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// JSON.
+    pub body: Bytes,
+    /// Hash of the body, upper-case hexadecimal; quoted it is the ETag.
+    pub hash: String,
+}
+
+impl Document {
+    fn new(json: &Value) -> Self {
+        let body = Bytes::from(json.to_string());
+        let hash = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
+        Self { body, hash }
+    }
+}
+
+/// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
+static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
+    let all = schemas::all();
+    let mut versions: Vec<(&str, &str)> = kinds::all().iter().map(|k| (k.group, k.version)).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let build =
+        |(group, version)| (path_of(group, version), Document::new(&group_version(group, version, &all)));
+    versions.into_iter().map(build).collect()
+});
+
+static INDEX: LazyLock<Document> = LazyLock::new(|| {
+    let paths: Map<String, Value> = DOCUMENTS
+        .iter()
+        .map(|(path, document)| {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+            (path.clone(), json!({"serverRelativeURL": url}))
+        })
+        .collect();
+    Document::new(&json!({ "paths": paths }))
+});
+
+static V2: LazyLock<Document> = LazyLock::new(|| Document::new(&v2::document(&schemas::all())));
+
+/// `/openapi/v3`.
+pub fn index() -> &'static Document {
+    &INDEX
+}
+
+/// `/openapi/v3/{path}`, where path is `api/v1` or `apis/{group}/{version}`.
+pub fn document(path: &str) -> Option<&'static Document> {
+    DOCUMENTS.get(path)
+}
+
+/// `/openapi/v2`, as JSON.
+pub fn v2() -> &'static Document {
+    &V2
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+fn group_version(group: &str, version: &str, all: &Map<String, Value>) -> Value {
+    let mut paths = Map::new();
+    for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
+        paths.extend(paths::of_kind(kind));
+    }
+    let paths = Value::Object(paths);
+    let schemas = schemas::reachable(&paths, all);
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+#[cfg(test)]
+mod tests;

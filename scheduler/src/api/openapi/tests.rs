@@ -1,0 +1,93 @@
+//! What kubectl looks for in the documents.
+
+use serde_json::Value;
+
+use super::*;
+
+fn parsed(path: &str) -> Value {
+    serde_json::from_slice(&document(path).unwrap().body).unwrap()
+}
+
+#[test]
+fn the_index_links_every_document_by_its_hash() {
+    let index: Value = serde_json::from_slice(&index().body).unwrap();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(url, format!("/openapi/v3/apis/apps/v1?hash={}", document("apis/apps/v1").unwrap().hash));
+    assert!(index["paths"].as_object().unwrap().contains_key("api/v1"));
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    fn check(node: &Value, schemas: &Map<String, Value>) {
+        match node {
+            Value::Object(map) => {
+                if let Some(name) = map.get("$ref").and_then(Value::as_str) {
+                    let name = name.rsplit('/').next().unwrap();
+                    assert!(schemas.contains_key(name), "{name}");
+                    assert_eq!(map.len(), 1, "nothing stands beside a reference: {node}");
+                }
+                map.values().for_each(|v| check(v, schemas));
+            }
+            Value::Array(list) => list.iter().for_each(|v| check(v, schemas)),
+            _ => {}
+        }
+    }
+    for path in ["api/v1", "apis/apps/v1", "apis/coordination.k8s.io/v1", "apis/events.k8s.io/v1"] {
+        let document = parsed(path);
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        assert!(schemas.len() > 5);
+        check(&document, schemas);
+    }
+}
+
+#[test]
+fn kubectl_finds_field_validation_on_patches() {
+    let document = parsed("apis/apps/v1");
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
+    let names: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+}
+
+#[test]
+fn schemas_carry_kinds_and_merge_facts() {
+    let document = parsed("api/v1");
+    let schemas = &document["components"]["schemas"];
+    let gvk = &schemas["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"][0];
+    assert_eq!((gvk["kind"].as_str(), gvk["version"].as_str()), (Some("Pod"), Some("v1")));
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    let spec = &schemas["io.k8s.api.core.v1.Pod"]["properties"]["spec"];
+    assert_eq!(spec["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.PodSpec");
+    assert!(spec["description"].as_str().unwrap().starts_with("Specification of the desired behavior"));
+}
+
+#[test]
+fn operation_ids_are_distinct() {
+    for path in DOCUMENTS.keys() {
+        let document = parsed(path);
+        let mut seen = std::collections::BTreeSet::new();
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values().filter(|o| o.is_object()) {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(seen.insert(id.to_owned()), "{id}");
+            }
+        }
+        assert!(!seen.is_empty());
+    }
+}
+
+#[test]
+fn version_2_has_plain_references() {
+    let document: Value = serde_json::from_slice(&v2().body).unwrap();
+    let spec = &document["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"];
+    assert_eq!(spec["$ref"], "#/definitions/io.k8s.api.core.v1.PodSpec");
+    let create = &document["paths"]["/api/v1/namespaces/{namespace}/pods"]["post"];
+    let body = create["parameters"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (body["in"].as_str(), body["schema"]["$ref"].as_str()),
+        (Some("body"), Some("#/definitions/io.k8s.api.core.v1.Pod"))
+    );
+}
