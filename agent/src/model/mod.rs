@@ -10,6 +10,7 @@ mod observed;
 mod report;
 mod service;
 mod stream;
+mod view;
 
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
@@ -25,3 +26,4 @@ pub use stream::{
     ExecRequest, LogsRequest, PortForwardRequest, StreamEnd, StreamInput, StreamOutput, StreamRefusal,
     StreamRequest,
 };
+pub use view::{NodeView, Resolver};

@@ -18,6 +18,8 @@ pub struct ObservedPod {
     pub containers: BTreeMap<ContainerName, Vec<ObservedContainer>>,
     /// Namespaces and addresses, when made.
     pub network: Option<NetworkStatus>,
+    /// The datapath has the pod's interface (or it needs none).
+    pub attached: bool,
     /// The pod's cgroup exists.
     pub cgroup: bool,
     /// Digest of the content that each volume was last brought to.

@@ -1,1 +1,300 @@
-//! What to do next for every pod: a pure function of Observed and Desired.
+//! What to do next for every pod: a pure function of Observed and Desired. No IO, no clock, no randomness: the
+//! time is a field of the observation. A plan is only ever the next round of steps; what they did is learned by
+//! observing again, so a plan of a pod that is as it should be is empty, and an agent killed between two steps
+//! goes on where it stopped.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{HostIP, PodIP, PodSpec, PodStatus};
+
+use crate::{
+    model::{DesiredPod, ObservedPod, Subject},
+    net::PodNetwork,
+    runtime::Limits,
+};
+
+pub mod backoff;
+mod containers;
+mod context;
+mod env;
+mod expand;
+mod fields;
+mod files;
+mod images;
+mod launch;
+mod links;
+mod notices;
+mod phase;
+mod pod;
+pub mod probes;
+pub mod quantity;
+mod resources;
+mod security;
+mod standing;
+mod status;
+mod step;
+mod termination;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+pub use context::Context;
+pub use launch::{IMAGE_LABEL, LEVEL_LABEL};
+pub use pod::{find as find_container, formatted, grace_ms, host_network};
+pub use resources::qos;
+pub use step::{HookCall, ImageRequest, Launch, Notice, PodPlan, PullPolicy, Step, Target};
+
+use containers::{Draft, Subjects, Waiting};
+use phase::{Facts, Phase};
+
+/// Plans one pod that is wanted, or wanted gone.
+pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPlan {
+    let empty = PodSpec::default();
+    let spec = pod.pod.spec.as_ref().unwrap_or(&empty);
+    let mut draft = Draft::default();
+    let previous = standing::previous(pod, seen);
+    let ended = phase::terminal(previous);
+    let expired = expired(pod, seen, previous, &mut draft);
+    let mut subjects = Subjects { context, pod, spec, seen, prepared: false };
+    let (mut finished, mut failing) = (false, BTreeMap::new());
+    if pod::deleted(&pod.pod) {
+        let over = termination::stop_all(&subjects, &mut draft, pod::grace_ms(&pod.pod));
+        finished = over && termination::clear(seen, &mut draft);
+    } else if ended.is_some() || expired {
+        if termination::stop_all(&subjects, &mut draft, pod::grace_ms(&pod.pod)) {
+            release(seen, &mut draft);
+        }
+    } else {
+        failing = prepare(&mut subjects, &mut draft);
+        containers::plan(&subjects, &mut draft);
+        containers::stale(seen, &mut draft);
+    }
+    let outcome = Outcome { ended, expired, failing };
+    let status = pod_status(&subjects, &draft, previous, &outcome);
+    end_sidecars(&subjects, &mut draft, &status);
+    PodPlan {
+        probes: probes::targets(&subjects, pod::deleted(&pod.pod)),
+        notices: notices::notices(pod, previous, &status, &outcome.failing),
+        steps: draft.steps,
+        wake_ms: draft.wake_ms,
+        status,
+        finished,
+    }
+}
+
+/// Plans what is left of a pod that is not desired at all: it ends, and everything of it is removed.
+pub fn abandoned(seen: &ObservedPod) -> (Vec<Step>, Option<i64>, bool) {
+    let mut draft = Draft::default();
+    let finished = termination::abandon(seen, &mut draft);
+    (draft.steps, draft.wake_ms, finished)
+}
+
+/// What has been decided about the pod as a whole.
+struct Outcome {
+    ended: Option<Phase>,
+    expired: bool,
+    /// Volumes that cannot be made, with the reason.
+    failing: BTreeMap<String, String>,
+}
+
+/// `activeDeadlineSeconds` is over.
+fn expired(pod: &DesiredPod, seen: &ObservedPod, previous: Option<&PodStatus>, draft: &mut Draft) -> bool {
+    let limit = pod.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+    let started = previous.and_then(|status| status.start_time.as_ref());
+    let (Some(limit), Some(started)) = (limit, started) else { return false };
+    let due = started.0.as_millisecond() + limit.saturating_mul(1000);
+    if seen.now_ms < due {
+        draft.wake_at(due);
+    }
+    seen.now_ms >= due
+}
+
+/// Network, cgroup and volumes; the volumes that cannot be made, with the reason.
+fn prepare(subjects: &mut Subjects<'_>, draft: &mut Draft) -> BTreeMap<String, String> {
+    let seen = subjects.seen;
+    let mut prepared = true;
+    let mut failing = BTreeMap::new();
+    if !seen.cgroup {
+        prepared = false;
+        let amounts = resources::pod_amounts(subjects.spec);
+        let node = subjects.context.node;
+        let limits = if node.enforced { amounts.limits(node.pids_max) } else { Limits::default() };
+        let step = Step::EnsureCgroup { qos: resources::qos(&subjects.pod.pod), limits };
+        retry(seen, draft, &Subject::Cgroup, step);
+    }
+    if seen.network.is_none() || !seen.attached {
+        prepared = false;
+        let host_network = pod::host_network(&subjects.pod.pod);
+        // Without the cluster's ranges there is no address to give.
+        if host_network || subjects.context.node.cluster.is_some() {
+            let step = Step::EnsureNetwork(PodNetwork {
+                uid: subjects.pod.uid.clone(),
+                name: subjects.pod.name.clone(),
+                hostname: pod::hostname(subjects.pod),
+                host_network,
+            });
+            retry(seen, draft, &Subject::Network, step);
+        }
+    }
+    for (name, resolved) in volumes::resolve(subjects.context, subjects.pod, seen) {
+        match resolved {
+            Ok(volume) if seen.volumes.get(&name) == Some(&volume.digest) => {}
+            Ok(volume) => {
+                // A volume that is there already is brought up to date while its containers run.
+                prepared &= seen.volumes.contains_key(&name);
+                retry(seen, draft, &Subject::Volume(name), Step::EnsureVolume(volume));
+            }
+            // What it held before stays when its source goes away, as upstream.
+            Err(_) if seen.volumes.contains_key(&name) => {}
+            Err(message) => {
+                prepared = false;
+                failing.insert(name, message);
+            }
+        }
+    }
+    subjects.prepared = prepared;
+    failing
+}
+
+/// Adds the step unless its last failure is too recent.
+fn retry(seen: &ObservedPod, draft: &mut Draft, subject: &Subject, step: Step) {
+    let due = seen.failures.get(subject).map(|failure| failure.at_ms + backoff::step_delay_ms(failure.count));
+    match due {
+        Some(due) if seen.now_ms < due => draft.wake_at(due),
+        _ => draft.steps.push(step),
+    }
+}
+
+/// A pod that is over keeps its containers (for their logs) and files, and gives back the rest.
+fn release(seen: &ObservedPod, draft: &mut Draft) {
+    if seen.network.is_some() {
+        draft.steps.push(Step::RemoveNetwork);
+    }
+    if seen.cgroup {
+        draft.steps.push(Step::RemoveCgroup);
+    }
+}
+
+/// When the regular containers of a pod are over for good, its sidecars end too.
+fn end_sidecars(subjects: &Subjects<'_>, draft: &mut Draft, status: &PodStatus) {
+    let main = status.container_statuses.iter().flatten();
+    let mut all_over = main.clone().count() > 0;
+    for (container, status) in subjects.spec.containers.iter().zip(main) {
+        let end = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let policy = pod::container_policy(subjects.spec, container, false);
+        all_over &= end.is_some_and(|end| match policy {
+            pod::RestartPolicy::Always => false,
+            pod::RestartPolicy::OnFailure => end.exit_code == 0,
+            pod::RestartPolicy::Never => true,
+        });
+    }
+    if all_over && subjects.seen.any_running() && draft.steps.is_empty() {
+        termination::stop_all(subjects, draft, pod::grace_ms(&subjects.pod.pod));
+    }
+}
+
+fn pod_status(
+    subjects: &Subjects<'_>,
+    draft: &Draft,
+    previous: Option<&PodStatus>,
+    outcome: &Outcome,
+) -> PodStatus {
+    let spec = subjects.spec;
+    let has_init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
+    let creating = if has_init && subjects.prepared && !containers::main_started(subjects) {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    };
+    let default = Waiting { reason: creating, message: creating_message(subjects, outcome) };
+    let statuses = |list: &[k8s_openapi::api::core::v1::Container], init: bool| {
+        let each =
+            list.iter().map(|container| status::container_status(subjects, draft, container, init, &default));
+        each.collect::<Vec<_>>()
+    };
+    let init = statuses(spec.init_containers.as_deref().unwrap_or_default(), true);
+    let main = statuses(&spec.containers, false);
+    let phase = decided_phase(subjects, outcome, &init, &main);
+    let facts = Facts {
+        pod: &subjects.pod.pod,
+        previous,
+        phase,
+        prepared: subjects.seen.network.is_some(),
+        init: &init,
+        main: &main,
+        now_ms: subjects.seen.now_ms,
+    };
+    let conditions = phase::conditions(&facts);
+    let start_time = previous.and_then(|status| status.start_time.clone());
+    let addresses = addresses(subjects, previous, phase);
+    let host = subjects.context.node.addresses.first().map(ToString::to_string);
+    let kept = |field: fn(&PodStatus) -> &Option<String>| previous.and_then(|status| field(status).clone());
+    let (reason, message) = if outcome.expired && outcome.ended.is_none() {
+        (
+            Some("DeadlineExceeded".to_owned()),
+            Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        )
+    } else if outcome.ended.is_some() {
+        (kept(|status| &status.reason), kept(|status| &status.message))
+    } else {
+        (None, None)
+    };
+    PodStatus {
+        phase: Some(phase.as_str().to_owned()),
+        reason,
+        message,
+        conditions: Some(conditions),
+        host_ips: host.clone().map(|ip| vec![HostIP { ip }]),
+        host_ip: host,
+        pod_ip: addresses.first().cloned(),
+        pod_ips: (!addresses.is_empty()).then(|| addresses.into_iter().map(|ip| PodIP { ip }).collect()),
+        start_time: start_time.or_else(|| status::time(subjects.seen.now_ms)),
+        qos_class: Some(resources::qos_name(resources::qos(&subjects.pod.pod)).to_owned()),
+        observed_generation: subjects.pod.pod.metadata.generation,
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        container_statuses: Some(main),
+        ..PodStatus::default()
+    }
+}
+
+/// Terminal phases are for ever; a pod being deleted does not begin to look finished before it is.
+fn decided_phase(
+    subjects: &Subjects<'_>,
+    outcome: &Outcome,
+    init: &[k8s_openapi::api::core::v1::ContainerStatus],
+    main: &[k8s_openapi::api::core::v1::ContainerStatus],
+) -> Phase {
+    if let Some(ended) = outcome.ended {
+        return ended;
+    }
+    let running = subjects.seen.any_running();
+    if outcome.expired {
+        return Phase::Failed;
+    }
+    let phase = phase::phase(subjects.spec, init, main);
+    // An init failure under Never ends the pod only when its sidecars have ended.
+    if phase.is_terminal() && running { Phase::Running } else { phase }
+}
+
+fn creating_message(subjects: &Subjects<'_>, outcome: &Outcome) -> String {
+    if let Some((name, message)) = outcome.failing.iter().next() {
+        return format!("MountVolume.SetUp failed for volume {name:?} : {message}");
+    }
+    let failure =
+        subjects.seen.failures.iter().find(|(subject, _)| !matches!(subject, Subject::Container(_)));
+    failure.map(|(_, failure)| failure.message.clone()).unwrap_or_default()
+}
+
+fn addresses(subjects: &Subjects<'_>, previous: Option<&PodStatus>, phase: Phase) -> Vec<String> {
+    let own = subjects.seen.network.as_ref().and_then(|network| network.addresses.as_ref());
+    if let Some(own) = own {
+        return vec![own.v4.to_string()];
+    }
+    if pod::host_network(&subjects.pod.pod) {
+        return subjects.context.node.addresses.iter().map(ToString::to_string).take(1).collect();
+    }
+    // The address of a pod that is over or going is still the one it had.
+    let over = phase.is_terminal() || pod::deleted(&subjects.pod.pod);
+    let known = previous.filter(|_| over).and_then(|status| status.pod_ip.clone());
+    known.into_iter().collect()
+}

@@ -1,0 +1,90 @@
+//! The termination message of an ended container: its file, else (when the policy says so and it failed) the end
+//! of its log.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use crate::{
+    model::{DesiredPod, Layout},
+    plan,
+    runtime::ObservedContainer,
+    volumes::Volumes,
+};
+
+/// Of the log: at most so many bytes of text, and lines. Upstream's limits.
+const MAX_LOG_BYTES: usize = 2048;
+const MAX_LOG_LINES: usize = 80;
+
+/// Reads last words below this layout.
+#[derive(Clone, Debug)]
+pub struct LastWords {
+    layout: Layout,
+}
+
+impl LastWords {
+    /// Below this layout.
+    pub fn new(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    /// What the container left, if anything.
+    pub async fn of(
+        &self,
+        volumes: &dyn Volumes,
+        pod: &DesiredPod,
+        container: &ObservedContainer,
+        code: i32,
+    ) -> Option<String> {
+        let written = volumes.termination_message(&pod.uid, &container.container, container.attempt).await;
+        if written.as_ref().is_some_and(|text| !text.is_empty()) {
+            return written;
+        }
+        let fallback = pod.pod.spec.as_ref().and_then(|spec| {
+            let found = plan::find_container(spec, &container.container)?;
+            found.termination_message_policy.as_deref()
+        });
+        if code == 0 || fallback != Some("FallbackToLogsOnError") {
+            return None;
+        }
+        let log = self.layout.container_log(&pod.name, &pod.uid, &container.container, container.attempt);
+        tail(&log).await
+    }
+}
+
+/// The end of a log in the CRI format, without its time stamps.
+async fn tail(log: &Path) -> Option<String> {
+    let mut file = tokio::fs::File::open(log).await.ok()?;
+    let length = file.metadata().await.ok()?.len();
+    // Four times the text leaves room for the stamps of short lines.
+    let wanted = u64::try_from(MAX_LOG_BYTES * 4).ok()?;
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(wanted))).await.ok()?;
+    let mut bytes = Vec::new();
+    file.take(wanted).read_to_end(&mut bytes).await.ok()?;
+    Some(text_of(&String::from_utf8_lossy(&bytes)))
+}
+
+fn text_of(lines: &str) -> String {
+    let text: Vec<&str> = lines.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let from = text.len().saturating_sub(MAX_LOG_LINES);
+    let mut joined: String = text[from..].iter().map(|line| format!("{line}\n")).collect();
+    while joined.len() > MAX_LOG_BYTES {
+        joined = joined.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_has_no_time_stamps_and_a_limit() {
+        let log = "2026-01-01T00:00:00Z stdout F first line\n2026-01-01T00:00:01Z stderr F second\n";
+        assert_eq!(text_of(log), "first line\nsecond\n");
+        let long = "2026-01-01T00:00:00Z stdout F 0123456789012345678901234567890123456789\n".repeat(200);
+        let text = text_of(&long);
+        assert!(text.len() <= MAX_LOG_BYTES && text.lines().count() <= MAX_LOG_LINES, "{}", text.len());
+        assert!(text.ends_with("0123456789\n"));
+    }
+}

@@ -1,0 +1,309 @@
+//! What each container of a living pod needs next, in upstream's order: init containers one after the other,
+//! sidecars among them stay, then the regular ones; restarts by policy and back-off.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::{
+    backoff::{FRESH_MS, delay_ms, go_duration, level_after},
+    context::Context,
+    images,
+    launch::{Attempt, IMAGE_LABEL, launch},
+    pod::{RestartPolicy, container_policy, formatted, is_sidecar},
+    standing::{Standing, standing},
+    step::{HookCall, Step, Target},
+    termination::{self, Stop},
+};
+use crate::{
+    model::{Condemned, ContainerName, DesiredPod, Failure, Hook, ObservedPod, Subject},
+    runtime::ObservedContainer,
+};
+
+/// Why a container is not running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Upstream's reason.
+    pub reason: &'static str,
+    /// For people; empty for none.
+    pub message: String,
+}
+
+/// Steps of a pod in the making.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// Steps so far.
+    pub steps: Vec<Step>,
+    /// Why containers wait.
+    pub waiting: BTreeMap<ContainerName, Waiting>,
+    /// Earliest time at which something changes by itself.
+    pub wake_ms: Option<i64>,
+}
+
+impl Draft {
+    /// Asks for another plan at this time.
+    pub fn wake_at(&mut self, ms: i64) {
+        self.wake_ms = Some(self.wake_ms.map_or(ms, |known| known.min(ms)));
+    }
+
+    pub(super) fn wait(&mut self, name: &ContainerName, reason: &'static str, message: impl Into<String>) {
+        self.waiting.insert(name.clone(), Waiting { reason, message: message.into() });
+    }
+}
+
+/// The pod that is planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct Subjects<'a> {
+    /// Desired and facts.
+    pub context: &'a Context<'a>,
+    /// The pod.
+    pub pod: &'a DesiredPod,
+    /// Its specification.
+    pub spec: &'a PodSpec,
+    /// Its observation.
+    pub seen: &'a ObservedPod,
+    /// Network, volumes and cgroup are there: containers may start.
+    pub prepared: bool,
+}
+
+/// Whether a container lets those after it start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    Yes,
+    No,
+}
+
+/// Plans all containers of a pod that is to run.
+pub fn plan(subjects: &Subjects<'_>, draft: &mut Draft) {
+    let initialized = init_containers(subjects, draft);
+    for container in &subjects.spec.containers {
+        if !initialized {
+            images::look_up(subjects, draft, container, 0);
+            continue;
+        }
+        // Upstream starts in order: a postStart hook delays the containers after it.
+        if one(subjects, draft, container, false) == Passed::No && hook_pending(subjects, container) {
+            break;
+        }
+    }
+}
+
+/// Whether all init containers are done; plans the one whose turn it is, and the sidecars before it.
+fn init_containers(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
+    let over = main_started(subjects);
+    for container in subjects.spec.init_containers.iter().flatten() {
+        if over && !is_sidecar(container) {
+            continue;
+        }
+        let passed = one(subjects, draft, container, true);
+        if passed == Passed::No && !over {
+            return false;
+        }
+    }
+    true
+}
+
+/// A regular container has run since the pod's sandbox was made: the init containers are done for good.
+pub fn main_started(subjects: &Subjects<'_>) -> bool {
+    subjects.spec.containers.iter().any(|container| {
+        match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
+            Standing::Running { .. } => true,
+            Standing::Ended { end, .. } => !end.lost,
+            Standing::Absent | Standing::Created(_) => false,
+        }
+    })
+}
+
+fn one(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, init: bool) -> Passed {
+    let name = ContainerName::new(container.name.as_str());
+    match standing(subjects.pod, subjects.seen, &name) {
+        Standing::Absent => {
+            start(subjects, draft, container, Attempt { number: 0, level: 0 });
+            Passed::No
+        }
+        Standing::Created(created) => {
+            let level = super::standing::level(created);
+            // A start that failed is not repeated under the same number: it counts as a restart.
+            let number = created.attempt + u32::from(start_failed(subjects.seen, &name, created.attempt));
+            start(subjects, draft, container, Attempt { number, level });
+            Passed::No
+        }
+        Standing::Running { container: observed, .. } => running(subjects, draft, container, init, observed),
+        Standing::Ended { attempt, end, level, image } => {
+            if init && !is_sidecar(container) && end.code == 0 && !end.lost {
+                return Passed::Yes;
+            }
+            let changed = image.is_some() && image != container.image.as_deref();
+            let level = level_after(level, end.started_ms, end.finished_ms);
+            let policy = container_policy(subjects.spec, container, init);
+            let again = changed
+                || match policy {
+                    RestartPolicy::Always => true,
+                    RestartPolicy::OnFailure => end.code != 0,
+                    RestartPolicy::Never => false,
+                };
+            if again {
+                // What a reboot took or the user replaced did not crash.
+                let level = if changed || end.lost { None } else { Some(level) };
+                restart(subjects, draft, container, attempt, level, end.finished_ms);
+            }
+            Passed::No
+        }
+    }
+}
+
+/// Starts the next attempt, now or when its back-off is over.
+fn restart(
+    subjects: &Subjects<'_>,
+    draft: &mut Draft,
+    container: &Container,
+    ended: u32,
+    level: Option<u32>,
+    finished_ms: i64,
+) {
+    let next = Attempt { number: ended + 1, level: level.map_or(0, |level| level + 1) };
+    let delay = level.map_or(0, delay_ms);
+    if subjects.seen.now_ms < finished_ms + delay {
+        draft.wake_at(finished_ms + delay);
+        draft.wait(
+            &container.name.as_str().into(),
+            "CrashLoopBackOff",
+            crash_text(subjects, container, delay),
+        );
+        return;
+    }
+    start(subjects, draft, container, next);
+}
+
+fn crash_text(subjects: &Subjects<'_>, container: &Container, delay: i64) -> String {
+    format!(
+        "back-off {} restarting failed container={} pod={}",
+        go_duration(delay),
+        container.name,
+        formatted(subjects.pod)
+    )
+}
+
+fn start_failed(seen: &ObservedPod, name: &ContainerName, attempt: u32) -> bool {
+    seen.failures
+        .get(&Subject::Container(name.clone()))
+        .is_some_and(|failure| failure.attempt == attempt && failure.reason == "RunContainerError")
+}
+
+fn start(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, attempt: Attempt) {
+    let name = ContainerName::new(container.name.as_str());
+    let image = images::look_up(subjects, draft, container, attempt.number);
+    if let Some(failure) = subjects.seen.failures.get(&Subject::Container(name.clone()))
+        && held_back(subjects, draft, container, failure)
+    {
+        return;
+    }
+    let Some(image) = image.filter(|_| subjects.prepared) else { return };
+    match launch(subjects.context, subjects.pod, subjects.seen, container, image, attempt) {
+        Ok(launch) => draft.steps.push(Step::Launch(Box::new(launch))),
+        Err(message) => draft.wait(&name, "CreateContainerConfigError", message),
+    }
+}
+
+/// A start that failed waits like a crash; its own reason is shown while it is fresh.
+fn held_back(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, failure: &Failure) -> bool {
+    let delay = delay_ms(failure.count);
+    let until = failure.at_ms + delay;
+    let now = subjects.seen.now_ms;
+    if now >= until {
+        return false;
+    }
+    draft.wake_at(until);
+    let name = container.name.as_str().into();
+    if failure.reason == "RunContainerError" && now >= failure.at_ms + FRESH_MS {
+        draft.wait(&name, "CrashLoopBackOff", crash_text(subjects, container, delay));
+    } else {
+        draft.wait(&name, failure.reason, failure.message.clone());
+        draft.wake_at(failure.at_ms + FRESH_MS);
+    }
+    true
+}
+
+fn hook_pending(subjects: &Subjects<'_>, container: &Container) -> bool {
+    let has_hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+    let name = ContainerName::new(container.name.as_str());
+    has_hook
+        && subjects.seen.latest(&name).is_none_or(|latest| {
+            subjects.seen.record.of(&name, latest.attempt).is_none_or(|r| r.post_start == Hook::Pending)
+        })
+}
+
+fn running(
+    subjects: &Subjects<'_>,
+    draft: &mut Draft,
+    container: &Container,
+    init: bool,
+    observed: &ObservedContainer,
+) -> Passed {
+    let target = target(observed);
+    let record = subjects.seen.record.of(&target.container, target.attempt);
+    let changed = observed
+        .labels
+        .get(IMAGE_LABEL)
+        .is_some_and(|image| Some(image.as_str()) != container.image.as_deref());
+    let condemned = record.and_then(|record| record.unhealthy);
+    let hook = record.map_or(Hook::Pending, |record| record.post_start.clone());
+    let reason = match (changed, condemned, &hook) {
+        (true, ..) => Some("definition changed, will be restarted"),
+        (_, Some(Condemned::Liveness), _) => Some("failed liveness probe, will be restarted"),
+        (_, Some(Condemned::Startup), _) => Some("failed startup probe, will be restarted"),
+        (.., Hook::Failed(_)) => Some("failed postStart hook, will be restarted"),
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        let stop = Stop {
+            message: format!("Container {} {reason}", container.name),
+            grace_ms: termination::probe_grace_ms(subjects, container, condemned),
+        };
+        termination::stop(subjects, draft, container, observed, &stop);
+        return Passed::No;
+    }
+    if let Some(step) = post_start(subjects, container, &target, &hook) {
+        draft.steps.push(step);
+    }
+    let started = super::status::started(container, record);
+    if init && is_sidecar(container) && started { Passed::Yes } else { Passed::No }
+}
+
+fn post_start(subjects: &Subjects<'_>, container: &Container, target: &Target, hook: &Hook) -> Option<Step> {
+    let handler = container.lifecycle.as_ref()?.post_start.clone()?;
+    if *hook != Hook::Pending || subjects.seen.hooks.contains(&target.id) {
+        return None;
+    }
+    Some(Step::PostStart(hook_call(subjects, container, target.clone(), handler, None)))
+}
+
+pub(super) fn hook_call(
+    subjects: &Subjects<'_>,
+    container: &Container,
+    target: Target,
+    handler: k8s_openapi::api::core::v1::LifecycleHandler,
+    limit_ms: Option<i64>,
+) -> HookCall {
+    HookCall {
+        target,
+        handler,
+        host: super::probes::pod_host(subjects.context, subjects.pod, subjects.seen).unwrap_or_default(),
+        ports: super::probes::named_ports(container),
+        limit_ms,
+    }
+}
+
+pub(super) fn target(observed: &ObservedContainer) -> Target {
+    Target { id: observed.id.clone(), container: observed.container.clone(), attempt: observed.attempt }
+}
+
+/// Attempts that nobody asks for any more: all but the latest two of each container.
+pub fn stale(seen: &ObservedPod, draft: &mut Draft) {
+    for attempts in seen.containers.values() {
+        let keep = attempts.len().saturating_sub(2);
+        for old in &attempts[..keep] {
+            draft.steps.push(Step::Remove { target: target(old), log: true });
+        }
+    }
+}

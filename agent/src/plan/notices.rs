@@ -1,0 +1,91 @@
+//! Events that follow from a change of status: back-off, configuration errors, volumes that cannot be made. What a
+//! step did is told by `apply`, which knows it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+
+use super::{pod::formatted, step::Notice};
+use crate::model::DesiredPod;
+
+/// Events for what is new in `now`.
+pub fn notices(
+    pod: &DesiredPod,
+    before: Option<&PodStatus>,
+    now: &PodStatus,
+    failing_volumes: &BTreeMap<String, String>,
+) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for (prefix, status) in containers(now) {
+        let Some((reason, message)) = waiting(status) else { continue };
+        let known = before.and_then(|before| {
+            containers(before).find(|(_, known)| known.name == status.name).and_then(|(_, s)| waiting(s))
+        });
+        if known == Some((reason, message)) || known.is_some_and(|(known, _)| same_wait(known, reason)) {
+            continue;
+        }
+        let field_path = Some(format!("{prefix}{{{}}}", status.name));
+        notices.extend(notice(pod, status, reason, message).into_iter().map(|(reason, warning, message)| {
+            Notice { field_path: field_path.clone(), warning, reason, message }
+        }));
+    }
+    for (volume, message) in failing_volumes {
+        let message = format!("MountVolume.SetUp failed for volume {volume:?} : {message}");
+        let told = |status: &PodStatus| {
+            containers(status).any(|(_, known)| waiting(known).is_some_and(|(_, known)| known == message))
+        };
+        if before.is_some_and(told) {
+            continue;
+        }
+        notices.push(Notice { field_path: None, warning: true, reason: "FailedMount", message });
+    }
+    notices
+}
+
+/// The message of a back-off grows with the delay; that alone is no news. Other reasons are news when their
+/// message is.
+fn same_wait(known: &str, reason: &str) -> bool {
+    known == reason && matches!(reason, "ImagePullBackOff")
+}
+
+fn containers(status: &PodStatus) -> impl Iterator<Item = (&'static str, &ContainerStatus)> {
+    let main = status.container_statuses.iter().flatten().map(|status| ("spec.containers", status));
+    main.chain(status.init_container_statuses.iter().flatten().map(|status| ("spec.initContainers", status)))
+}
+
+fn waiting(status: &ContainerStatus) -> Option<(&str, &str)> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+}
+
+type Told = (&'static str, bool, String);
+
+fn notice(pod: &DesiredPod, status: &ContainerStatus, reason: &str, message: &str) -> Vec<Told> {
+    match reason {
+        "CrashLoopBackOff" => vec![(
+            "BackOff",
+            true,
+            format!("Back-off restarting failed container {} in pod {}", status.name, formatted(pod)),
+        )],
+        "ImagePullBackOff" => vec![
+            ("BackOff", false, format!("Back-off pulling image {:?}", status.image)),
+            ("Failed", true, "Error: ImagePullBackOff".to_owned()),
+        ],
+        "ErrImagePull" => vec![
+            ("Failed", true, format!("Failed to pull image {:?}: {message}", status.image)),
+            ("Failed", true, "Error: ErrImagePull".to_owned()),
+        ],
+        "ErrImageNeverPull" => vec![
+            ("ErrImageNeverPull", true, message.to_owned()),
+            ("Failed", true, "Error: ErrImageNeverPull".to_owned()),
+        ],
+        "InvalidImageName" => vec![
+            ("InspectFailed", true, message.to_owned()),
+            ("Failed", true, "Error: InvalidImageName".to_owned()),
+        ],
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            vec![("Failed", true, format!("Error: {message}"))]
+        }
+        _ => Vec::new(),
+    }
+}

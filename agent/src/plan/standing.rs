@@ -1,0 +1,154 @@
+//! Where one container stands: the latest attempt as observed, or as last reported when its record is gone.
+
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
+
+use crate::{
+    model::{ContainerId, ContainerName, DesiredPod, ObservedPod},
+    runtime::{ContainerState, ObservedContainer},
+};
+
+/// Exit code of a container whose end nobody saw, as upstream reports it.
+const LOST_CODE: i32 = 137;
+
+/// The latest attempt of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing<'a> {
+    /// Never created.
+    Absent,
+    /// Created and not started: the agent was interrupted, or the start failed.
+    Created(&'a ObservedContainer),
+    /// Its process lives.
+    Running {
+        /// The attempt.
+        container: &'a ObservedContainer,
+        /// Unix milliseconds.
+        started_ms: i64,
+    },
+    /// Its process ended.
+    Ended {
+        /// Which attempt.
+        attempt: u32,
+        /// How.
+        end: End,
+        /// Back-off level it was started with.
+        level: u32,
+        /// The image it was made from, as the user wrote it.
+        image: Option<&'a str>,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Exit code.
+    pub code: i32,
+    /// Unix milliseconds; 0 when unknown.
+    pub started_ms: i64,
+    /// Unix milliseconds; 0 when unknown.
+    pub finished_ms: i64,
+    /// `Completed`, `Error`, `OOMKilled`, ...
+    pub reason: String,
+    /// The runtime lost it (reboot): nobody knows how it ended.
+    pub lost: bool,
+}
+
+/// The standing of a container.
+pub fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerName) -> Standing<'a> {
+    let Some(container) = seen.latest(name) else {
+        return reported(previous(pod, seen), &seen.record.status, name);
+    };
+    match &container.state {
+        ContainerState::Created => Standing::Created(container),
+        ContainerState::Running { started_ms, .. } => {
+            Standing::Running { container, started_ms: *started_ms }
+        }
+        ContainerState::Exited { .. } | ContainerState::Unknown => Standing::Ended {
+            attempt: container.attempt,
+            end: end_of(container),
+            level: level(container),
+            image: container.labels.get(super::launch::IMAGE_LABEL).map(String::as_str),
+        },
+    }
+}
+
+/// How an ended container ended.
+pub fn end_of(container: &ObservedContainer) -> End {
+    match container.state {
+        ContainerState::Exited { code, started_ms, finished_ms, oom_killed } => {
+            let reason = match (oom_killed, code) {
+                (true, _) => "OOMKilled",
+                (false, 0) => "Completed",
+                (false, _) => "Error",
+            };
+            End { code, started_ms, finished_ms, reason: reason.to_owned(), lost: false }
+        }
+        _ => End {
+            code: LOST_CODE,
+            started_ms: 0,
+            finished_ms: 0,
+            reason: "ContainerStatusUnknown".to_owned(),
+            lost: true,
+        },
+    }
+}
+
+/// The back-off level an attempt was started with.
+pub fn level(container: &ObservedContainer) -> u32 {
+    container.labels.get(super::launch::LEVEL_LABEL).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The status as last reported by this agent, or as the scheduler has it.
+pub fn previous<'a>(pod: &'a DesiredPod, seen: &'a ObservedPod) -> Option<&'a PodStatus> {
+    seen.record.status.as_ref().or(pod.pod.status.as_ref())
+}
+
+/// The last reported status of one container.
+pub fn previous_container<'a>(status: Option<&'a PodStatus>, name: &str) -> Option<&'a ContainerStatus> {
+    let status = status?;
+    let init = status.init_container_statuses.iter().flatten();
+    status.container_statuses.iter().flatten().chain(init).find(|status| status.name == name)
+}
+
+/// The runtime knows nothing of a container that was reported to exist: it is lost, or was removed after its end.
+fn reported<'a>(status: Option<&PodStatus>, own: &Option<PodStatus>, name: &ContainerName) -> Standing<'a> {
+    let Some(known) = previous_container(status, name.as_str()) else { return Standing::Absent };
+    let attempt = u32::try_from(known.restart_count).unwrap_or(0);
+    let state = known.state.as_ref();
+    if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
+        return Standing::Ended { attempt, end: from_status(terminated), level: 0, image: None };
+    }
+    let last = known.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    if state.is_some_and(|state| state.running.is_some()) {
+        let end = End {
+            code: LOST_CODE,
+            started_ms: 0,
+            finished_ms: 0,
+            reason: "ContainerStatusUnknown".to_owned(),
+            lost: true,
+        };
+        return Standing::Ended { attempt, end, level: 0, image: None };
+    }
+    // Waiting after an end, as this very agent reported it.
+    match last.filter(|_| own.is_some()) {
+        Some(last) => Standing::Ended { attempt, end: from_status(last), level: 0, image: None },
+        None => Standing::Absent,
+    }
+}
+
+fn from_status(terminated: &ContainerStateTerminated) -> End {
+    let ms = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+        time.as_ref().map_or(0, |time| time.0.as_millisecond())
+    };
+    End {
+        code: terminated.exit_code,
+        started_ms: ms(&terminated.started_at),
+        finished_ms: ms(&terminated.finished_at),
+        reason: terminated.reason.clone().unwrap_or_default(),
+        lost: false,
+    }
+}
+
+/// The id an attempt has in `status.containerStatuses[].containerID`.
+pub fn container_id(id: &ContainerId) -> String {
+    format!("containerd://{id}")
+}

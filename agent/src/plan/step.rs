@@ -1,0 +1,168 @@
+//! What a plan consists of. A step names one call of one port; `apply` executes it and decides nothing.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{LifecycleHandler, PodStatus};
+
+use crate::{
+    cgroup::Qos,
+    model::{ContainerId, ContainerName},
+    net::PodNetwork,
+    probes::ProbeTarget,
+    runtime::{ContainerSpec, Limits},
+    volumes::{PodFile, SubPath, VolumeSpec},
+};
+
+/// The next steps of one pod, all independent of each other, and what to tell about it now.
+#[derive(Clone, Debug)]
+pub struct PodPlan {
+    /// May run at the same time; starts keep their order.
+    pub steps: Vec<Step>,
+    /// What to probe from now on.
+    pub probes: Vec<ProbeTarget>,
+    /// What to report.
+    pub status: PodStatus,
+    /// What changed against the last report and is worth an event.
+    pub notices: Vec<Notice>,
+    /// When the plan changes by itself (Unix milliseconds).
+    pub wake_ms: Option<i64>,
+    /// Nothing of the pod is left.
+    pub finished: bool,
+}
+
+/// One call of one port.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Namespaces, addresses, datapath.
+    EnsureNetwork(PodNetwork),
+    /// The pod's cgroup.
+    EnsureCgroup {
+        /// Its class.
+        qos: Qos,
+        /// Limits of the pod as a whole.
+        limits: Limits,
+    },
+    /// A volume and its content.
+    EnsureVolume(VolumeSpec),
+    /// Looks an image up and, as the policy says, begins its pull.
+    Image(ImageRequest),
+    /// Creates and starts one attempt of a container.
+    Launch(Box<Launch>),
+    /// Runs the postStart hook of a started container in the background.
+    PostStart(HookCall),
+    /// Writes down that the container's end has begun, and runs its preStop hook in the background.
+    BeginStop {
+        /// Which container.
+        target: Target,
+        /// Why, for the event.
+        message: String,
+        /// The preStop hook.
+        pre_stop: Option<HookCall>,
+    },
+    /// Sends the stop signal.
+    Signal {
+        /// Which container.
+        target: Target,
+        /// `SIGTERM` or the container's own.
+        signal: i32,
+    },
+    /// Sends SIGKILL to all its processes.
+    Kill(Target),
+    /// Removes an ended attempt; its log too unless it is kept for `--previous`.
+    Remove {
+        /// Which attempt.
+        target: Target,
+        /// Also its log file.
+        log: bool,
+    },
+    /// Removes namespaces, addresses, links.
+    RemoveNetwork,
+    /// Removes the pod's cgroup.
+    RemoveCgroup,
+    /// Removes volumes and files.
+    RemoveFiles,
+}
+
+/// One attempt of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// containerd's id.
+    pub id: ContainerId,
+    /// Name in the pod.
+    pub container: ContainerName,
+    /// Attempt.
+    pub attempt: u32,
+}
+
+/// A hook with what it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HookCall {
+    /// Whose hook.
+    pub target: Target,
+    /// What to do.
+    pub handler: LifecycleHandler,
+    /// Address of the pod for httpGet.
+    pub host: String,
+    /// Named ports of the container.
+    pub ports: Vec<(String, u16)>,
+    /// At most so long (milliseconds); `None`: as long as the container lives.
+    pub limit_ms: Option<i64>,
+}
+
+/// An image to look up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// For which container.
+    pub container: ContainerName,
+    /// For which attempt of it.
+    pub attempt: u32,
+    /// As the user wrote it.
+    pub reference: String,
+    /// `Always`, `IfNotPresent`, `Never`.
+    pub policy: PullPolicy,
+    /// Pull secrets, by name, to read credentials from.
+    pub secrets: Vec<String>,
+}
+
+/// `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Ask the registry before every start.
+    Always,
+    /// Only when absent.
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+/// A container to create and start. `Debug` tells only its id: the environment may hold secrets.
+#[derive(Clone, PartialEq)]
+pub struct Launch {
+    /// Which attempt.
+    pub target: Target,
+    /// All the runtime needs.
+    pub spec: ContainerSpec,
+    /// Files to write first.
+    pub files: Vec<PodFile>,
+    /// Sub paths to bind first.
+    pub sub_paths: Vec<SubPath>,
+}
+
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Launch({})", self.target.id)
+    }
+}
+
+/// Something to make an event of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Which container, when about one.
+    pub field_path: Option<String>,
+    /// Warning rather than Normal.
+    pub warning: bool,
+    /// One word.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}

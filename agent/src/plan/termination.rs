@@ -1,0 +1,197 @@
+//! How containers and pods end: preStop, stop signal, grace, SIGKILL; regular containers together, sidecars
+//! after them in reverse order; then everything else of the pod.
+
+use k8s_openapi::api::core::v1::Container;
+
+use super::{
+    containers::{Draft, Subjects, hook_call, target},
+    pod::{find, grace_ms, is_sidecar},
+    step::Step,
+};
+use crate::{
+    model::{Condemned, ContainerName, DesiredPod, Hook, ObservedPod, StopRecord},
+    runtime::{ContainerState, ObservedContainer},
+};
+
+/// A container whose preStop hook took all the grace gets this long after its signal, as upstream.
+const MIN_GRACE_MS: i64 = 2_000;
+/// SIGTERM.
+const TERM: i32 = 15;
+
+/// Why and how gently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// For the event.
+    pub message: String,
+    /// From the first step to SIGKILL.
+    pub grace_ms: i64,
+}
+
+/// Grace of a container that a probe condemned: the probe's own, else the pod's.
+pub fn probe_grace_ms(subjects: &Subjects<'_>, container: &Container, condemned: Option<Condemned>) -> i64 {
+    let probe = match condemned {
+        Some(Condemned::Liveness) => container.liveness_probe.as_ref(),
+        Some(Condemned::Startup) => container.startup_probe.as_ref(),
+        None => None,
+    };
+    let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
+    own.map_or_else(|| grace_ms(&subjects.pod.pod), |seconds| seconds.saturating_mul(1000))
+}
+
+/// The next step towards the end of one running container.
+pub fn stop(
+    subjects: &Subjects<'_>,
+    draft: &mut Draft,
+    container: &Container,
+    observed: &ObservedContainer,
+    stop: &Stop,
+) {
+    let target = target(observed);
+    let seen = subjects.seen;
+    let lifecycle = container.lifecycle.as_ref();
+    let Some(begun) = begun(seen, observed) else {
+        let handler = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.clone());
+        let pre_stop = handler
+            .filter(|_| stop.grace_ms > 0)
+            .map(|handler| hook_call(subjects, container, target.clone(), handler, Some(stop.grace_ms)));
+        draft.steps.push(Step::BeginStop { target, message: stop.message.clone(), pre_stop });
+        return;
+    };
+    let deadline = begun.since_ms + stop.grace_ms;
+    let hook_over = begun.pre_stop_done || !seen.hooks.contains(&target.id);
+    match begun.signalled_ms {
+        // A hook that an interrupted agent left behind is not begun again: its grace runs already.
+        None if hook_over || seen.now_ms >= deadline => {
+            draft.steps.push(Step::Signal { target, signal: stop_signal(container) });
+        }
+        None => draft.wake_at(deadline),
+        Some(signalled) => kill_when_due(seen, draft, observed, deadline.max(signalled + least(stop))),
+    }
+}
+
+/// No grace at all means at once.
+fn least(stop: &Stop) -> i64 {
+    if stop.grace_ms == 0 { 0 } else { MIN_GRACE_MS.min(stop.grace_ms) }
+}
+
+fn kill_when_due(seen: &ObservedPod, draft: &mut Draft, observed: &ObservedContainer, due: i64) {
+    if seen.now_ms >= due {
+        draft.steps.push(Step::Kill(target(observed)));
+        // Should the kill be lost, it is repeated.
+        draft.wake_at(seen.now_ms + MIN_GRACE_MS);
+    } else {
+        draft.wake_at(due);
+    }
+}
+
+fn begun<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a StopRecord> {
+    seen.record.of(&observed.container, observed.attempt)?.stop.as_ref()
+}
+
+/// `lifecycle.stopSignal`, by name.
+fn stop_signal(container: &Container) -> i32 {
+    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    name.and_then(|name| name.parse::<nix::sys::signal::Signal>().ok()).map_or(TERM, |signal| signal as i32)
+}
+
+/// Stops all that runs in a pod which is to end. True when nothing runs any more.
+pub fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64) -> bool {
+    let running = |container: &Container| {
+        let latest = subjects.seen.latest(&ContainerName::new(container.name.as_str()))?;
+        matches!(latest.state, ContainerState::Running { .. }).then_some(latest)
+    };
+    let plain =
+        |container: &Container| Stop { message: format!("Stopping container {}", container.name), grace_ms };
+    let init = || subjects.spec.init_containers.iter().flatten();
+    let main = subjects.spec.containers.iter().chain(init().filter(|container| !is_sidecar(container)));
+    let mut over = true;
+    for container in main {
+        if let Some(observed) = running(container) {
+            stop(subjects, draft, container, observed, &plain(container));
+            over = false;
+        }
+    }
+    if !over {
+        return false;
+    }
+    let sidecars: Vec<_> = init().filter(|container| is_sidecar(container)).collect();
+    for container in sidecars.into_iter().rev() {
+        if let Some(observed) = running(container) {
+            stop(subjects, draft, container, observed, &plain(container));
+            return false;
+        }
+    }
+    strangers(subjects.pod, subjects.seen, draft)
+}
+
+/// Containers of the pod that its specification does not name (any more): killed without ceremony.
+fn strangers(pod: &DesiredPod, seen: &ObservedPod, draft: &mut Draft) -> bool {
+    let known = |name: &ContainerName| pod.pod.spec.as_ref().is_some_and(|spec| find(spec, name).is_some());
+    let mut over = true;
+    for (name, attempts) in &seen.containers {
+        for observed in attempts {
+            let live = matches!(observed.state, ContainerState::Running { .. });
+            let latest = seen.latest(name).is_some_and(|latest| latest.id == observed.id);
+            if live && !(known(name) && latest) {
+                draft.steps.push(Step::Kill(target(observed)));
+                over = false;
+            }
+        }
+    }
+    over
+}
+
+/// Removes what is left of a pod in which nothing runs: containers, then the rest. True when nothing is.
+pub fn clear(seen: &ObservedPod, draft: &mut Draft) -> bool {
+    let containers = seen.containers.values().flatten();
+    let removals = containers.map(|observed| Step::Remove { target: target(observed), log: false });
+    draft.steps.extend(removals);
+    if !draft.steps.is_empty() {
+        return false;
+    }
+    if seen.network.is_some() {
+        draft.steps.push(Step::RemoveNetwork);
+    }
+    if seen.cgroup {
+        draft.steps.push(Step::RemoveCgroup);
+    }
+    if seen.files {
+        draft.steps.push(Step::RemoveFiles);
+    }
+    draft.steps.is_empty()
+}
+
+/// The end of a pod that nobody wants any more and whose specification nobody may know: a signal, two seconds,
+/// SIGKILL, and everything removed. True when nothing is left.
+pub fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
+    let mut over = true;
+    for observed in seen.containers.values().flatten() {
+        if !matches!(observed.state, ContainerState::Running { .. }) {
+            continue;
+        }
+        over = false;
+        let target = target(observed);
+        match begun(seen, observed) {
+            None => draft.steps.push(Step::BeginStop {
+                message: format!("Stopping container {}", target.container),
+                target,
+                pre_stop: None,
+            }),
+            Some(StopRecord { signalled_ms: None, .. }) => {
+                draft.steps.push(Step::Signal { target, signal: TERM });
+            }
+            Some(StopRecord { since_ms, .. }) => {
+                kill_when_due(seen, draft, observed, since_ms + MIN_GRACE_MS);
+            }
+        }
+    }
+    over && clear(seen, draft)
+}
+
+/// A postStart hook that failed shows its text with the container's end.
+pub fn hook_failure<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a str> {
+    match &seen.record.of(&observed.container, observed.attempt)?.post_start {
+        Hook::Failed(message) => Some(message),
+        Hook::Pending | Hook::Done => None,
+    }
+}
