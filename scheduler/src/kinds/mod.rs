@@ -1,10 +1,16 @@
 //! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
+mod config;
 pub mod decode;
+mod endpoints;
+mod json;
+pub mod pod;
 pub mod quantity;
 pub mod schema;
+mod service;
 mod table;
+mod workload;
 
 use serde_json::Value;
 

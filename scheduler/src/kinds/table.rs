@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, Kind, Scope, Subresource, View};
+use super::{
+    Column, Kind, Scope, Subresource, View, config, endpoints, json::ensure, pod, service, workload,
+};
 use crate::model::{Cause, Resource};
 
 /// Every kind.
@@ -22,6 +24,9 @@ pub(super) static KINDS: &[Kind] = &[
     ENDPOINT_SLICE,
     EVENT_VIEW,
 ];
+
+/// Every namespace is labelled with its own name, so that selectors can name it.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 fn nothing(_: &mut Value) {}
 fn nothing_kept(_: &mut Value, _: &Value) {}
@@ -101,8 +106,12 @@ const NAMESPACE: Kind = Kind {
     fields: &["status.phase"],
     prepare_create: |namespace| {
         namespace["status"] = json!({"phase": "Active"});
-        if namespace["spec"]["finalizers"].is_null() {
-            namespace["spec"]["finalizers"] = json!(["kubernetes"]);
+        namespace["spec"] = json!({"finalizers": ["kubernetes"]});
+    },
+    defaults: |namespace| {
+        let name = namespace["metadata"]["name"].clone();
+        if let Some(namespace) = namespace.as_object_mut() {
+            ensure(ensure(namespace, "metadata"), "labels").insert(NAME_LABEL.to_owned(), name);
         }
     },
     prepare_update: keep_status,
@@ -151,7 +160,8 @@ const POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     generation: true,
-    prepare_create: |pod| pod["status"] = json!({"phase": "Pending"}),
+    defaults: pod::defaults::pod,
+    prepare_create: pod::defaults::fresh_status,
     prepare_update: keep_status,
     ..BASE
 };
@@ -166,6 +176,7 @@ const SERVICE: Kind = Kind {
     subresources: &[Subresource::Status],
     definition: "io.k8s.api.core.v1.Service",
     fields: &["spec.clusterIP", "spec.type"],
+    defaults: service::defaults,
     prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
     prepare_update: keep_status,
     ..BASE
@@ -178,6 +189,7 @@ const ENDPOINTS: Kind = Kind {
     singular: "endpoints",
     short_names: &["ep"],
     definition: "io.k8s.api.core.v1.Endpoints",
+    defaults: endpoints::defaults,
     ..BASE
 };
 
@@ -198,6 +210,9 @@ const SECRET: Kind = Kind {
     singular: "secret",
     definition: "io.k8s.api.core.v1.Secret",
     fields: &["type"],
+    defaults: config::secret_defaults,
+    prepare_create: config::merge_string_data,
+    prepare_update: config::prepare_secret_update,
     ..BASE
 };
 
@@ -258,6 +273,7 @@ const ENDPOINT_SLICE: Kind = Kind {
     plural: "endpointslices",
     singular: "endpointslice",
     definition: "io.k8s.api.discovery.v1.EndpointSlice",
+    defaults: endpoints::slice_defaults,
     generation: true,
     ..BASE
 };
@@ -272,6 +288,7 @@ const DEPLOYMENT: Kind = Kind {
     categories: &["all"],
     subresources: &[Subresource::Status, Subresource::Scale],
     definition: "io.k8s.api.apps.v1.Deployment",
+    defaults: workload::deployment_defaults,
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,
@@ -288,6 +305,7 @@ const REPLICA_SET: Kind = Kind {
     categories: &["all"],
     subresources: &[Subresource::Status, Subresource::Scale],
     definition: "io.k8s.api.apps.v1.ReplicaSet",
+    defaults: workload::replica_set_defaults,
     fields: &["status.replicas"],
     generation: true,
     prepare_create: drop_status,
