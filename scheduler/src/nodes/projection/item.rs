@@ -1,0 +1,111 @@
+//! What travels to nodes: one object's latest state, or its absence, with the generation that made it so.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_proto::node::v1 as pb;
+
+/// A node's name.
+pub(crate) type NodeName = Arc<str>;
+
+/// Namespace (empty when there is none) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Name {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl Name {
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// The kinds a node is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum ItemKind {
+    Peer,
+    Service,
+    ConfigMap,
+    Secret,
+    Pod,
+}
+
+/// A Secret or ConfigMap that pods may refer to.
+pub(crate) type Reference = (SharedKind, Name);
+
+/// Kinds that reach a node only when one of its pods refers to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum SharedKind {
+    ConfigMap,
+    Secret,
+}
+
+impl From<SharedKind> for ItemKind {
+    fn from(kind: SharedKind) -> Self {
+        match kind {
+            SharedKind::ConfigMap => Self::ConfigMap,
+            SharedKind::Secret => Self::Secret,
+        }
+    }
+}
+
+/// Which object. The uid tells a pod from a later one of its name; other kinds leave it empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ItemKey {
+    pub(crate) kind: ItemKind,
+    pub(crate) name: Name,
+    pub(crate) uid: Arc<str>,
+}
+
+impl ItemKey {
+    pub(crate) fn new(kind: ItemKind, name: &Name) -> Self {
+        Self { kind, name: name.clone(), uid: "".into() }
+    }
+
+    pub(crate) fn pod(name: &Name, uid: &Arc<str>) -> Self {
+        Self { kind: ItemKind::Pod, name: name.clone(), uid: uid.clone() }
+    }
+}
+
+/// An object's state. Cheap to clone: all nodes share it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Body {
+    /// The node needs it no longer.
+    Removed,
+    /// Pod, Secret, ConfigMap as canonical JSON.
+    Json(Bytes),
+    /// Compiled once for all nodes.
+    Service(Arc<pb::Service>),
+    /// Another node.
+    Peer(Arc<pb::Peer>),
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Item {
+    pub(crate) generation: u64,
+    pub(crate) key: ItemKey,
+    pub(crate) body: Body,
+}
+
+/// Who is sent a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Every node.
+    All,
+    /// Every node but this one: it is no peer of itself.
+    AllBut(NodeName),
+    /// The one node whose pods need it.
+    One(NodeName),
+}
+
+impl Audience {
+    pub(crate) fn includes(&self, node: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(not) => &**not != node,
+            Self::One(only) => &**only == node,
+        }
+    }
+}
