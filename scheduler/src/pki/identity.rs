@@ -1,5 +1,7 @@
 //! Who a verified client certificate stands for. Called after TLS verified the chain; decides nothing.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{NODE_USER_PREFIX, NODES_GROUP};
@@ -32,4 +34,11 @@ impl Identity {
         let name = self.user.strip_prefix(NODE_USER_PREFIX).filter(|n| !n.is_empty())?;
         self.groups.iter().any(|g| g == NODES_GROUP).then_some(name)
     }
+}
+
+/// The end of a certificate's validity; `None` when it does not parse.
+pub fn not_after(certificate_der: &[u8]) -> Option<SystemTime> {
+    let (_, cert) = X509Certificate::from_der(certificate_der).ok()?;
+    let seconds = u64::try_from(cert.validity().not_after.timestamp()).ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }

@@ -20,7 +20,7 @@ mod tests;
 use std::{io, path::PathBuf};
 
 pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity};
-pub use identity::Identity;
+pub use identity::{Identity, not_after};
 pub use kubeconfig::write_kubeconfig;
 pub use serving::Serving;
 pub use tls::{Alpn, server_config};

@@ -130,7 +130,7 @@ impl Projection {
     }
 
     /// A Secret or ConfigMap came or changed.
-    pub(crate) fn shared(&mut self, kind: SharedKind, name: &Name, json: Bytes) {
+    pub(crate) fn shared(&mut self, kind: SharedKind, name: &Name, json: &Bytes) {
         let reference = (kind, name.clone());
         self.shared.insert(reference.clone(), json.clone());
         for node in self.users.get(&reference).cloned().unwrap_or_default() {

@@ -196,7 +196,7 @@ impl World {
             Op::Shared { secret, index, value } => {
                 let text = format!("s{index}");
                 let value = json!({"metadata": {"name": text}, "data": {"v": value.to_string()}});
-                projection.shared(kind(*secret), &name(&text), value.to_string().into());
+                projection.shared(kind(*secret), &name(&text), &value.to_string().into());
                 self.shared.insert((kind(*secret), text), value);
             }
             Op::SharedGone { secret, index } => {
@@ -398,12 +398,12 @@ fn a_secret_is_sent_before_its_pod_and_as_soon_as_it_exists() {
     let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"nodeName": "n0", "containers": [],
         "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "late"}}]}},
             {"name": "w", "secret": {"secretName": "early"}}]}});
-    projection.shared(SharedKind::Secret, &name("early"), "{}".into());
+    projection.shared(SharedKind::Secret, &name("early"), &"{}".into());
     projection.pod(&object(Resource::PODS, "p", &pod)).unwrap();
     let kinds: Vec<_> = projection.flush().into_iter().map(|(_, i)| (i.key.kind, i.key.name.name)).collect();
     assert_eq!(kinds, [(ItemKind::Secret, "early".into()), (ItemKind::Pod, "p".into())]);
 
-    projection.shared(SharedKind::Secret, &name("late"), "{}".into());
+    projection.shared(SharedKind::Secret, &name("late"), &"{}".into());
     let late = projection.flush();
     assert_eq!(late[0].0, Audience::One("n0".into()));
     assert_eq!(&*late[0].1.key.name.name, "late");

@@ -1,0 +1,59 @@
+//! Between wire and Kubernetes types. Pure.
+
+use gantry_proto::node::v1 as pb;
+use k8s_openapi::api::core::v1::Node;
+
+use super::projection::{Body, Item, ItemKind, NodeFacts};
+
+/// Keeps a node from answering for load balancer addresses, as upstream.
+const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+pub(super) fn message(kind: pb::scheduler_message::Kind) -> pb::SchedulerMessage {
+    pb::SchedulerMessage { kind: Some(kind) }
+}
+
+pub(super) fn update(item: Item) -> pb::SchedulerMessage {
+    use pb::update::Body as Wire;
+    let removed = item.body == Body::Removed;
+    let body = match item.body {
+        Body::Removed => None,
+        Body::Json(json) => Some(Wire::Json(json)),
+        Body::Service(service) => Some(Wire::Service((*service).clone())),
+        Body::Peer(peer) => Some(Wire::Peer((*peer).clone())),
+    };
+    let kind = match item.key.kind {
+        ItemKind::Pod => pb::ObjectKind::Pod,
+        ItemKind::Secret => pb::ObjectKind::Secret,
+        ItemKind::ConfigMap => pb::ObjectKind::ConfigMap,
+        ItemKind::Service => pb::ObjectKind::Service,
+        ItemKind::Peer => pb::ObjectKind::Peer,
+    };
+    message(pb::scheduler_message::Kind::Update(pb::Update {
+        generation: item.generation,
+        kind: kind.into(),
+        namespace: item.key.name.namespace.to_string(),
+        name: item.key.name.name.to_string(),
+        uid: item.key.uid.to_string(),
+        removed,
+        body,
+    }))
+}
+
+/// What the projection needs of a node.
+pub(super) fn node_facts(node: &Node) -> NodeFacts {
+    let status = node.status.as_ref();
+    let addresses = status.and_then(|s| s.addresses.as_ref()).into_iter().flatten();
+    let spec = node.spec.as_ref();
+    let pod_cidrs = match spec.and_then(|s| s.pod_cidrs.clone()) {
+        Some(ranges) if !ranges.is_empty() => ranges,
+        _ => spec.and_then(|s| s.pod_cidr.clone()).into_iter().collect(),
+    };
+    let conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let excluded = node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDE));
+    NodeFacts {
+        addresses: addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.clone()).collect(),
+        pod_cidrs,
+        announces: ready && !excluded,
+    }
+}

@@ -1,0 +1,189 @@
+//! The sessions that are open: at most one per node.
+//!
+//! A second session of one name displaces the first when it comes from the same agent (it reconnected) or from
+//! the same boot of the same machine (the agent was restarted; its lock file keeps two from running). From
+//! another boot it is taken only when the first has been silent for as long as a lease: a machine that was
+//! restarted gets in, and a second machine that was given the name of a living one does not.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gantry_proto::node::v1 as pb;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::projection::NodeName;
+
+/// Which agent opened a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agent {
+    pub(super) boot_id: String,
+    pub(super) instance: String,
+}
+
+/// One open session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) node: NodeName,
+    agent: Agent,
+    opened: Instant,
+    /// Milliseconds after `opened` of the agent's last message.
+    heard: AtomicU64,
+    /// Durable on the node.
+    accepted: AtomicU64,
+    /// In force on the node.
+    programmed: AtomicU64,
+    /// For messages that do not come from the projection.
+    pub(super) outbound: mpsc::Sender<pb::SchedulerMessage>,
+    /// Cancelled when another session takes its place.
+    pub(super) displaced: CancellationToken,
+}
+
+impl Session {
+    /// The agent said something.
+    pub(super) fn hear(&self) {
+        let after = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(after, Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+
+    /// The agent acknowledged.
+    pub(super) fn acknowledge(&self, accepted: u64, programmed: u64) {
+        self.accepted.fetch_max(accepted, Ordering::Relaxed);
+        self.programmed.fetch_max(programmed, Ordering::Relaxed);
+    }
+}
+
+/// How many nodes have a generation in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Convergence {
+    /// Nodes that have it.
+    pub programmed: usize,
+    /// Nodes with a session.
+    pub connected: usize,
+}
+
+/// All open sessions. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Registry(Arc<Mutex<HashMap<NodeName, Arc<Session>>>>);
+
+impl Registry {
+    /// Opens a session, or says why not.
+    pub(super) fn open(
+        &self,
+        node: &str,
+        agent: Agent,
+        outbound: mpsc::Sender<pb::SchedulerMessage>,
+        lease: Duration,
+    ) -> Result<Open, String> {
+        let node: NodeName = node.into();
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = sessions.get(&node) {
+            let silent = old.silent_for();
+            if old.agent.boot_id != agent.boot_id && silent < lease {
+                return Err(format!(
+                    "another machine serves node {node} and was heard {} s ago: give this one another name, \
+                     or stop the agent there and wait {} s",
+                    silent.as_secs(),
+                    lease.as_secs()
+                ));
+            }
+            old.displaced.cancel();
+        }
+        let session = Arc::new(Session {
+            node: node.clone(),
+            agent,
+            opened: Instant::now(),
+            heard: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            programmed: AtomicU64::new(0),
+            outbound,
+            displaced: CancellationToken::new(),
+        });
+        sessions.insert(node, session.clone());
+        Ok(Open { registry: self.clone(), session })
+    }
+
+    /// The session of a node.
+    pub(super) fn get(&self, node: &str) -> Option<Arc<Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    }
+
+    /// On how many of the connected nodes `generation` is in force.
+    pub(super) fn programmed(&self, generation: u64) -> Convergence {
+        let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let programmed =
+            sessions.values().filter(|s| s.programmed.load(Ordering::Relaxed) >= generation).count();
+        Convergence { programmed, connected: sessions.len() }
+    }
+
+    fn close(&self, session: &Arc<Session>) {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.get(&session.node).is_some_and(|s| Arc::ptr_eq(s, session)) {
+            sessions.remove(&session.node);
+        }
+    }
+}
+
+/// An open session; closes when dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    registry: Registry,
+    pub(super) session: Arc<Session>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.registry.close(&self.session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(boot: &str, instance: &str) -> Agent {
+        Agent { boot_id: boot.to_owned(), instance: instance.to_owned() }
+    }
+
+    fn open(registry: &Registry, agent: Agent, lease: Duration) -> Result<Open, String> {
+        registry.open("n", agent, mpsc::channel(1).0, lease)
+    }
+
+    #[test]
+    fn a_restarted_agent_displaces_and_another_machine_waits() {
+        let (registry, lease) = (Registry::default(), Duration::from_secs(40));
+        let first = open(&registry, agent("boot-1", "a"), lease).unwrap();
+        let restarted = open(&registry, agent("boot-1", "b"), lease).unwrap();
+        assert!(first.session.displaced.is_cancelled());
+        let refusal = open(&registry, agent("boot-2", "c"), lease).unwrap_err();
+        assert!(refusal.contains("another machine serves node n"), "{refusal}");
+        assert!(!restarted.session.displaced.is_cancelled());
+        // Silent for longer than the lease: a machine that came back.
+        let rebooted = open(&registry, agent("boot-2", "c"), Duration::ZERO).unwrap();
+        assert!(restarted.session.displaced.is_cancelled());
+        // The end of a displaced session does not close its successor.
+        drop((first, restarted));
+        assert!(registry.get("n").is_some_and(|s| Arc::ptr_eq(&s, &rebooted.session)));
+        drop(rebooted);
+        assert!(registry.get("n").is_none());
+    }
+
+    #[test]
+    fn convergence_counts_nodes_that_acknowledged() {
+        let registry = Registry::default();
+        let open = open(&registry, agent("b", "i"), Duration::ZERO).unwrap();
+        open.session.acknowledge(7, 5);
+        assert_eq!(registry.programmed(5), Convergence { programmed: 1, connected: 1 });
+        assert_eq!(registry.programmed(6), Convergence { programmed: 0, connected: 1 });
+    }
+}

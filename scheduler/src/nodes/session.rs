@@ -1,0 +1,467 @@
+//! One agent's session, from its hello to its end. Two halves run side by side: one reads what the agent says,
+//! one writes what its node needs. Neither waits for the other, and neither queues without bound.
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use futures::StreamExt;
+use gantry_proto::node::v1 as pb;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{
+    Shared, convert, handshake,
+    hub::Subscription,
+    pod_status::{Place, StatusWriter},
+    registration::{NodeWriter, RegistrationError},
+    registry::{Agent, Open, Session},
+    status_queue::StatusQueue,
+};
+use crate::{
+    events::{Record, Severity},
+    model::{ApiError, Chain, FieldSelector, Resource},
+    objects::{Actor, Selection, WatchEvent, WriteOptions},
+    pki::{NODE_USER_PREFIX, NODES_GROUP, Validity},
+};
+
+/// An agent says hello at once; what does not is something else.
+const HELLO: Duration = Duration::from_secs(10);
+/// A message that the agent does not take in this time ends the session.
+const STALLED: Duration = Duration::from_secs(15);
+/// How long a node may wait for its pod range.
+const RANGE: Duration = Duration::from_secs(10);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the agent sent no hello")]
+    NoHello,
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node cannot be registered")]
+    Registration(#[from] RegistrationError),
+    #[error("the node was not given a pod range: is the cluster's pod_cidr exhausted?")]
+    NoRange,
+    #[error("the agent closed the session")]
+    Closed,
+    #[error("the connection broke")]
+    Broken(#[source] Box<Status>),
+    #[error("the agent does not take its messages")]
+    Stalled,
+    #[error("another session took its place, or it fell behind")]
+    Displaced,
+    #[error("nothing was heard from the agent for its lease duration")]
+    Silent,
+    #[error("its certificate expired and was not renewed")]
+    Expired,
+    #[error("the scheduler is stopping")]
+    Stopping,
+}
+
+/// Everything that one session needs besides what all share.
+pub(super) struct Connection {
+    pub(super) shared: Shared,
+    /// From the certificate; nothing in a message can change it.
+    pub(super) node: String,
+    /// End of the certificate.
+    pub(super) expires: SystemTime,
+    pub(super) inbound: Streaming<pb::AgentMessage>,
+    pub(super) outbound: mpsc::Sender<pb::SchedulerMessage>,
+}
+
+impl Connection {
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self) {
+        let node = self.node.clone();
+        let stop = self.shared.stop.clone();
+        let ended = match self.start().await {
+            Ok(started) => {
+                let metrics = self.shared.metrics.clone();
+                metrics.sessions.inc();
+                let ended = self.serve(started, &stop).await;
+                metrics.sessions.dec();
+                ended
+            }
+            Err(refused @ Ended::Refused(_)) => {
+                self.shared.metrics.sessions_refused.inc();
+                tracing::warn!(%node, reason = %refused, "session refused");
+                self.tell_refusal(&refused).await;
+                return;
+            }
+            Err(error) => {
+                self.tell_refusal(&error).await;
+                error
+            }
+        };
+        match ended {
+            Ended::Closed | Ended::Stopping => tracing::info!(%node, reason = %ended, "session ended"),
+            other => tracing::warn!(%node, reason = %Chain(&other), "session ended"),
+        }
+    }
+
+    async fn start(&mut self) -> Result<Started, Ended> {
+        let hello = self.hello().await?;
+        if let Some(refusal) = handshake::refusal(handshake::PROTOCOL, hello.protocol, &hello.agent_version) {
+            return Err(Ended::Refused(refusal));
+        }
+        let config = &self.shared.config;
+        let agent = Agent { boot_id: hello.boot_id.clone(), instance: hello.instance.clone() };
+        let open = self
+            .shared
+            .registry
+            .open(&self.node, agent, self.outbound.clone(), config.lease)
+            .map_err(Ended::Refused)?;
+        let mut writer = NodeWriter::new(
+            self.shared.objects.clone(),
+            node_options(&self.node),
+            &self.node,
+            &hello,
+            config.lease,
+        );
+        writer.register().await?;
+        writer.renew_lease().await?;
+        let pod_cidrs = self.pod_ranges().await?;
+        let place = place(&self.node, &hello, &pod_cidrs);
+        let subscription = self
+            .shared
+            .hub
+            .subscribe(&self.node, hello.epoch, hello.accepted)
+            .await
+            .ok_or(Ended::Stopping)?;
+        open.session.acknowledge(hello.accepted, hello.programmed);
+        let reply = pb::SchedulerHello {
+            protocol: Some(handshake::PROTOCOL),
+            scheduler_version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: subscription.epoch,
+            refusal: String::new(),
+            heartbeat_seconds: seconds(config.heartbeat),
+            lease_seconds: seconds(config.lease),
+            cluster: Some(config.cluster.to_wire()),
+            assignment: Some(pb::NodeAssignment { pod_cidrs }),
+            snapshot: subscription.snapshot,
+        };
+        tracing::info!(
+            node = self.node,
+            agent = hello.agent_version,
+            snapshot = subscription.snapshot,
+            objects = subscription.first.len(),
+            "session started"
+        );
+        Ok(Started { open, writer, place, subscription, reply })
+    }
+
+    async fn hello(&mut self) -> Result<pb::AgentHello, Ended> {
+        let first = tokio::time::timeout(HELLO, self.inbound.message()).await.map_err(|_| Ended::NoHello)?;
+        let message = first.map_err(|e| Ended::Broken(Box::new(e)))?.ok_or(Ended::Closed)?;
+        match message.kind {
+            Some(pb::agent_message::Kind::Hello(hello)) => Ok(hello),
+            _ => Err(Ended::NoHello),
+        }
+    }
+
+    /// The node's ranges, once they are allotted.
+    async fn pod_ranges(&self) -> Result<Vec<String>, Ended> {
+        let wait = async {
+            let name = format!("metadata.name={}", self.node);
+            let fields = FieldSelector::parse(&name).unwrap_or_default();
+            let selection = Selection { fields, ..Selection::default() };
+            let mut watch = self.shared.objects.watch(Resource::NODES, selection, None).await?;
+            while let Some(event) = watch.next().await {
+                if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event?
+                    && let Ok(node) = object.decode()
+                {
+                    let ranges = convert::node_facts(&node).pod_cidrs;
+                    if !ranges.is_empty() {
+                        return Ok(ranges);
+                    }
+                }
+            }
+            Ok::<_, ApiError>(Vec::new())
+        };
+        let ranges = tokio::time::timeout(RANGE, wait).await.map_err(|_| Ended::NoRange)?;
+        ranges
+            .map_err(|e| Ended::Registration(e.into()))
+            .and_then(|r| if r.is_empty() { Err(Ended::NoRange) } else { Ok(r) })
+    }
+
+    /// The agent logs it and comes back later.
+    async fn tell_refusal(&self, why: &Ended) {
+        let hello = pb::SchedulerHello {
+            protocol: Some(handshake::PROTOCOL),
+            scheduler_version: env!("CARGO_PKG_VERSION").to_owned(),
+            refusal: Chain(why).to_string(),
+            ..pb::SchedulerHello::default()
+        };
+        // An agent that does not listen cannot be told.
+        let _ = say(&self.outbound, pb::scheduler_message::Kind::Hello(hello)).await;
+    }
+
+    async fn serve(self, started: Started, stop: &CancellationToken) -> Ended {
+        let Started { open, writer, place, subscription, reply } = started;
+        let session = open.session.clone();
+        let (beats, heartbeats) = mpsc::channel(4);
+        let statuses = StatusWriter::new(self.shared.objects.clone(), node_options(&self.node), place);
+        let outbound = self.outbound.clone();
+        let (shared, node) = (self.shared.clone(), self.node.clone());
+        let reader = Reader {
+            queue: StatusQueue::new(statuses),
+            session: session.clone(),
+            heartbeats: beats,
+            connection: self,
+        };
+        // Cancel-safe: the session is over with the first of them, whatever the others were at. Statuses that
+        // were not confirmed are sent again by the agent, and the projection resumes by generation.
+        let ended = tokio::select! {
+            ended = reader.run() => ended,
+            ended = write_updates(&shared, &outbound, reply, subscription) => ended,
+            ended = beat(&shared, &node, writer, heartbeats, &outbound) => ended,
+            () = session.displaced.cancelled() => Ended::Displaced,
+            () = stop.cancelled() => Ended::Stopping,
+        };
+        shared.usage.forget(&node);
+        drop(open);
+        ended
+    }
+}
+
+struct Started {
+    open: Open,
+    writer: NodeWriter,
+    place: Place,
+    subscription: Subscription,
+    reply: pb::SchedulerHello,
+}
+
+/// What the projection says, to the agent.
+async fn write_updates(
+    shared: &Shared,
+    outbound: &mpsc::Sender<pb::SchedulerMessage>,
+    hello: pb::SchedulerHello,
+    mut subscription: Subscription,
+) -> Ended {
+    use pb::scheduler_message::Kind;
+    let write = async {
+        say(outbound, Kind::Hello(hello)).await?;
+        for item in std::mem::take(&mut subscription.first) {
+            shared.metrics.updates.inc();
+            send(outbound, convert::update(item)).await?;
+        }
+        if subscription.snapshot {
+            shared.metrics.snapshots.inc();
+            let end = pb::SnapshotEnd { generation: subscription.generation };
+            say(outbound, Kind::SnapshotEnd(end)).await?;
+        } else {
+            shared.metrics.resumes.inc();
+        }
+        while let Some(batch) = subscription.changes.recv().await {
+            for item in batch {
+                shared.metrics.updates.inc();
+                send(outbound, convert::update(item)).await?;
+            }
+        }
+        Err::<Infallible, _>(Ended::Displaced)
+    };
+    let Err(ended) = write.await;
+    ended
+}
+
+/// Heartbeats into lease and conditions; an answer means that both are stored.
+async fn beat(
+    shared: &Shared,
+    node: &str,
+    mut writer: NodeWriter,
+    mut heartbeats: mpsc::Receiver<pb::Heartbeat>,
+    outbound: &mpsc::Sender<pb::SchedulerMessage>,
+) -> Ended {
+    while let Some(heartbeat) = heartbeats.recv().await {
+        shared.usage.record(node, &heartbeat);
+        let stored = async {
+            writer.renew_lease().await?;
+            writer.status(&heartbeat.conditions, Some(&heartbeat.image_names)).await
+        };
+        if let Err(error) = stored.await {
+            tracing::warn!(node, error = %Chain(&error), "heartbeat not stored");
+            continue;
+        }
+        let reply = pb::HeartbeatReply { sequence: heartbeat.sequence };
+        if let Err(ended) = say(outbound, pb::scheduler_message::Kind::Heartbeat(reply)).await {
+            return ended;
+        }
+    }
+    Ended::Closed
+}
+
+/// What the agent says.
+struct Reader {
+    connection: Connection,
+    session: std::sync::Arc<Session>,
+    queue: StatusQueue,
+    heartbeats: mpsc::Sender<pb::Heartbeat>,
+}
+
+impl Reader {
+    async fn run(mut self) -> Ended {
+        let lease = self.connection.shared.config.lease;
+        loop {
+            let expiry = self.connection.expires.duration_since(SystemTime::now()).unwrap_or_default();
+            // Cancel-safe: `message` keeps a partly read message in the stream, the queue keeps what ended, and
+            // timers begin anew.
+            let step = tokio::select! {
+                message = self.connection.inbound.message() => match message {
+                    Ok(Some(message)) => self.take(message).await,
+                    Ok(None) => Err(Ended::Closed),
+                    Err(status) => Err(Ended::Broken(Box::new(status))),
+                },
+                Some(reply) = self.queue.next() => {
+                    say(&self.connection.outbound, pb::scheduler_message::Kind::PodStatus(reply)).await
+                }
+                () = tokio::time::sleep(expiry) => Err(Ended::Expired),
+                () = tokio::time::sleep(lease) => Err(Ended::Silent),
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    async fn take(&mut self, message: pb::AgentMessage) -> Result<(), Ended> {
+        use pb::agent_message::Kind;
+        self.session.hear();
+        let shared = &self.connection.shared;
+        match message.kind {
+            Some(Kind::Ack(ack)) => self.acknowledge(&ack),
+            Some(Kind::PodStatus(update)) => {
+                shared.metrics.statuses.inc();
+                self.queue.push(update);
+            }
+            Some(Kind::Event(event)) => self.record(event),
+            Some(Kind::Heartbeat(heartbeat)) => {
+                // A store that is slower than heartbeats come: the next one says the same.
+                if self.heartbeats.try_send(heartbeat).is_err() {
+                    tracing::warn!(node = self.connection.node, "heartbeat dropped, the store is slow");
+                }
+            }
+            Some(Kind::Renew(renew)) => return self.renew(&renew).await,
+            Some(Kind::StreamRefused(refused)) => shared.streams.refuse(&self.connection.node, refused),
+            Some(Kind::Hello(_)) | None => {
+                tracing::debug!(node = self.connection.node, "message of an unknown kind ignored");
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, ack: &pb::Ack) {
+        self.session.acknowledge(ack.accepted, ack.programmed);
+        for failed in &ack.failed {
+            tracing::warn!(
+                node = self.connection.node,
+                kind = failed.kind,
+                namespace = failed.namespace,
+                name = failed.name,
+                error = failed.message,
+                "object not programmed on node"
+            );
+        }
+    }
+
+    /// An event about a pod of this node or about the node itself.
+    fn record(&self, event: pb::Event) {
+        let node = &self.connection.node;
+        let about_node = event.object_kind == "Node" && event.object_name == *node;
+        if !about_node && !self.owns_pod(&event) {
+            tracing::warn!(%node, kind = event.object_kind, namespace = event.namespace,
+                name = event.object_name, "event about a foreign object refused");
+            return;
+        }
+        // Upstream gives events about nodes the node's name for a uid: `kubectl describe node` looks for it.
+        let uid = if about_node { node.clone() } else { event.object_uid };
+        self.connection.shared.recorder.publish(Record {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some(event.object_kind),
+                name: Some(event.object_name),
+                namespace: Some(event.namespace).filter(|n| !n.is_empty()),
+                uid: Some(uid),
+                field_path: Some(event.field_path).filter(|p| !p.is_empty()),
+                resource_version: None,
+            },
+            severity: if event.r#type == "Warning" { Severity::Warning } else { Severity::Normal },
+            reason: event.reason,
+            message: event.message,
+            component: "kubelet".to_owned(),
+            host: Some(node.clone()),
+            time: Timestamp::from_millisecond(event.time_ms).unwrap_or_else(|_| Timestamp::now()),
+        });
+    }
+
+    fn owns_pod(&self, event: &pb::Event) -> bool {
+        let key = crate::model::Key::namespaced(Resource::PODS, &event.namespace, &event.object_name);
+        event.object_kind == "Pod"
+            && self.connection.shared.objects.stored(&key).is_some_and(|pod| {
+                pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.connection.node)
+            })
+    }
+
+    async fn renew(&mut self, renew: &pb::RenewRequest) -> Result<(), Ended> {
+        let node = &self.connection.node;
+        let authority = &self.connection.shared.authority;
+        let validity = Validity::starting(SystemTime::now(), self.connection.shared.gate.lifetime);
+        let signed = match authority.sign_node(&renew.csr_der, node, validity) {
+            Ok(signed) => signed,
+            Err(error) => {
+                tracing::warn!(%node, error = %Chain(&error), "certificate renewal refused");
+                return Ok(());
+            }
+        };
+        tracing::info!(%node, "node certificate renewed");
+        self.connection.expires = validity.until;
+        let reply = pb::RenewResponse {
+            certificate_pem: signed.certificate_pem.into(),
+            ca_pem: authority.ca_pem().to_owned().into(),
+            not_after: validity.until_unix(),
+        };
+        say(&self.connection.outbound, pb::scheduler_message::Kind::Renewed(reply)).await
+    }
+}
+
+async fn say(
+    outbound: &mpsc::Sender<pb::SchedulerMessage>,
+    kind: pb::scheduler_message::Kind,
+) -> Result<(), Ended> {
+    send(outbound, convert::message(kind)).await
+}
+
+async fn send(
+    outbound: &mpsc::Sender<pb::SchedulerMessage>,
+    message: pb::SchedulerMessage,
+) -> Result<(), Ended> {
+    match tokio::time::timeout(STALLED, outbound.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::Closed),
+        Err(_) => Err(Ended::Stalled),
+    }
+}
+
+/// The node writes in its own name.
+fn node_options(node: &str) -> WriteOptions {
+    let actor = Actor { user: format!("{NODE_USER_PREFIX}{node}").into(), groups: vec![NODES_GROUP.into()] };
+    WriteOptions { actor, ..WriteOptions::controller("gantry-agent") }
+}
+
+fn place(node: &str, hello: &pb::AgentHello, pod_cidrs: &[String]) -> Place {
+    let addresses = hello.node.iter().flat_map(|n| &n.addresses).filter(|a| a.r#type == "InternalIP");
+    Place {
+        node: node.to_owned(),
+        addresses: addresses.filter_map(|a| a.address.parse::<IpAddr>().ok()).collect(),
+        pod_ranges: pod_cidrs.iter().filter_map(|c| c.parse().ok()).collect(),
+    }
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX)
+}
