@@ -1,2 +1,15 @@
-//! The kernel ABI: map keys, values, names and limits, and the pure logic of the datapath.
-#![no_std]
+//! The kernel ABI of the datapath (map keys, values, names, limits) and its pure decision logic.
+//!
+//! Both sides compile this crate: the eBPF programs for the BPF target, the agent for the host. It owns every
+//! layout that crosses the kernel boundary and every decision about a connection or packet, and it never does
+//! I/O: maps and packets are reached through the traits in [`select`], so that the tests on the
+//! host run the very code that the kernel runs.
+//!
+//! Rules of the maps (measured reasons in docs/adr): a hash map that the datapath reads is insert- and
+//! delete-only and holds an index; whatever changes sits behind the index in a memory-mapped array and is
+//! published by one aligned 64-bit store.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod select;
+pub mod words;

@@ -1,9 +1,28 @@
 //! The user side of the eBPF datapath: loads and attaches programs, owns pins and maps, publishes the service
 //! table by the insert-only protocol. What it publishes survives the agent: programs and maps are pinned.
 
+mod alloc;
+mod config;
+mod endpoints;
+mod grace;
+mod kernel;
+mod links;
+mod loader;
+mod maps;
+mod snapshot;
+mod table;
+
 use std::{net::IpAddr, path::Path};
 
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
+
+pub use self::{
+    config::{DataplaneConfig, TableSizes},
+    kernel::EbpfDataplane,
+    loader::SetupError,
+    snapshot::Snapshot,
+    table::Fill,
+};
 
 /// Failure of the datapath.
 #[derive(Debug, thiserror::Error)]

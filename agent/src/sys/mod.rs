@@ -2,3 +2,6 @@
 #![expect(unsafe_code, reason = "every block upholds and states its own invariant; nothing outside has any")]
 
 pub mod arp;
+pub(crate) mod bpf;
+pub(crate) mod mapped;
+pub(crate) mod netns;

@@ -1,0 +1,1 @@
+//! Selection on maps of plain memory.

@@ -1,0 +1,184 @@
+//! The maps, and the lookups of `agent-ebpf-common` on them.
+//!
+//! Sizes here are floors; the agent sets the configured ones at load.
+
+use core::ptr::{addr_of, read_volatile};
+
+use agent_ebpf_common::{
+    abi::{
+        AffinityKey, AffinityValue, Backend, FrontendKey, Head, Reason, Settings, SlotRow, SocketState,
+        SourceRangeKey,
+    },
+    select::Tables,
+    words::{Handle, TICK_SHIFT},
+};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+};
+
+/// Frontend to index into `HEADS`. Insert- and delete-only.
+#[map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(1024, 0);
+
+#[map]
+static HEADS: Array<Head> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+
+#[map]
+static SLOTS: Array<SlotRow> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+
+#[map]
+static BACKENDS: Array<Backend> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(4096, 0);
+
+#[map]
+static NODE_ADDRESSES: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
+
+/// Network namespace cookie to pod address. Insert- and delete-only.
+#[map]
+static POD_NETNS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+#[map]
+static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> = LpmTrie::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+#[map]
+static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+
+/// New connections and datagram flows by service index.
+#[map]
+static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024, 0);
+
+/// The settings the agent wrote.
+#[inline(always)]
+pub(crate) fn settings() -> Settings {
+    let Some(settings) = SETTINGS.get_ptr(0) else { return Settings::default() };
+    // SAFETY: the verifier checked the bounds; the words are aligned and change only by whole stores.
+    unsafe {
+        Settings {
+            host_cookie: read_volatile(addr_of!((*settings).host_cookie)),
+            flags_and_uplink: read_volatile(addr_of!((*settings).flags_and_uplink)),
+        }
+    }
+}
+
+/// The index behind a frontend.
+#[inline(always)]
+pub(crate) fn frontend(addr_be: u32, port_be: u16, proto: u8, scope: u8) -> Option<u32> {
+    let key = FrontendKey { addr_be, port_be, proto, scope };
+    // SAFETY: elements of this map are never replaced, so the value cannot change under the read.
+    unsafe { FRONTENDS.get(&key) }.copied()
+}
+
+/// Whether this is an address of the node.
+#[inline(always)]
+pub(crate) fn is_node_address(addr_be: u32) -> bool {
+    NODE_ADDRESSES.get_ptr(&addr_be).is_some()
+}
+
+/// The pod that owns a network namespace; 0 is the node itself.
+#[inline(always)]
+pub(crate) fn client_of(netns: u64) -> u32 {
+    // SAFETY: elements of this map are never replaced.
+    unsafe { POD_NETNS.get(&netns) }.copied().unwrap_or(0)
+}
+
+/// Counts a refusal or drop.
+#[inline(always)]
+pub(crate) fn count_drop(reason: Reason) {
+    bump(DROPS.get_ptr_mut(reason as u32));
+}
+
+/// Counts a new connection of a service.
+#[inline(always)]
+pub(crate) fn count_connection(service: u32) {
+    bump(CONNECTIONS.get_ptr_mut(service));
+}
+
+#[inline(always)]
+fn bump(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
+        // SAFETY: this CPU's own element; programs of one type do not preempt each other on a CPU.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The clock in ticks.
+#[inline(always)]
+pub(crate) fn ticks() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+}
+
+/// The kernel's maps as the core reads them.
+pub(crate) struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn head(&self, index: u32) -> Option<Head> {
+        let head = HEADS.get_ptr(index)?;
+        // SAFETY: in bounds by the verifier; `word` is one aligned load, published by one aligned store.
+        Some(unsafe {
+            let word = read_volatile(addr_of!((*head).word));
+            Head { word, aux: read_volatile(addr_of!((*head).aux)) }
+        })
+    }
+
+    #[inline(always)]
+    fn handle(&self, row: u32, lane: u32) -> Option<Handle> {
+        let row = SLOTS.get_ptr(row)?.cast::<u32>();
+        // SAFETY: a row has 16 lanes, the mask keeps within it, which is also what the verifier wants to see.
+        Some(Handle(unsafe { read_volatile(row.add((lane & 15) as usize)) }))
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<Backend> {
+        let backend = BACKENDS.get_ptr(index)?;
+        // SAFETY: in bounds by the verifier; two aligned words, checked against the handle's generation after.
+        Some(unsafe {
+            Backend {
+                target: read_volatile(addr_of!((*backend).target)),
+                state: read_volatile(addr_of!((*backend).state)),
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: AffinityKey) -> Option<AffinityValue> {
+        // SAFETY: the element may be recycled under the read; the caller compares the repeated key.
+        unsafe { AFFINITY.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember(&self, value: AffinityValue) {
+        // A full table evicts; when even that fails the client is bound at its next connection.
+        let _ = AFFINITY.insert(&value.key, &value, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn in_source_range(&self, service: u32, client_be: u32) -> bool {
+        let key = Key::new(64, SourceRangeKey { service_be: service.to_be(), addr_be: client_be });
+        SOURCE_RANGES.get(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        ticks()
+    }
+}

@@ -1,0 +1,228 @@
+//! The adapter: [`Dataplane`] on the kernel.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aya::{Ebpf, programs::TcAttachType};
+
+use super::{
+    Dataplane, DataplaneConfig, DataplaneError, Programmed, Snapshot,
+    grace::GraceWorker,
+    links::{self, TcHook},
+    loader,
+    maps::{KernelMaps, NodeMaps, kernel},
+    snapshot,
+    table::Table,
+};
+use crate::{
+    model::{NodeName, PodAddresses, PodUid, ServiceTable},
+    sys::netns,
+};
+
+/// The datapath of this node. Dropping it changes nothing in the kernel: programs, maps and attachments are
+/// pinned, and the next agent takes them over.
+pub struct EbpfDataplane {
+    config: DataplaneConfig,
+    links: PathBuf,
+    state: Mutex<State>,
+    table: Arc<Mutex<Table<KernelMaps>>>,
+    grace: GraceWorker<KernelMaps>,
+}
+
+struct State {
+    object: Ebpf,
+    node: NodeMaps,
+    cookie: u64,
+    /// The programs run: from the first publish on, or from the start when they already ran on these maps.
+    attached: bool,
+    pods: BTreeMap<PodUid, Pod>,
+    last_publish: Duration,
+    baselines: snapshot::Baselines,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pod {
+    cookie: u64,
+    addresses: PodAddresses,
+}
+
+impl EbpfDataplane {
+    /// Loads the programs and takes over what an earlier agent left. The programs of a first start are attached
+    /// only with the first publish, so that no connect ever sees an empty table.
+    pub fn open(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        let mut loaded = loader::load(&config)?;
+        links::load_programs(&mut loaded.object)?;
+        let table = Arc::new(Mutex::new(Table::recover(KernelMaps::open(&loaded.maps)?)?));
+        let node = NodeMaps::open(&loaded.maps)?;
+        let cookie =
+            netns::own_cookie().map_err(|source| kernel("read", "the node's namespace cookie", source))?;
+        let state = State {
+            object: loaded.object,
+            node,
+            cookie,
+            attached: false,
+            pods: BTreeMap::new(),
+            last_publish: Duration::ZERO,
+            baselines: snapshot::Baselines::default(),
+        };
+        let dataplane = Self {
+            links: loader::links_directory(&config.pins),
+            grace: GraceWorker::start(Arc::clone(&table))?,
+            table,
+            state: Mutex::new(state),
+            config,
+        };
+        if loaded.reused {
+            dataplane.attach(&mut dataplane.lock())?;
+        }
+        Ok(dataplane)
+    }
+
+    /// Removes every attachment, pin and map. Services stop working on this node.
+    pub fn uninstall(config: &DataplaneConfig) -> Result<(), DataplaneError> {
+        let fail = |source| kernel("remove", config.pins.display().to_string(), source);
+        let directory = loader::links_directory(&config.pins);
+        if directory.exists() {
+            for pin in links::pinned(&directory, "").map_err(fail)? {
+                links::detach(&pin).map_err(fail)?;
+            }
+        }
+        if let Some(uplink) = &config.uplink {
+            for hook in uplink_hooks(uplink) {
+                links::remove_filter(hook);
+            }
+        }
+        loader::remove_pins(&config.pins).map_err(fail)
+    }
+
+    /// Figures for the metrics endpoint.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut state = self.lock();
+        let table = lock(&self.table);
+        let State { node, baselines, last_publish, pods, .. } = &mut *state;
+        snapshot::take(&table, node, baselines, *last_publish, pods.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn attach(&self, state: &mut State) -> Result<(), DataplaneError> {
+        if state.attached {
+            return Ok(());
+        }
+        state.node.set_node(state.cookie, None, self.config.pod_sockets);
+        links::update_pods(&mut state.object, &self.links)?;
+        if let Some(uplink) = &self.config.uplink {
+            for hook in uplink_hooks(uplink) {
+                links::attach_tc(&mut state.object, hook, &self.links.join(hook.program))?;
+            }
+        }
+        links::attach_sockets(&mut state.object, &self.config.cgroup, &self.links)?;
+        state.attached = true;
+        loader::remove_other_layouts(&self.config.pins)
+            .map_err(|source| kernel("remove", "maps of an earlier version", source))
+    }
+
+    fn pod_pins(&self, uid: &PodUid) -> [PathBuf; 2] {
+        [self.links.join(format!("pod-{uid}-in")), self.links.join(format!("pod-{uid}-out"))]
+    }
+}
+
+impl fmt::Debug for EbpfDataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EbpfDataplane").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Dataplane for EbpfDataplane {
+    fn publish(
+        &self,
+        services: &ServiceTable,
+        node: &NodeName,
+        node_addresses: &[IpAddr],
+    ) -> Result<Programmed, DataplaneError> {
+        let started = Instant::now();
+        let mut state = self.lock();
+        let addresses = v4_addresses(node_addresses);
+        state.node.set_addresses(&addresses)?;
+        let result = {
+            let mut table = lock(&self.table);
+            let result = table.publish(services, node);
+            self.grace.retire(table.take_retired());
+            result
+        };
+        self.attach(&mut state)?;
+        state.node.set_node(state.cookie, addresses.first().copied(), self.config.pod_sockets);
+        state.last_publish = started.elapsed();
+        result
+    }
+
+    fn attach_pod(&self, uid: &PodUid, netns: &Path, addresses: &PodAddresses) -> Result<(), DataplaneError> {
+        let cookie =
+            netns::cookie_of(netns).map_err(|source| kernel("enter", netns.display().to_string(), source))?;
+        let pod = Pod { cookie, addresses: addresses.clone() };
+        let mut state = self.lock();
+        if state.pods.get(uid) == Some(&pod) {
+            return Ok(());
+        }
+        let interface = nix::net::if_::if_indextoname(addresses.host_ifindex)
+            .map_err(|source| kernel("find", format!("interface {}", addresses.host_ifindex), source))?;
+        let interface = interface.to_string_lossy();
+        state.node.add_pod(cookie, addresses.v4)?;
+        for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
+            links::attach_tc(&mut state.object, hook, &pin)?;
+        }
+        state.pods.insert(uid.clone(), pod);
+        Ok(())
+    }
+
+    fn detach_pod(&self, uid: &PodUid) -> Result<(), DataplaneError> {
+        let mut state = self.lock();
+        if let Some(pod) = state.pods.get(uid) {
+            let cookie = pod.cookie;
+            state.node.remove_pod(cookie)?;
+            state.pods.remove(uid);
+        }
+        for pin in self.pod_pins(uid) {
+            links::detach(&pin).map_err(|source| kernel("detach", pin.display().to_string(), source))?;
+        }
+        Ok(())
+    }
+}
+
+/// The datapath's tables stay usable after a panic elsewhere: every change to them is complete or repeated.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn v4_addresses(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    addresses
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
+}
+
+/// What leaves a pod enters the host side of its veth pair.
+fn pod_hooks(interface: &str) -> [TcHook<'_>; 2] {
+    [
+        TcHook { program: "from_pod", interface, side: TcAttachType::Ingress },
+        TcHook { program: "to_pod", interface, side: TcAttachType::Egress },
+    ]
+}
+
+fn uplink_hooks(interface: &str) -> [TcHook<'_>; 2] {
+    [
+        TcHook { program: "uplink_in", interface, side: TcAttachType::Ingress },
+        TcHook { program: "uplink_out", interface, side: TcAttachType::Egress },
+    ]
+}

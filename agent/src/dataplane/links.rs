@@ -1,0 +1,193 @@
+//! Attachments: pinned links that survive the agent and are updated in place, so that at every instant exactly
+//! one program runs at each hook. Before Linux 6.6 tc has no links; there a clsact filter with a fixed priority
+//! and handle is replaced in place, and lives until its interface or an uninstall ends it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+        },
+    },
+};
+
+use super::{DataplaneError, loader, maps::kernel};
+use crate::sys::bpf;
+
+/// Programs of the socket path; the name is also the pin's.
+pub(super) const SOCKET_PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+
+/// Where our clsact filter sits; fixed, so that a restart replaces it instead of adding another.
+const FILTER_PRIORITY: u16 = 71;
+
+/// One program at one side of an interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TcHook<'a> {
+    pub(super) program: &'static str,
+    pub(super) interface: &'a str,
+    pub(super) side: TcAttachType,
+}
+
+/// Loads every program of the object into the kernel.
+pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), DataplaneError> {
+    for (name, program) in object.programs_mut() {
+        let result = match program {
+            aya::programs::Program::CgroupSockAddr(program) => program.load(),
+            aya::programs::Program::SchedClassifier(program) => program.load(),
+            _ => continue,
+        };
+        result.map_err(|source| kernel("load", name, source))?;
+    }
+    Ok(())
+}
+
+/// Attaches the socket path to `cgroup`, or updates what is attached.
+pub(super) fn attach_sockets(object: &mut Ebpf, cgroup: &Path, pins: &Path) -> Result<(), DataplaneError> {
+    let directory =
+        File::open(cgroup).map_err(|source| kernel("attach", cgroup.display().to_string(), source))?;
+    for name in SOCKET_PROGRAMS {
+        let program: &mut CgroupSockAddr = program(object, name)?;
+        let pin = pins.join(name);
+        if update_pinned(&pin, program.fd().map_err(|source| kernel("attach", name, source))?.as_fd())? {
+            continue;
+        }
+        // A link always shares its hook with other programs; the flag for that is only for attachments
+        // without a link, and refused here.
+        let link = program
+            .attach(&directory, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
+            .map_err(|source| kernel("attach", name, source))?;
+        let link = FdLink::try_from(link).map_err(|source| kernel("pin", name, source))?;
+        link.pin(&pin).map_err(|source| kernel("pin", name, source))?;
+    }
+    Ok(())
+}
+
+/// Attaches `hook`, or updates what is attached there under the same pin.
+pub(super) fn attach_tc(object: &mut Ebpf, hook: TcHook<'_>, pin: &Path) -> Result<(), DataplaneError> {
+    let fail = |source| kernel("attach", format!("{} to {}", hook.program, hook.interface), source);
+    let program: &mut SchedClassifier = program(object, hook.program)?;
+    if !has_tcx() {
+        return attach_filter(program, hook).map_err(fail);
+    }
+    if update_pinned(pin, program.fd().map_err(fail)?.as_fd())? {
+        return Ok(());
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(hook.interface, hook.side, options).map_err(fail)?;
+    let link = FdLink::try_from(program.take_link(id).map_err(fail)?)
+        .map_err(|source| kernel("pin", hook.program, source))?;
+    link.pin(pin).map_err(|source| kernel("pin", hook.program, source))?;
+    Ok(())
+}
+
+fn attach_filter(program: &mut SchedClassifier, hook: TcHook<'_>) -> Result<(), ProgramError> {
+    if let Err(error) = qdisc_add_clsact(hook.interface) {
+        // The qdisc from before is as good; a real failure shows when the filter is added.
+        tracing::debug!(interface = hook.interface, %error, "clsact qdisc not added");
+    }
+    let handle = TcHandle::from(1);
+    let existing = SchedClassifierLink::attached(hook.interface, hook.side, FILTER_PRIORITY, handle, None);
+    let replaced = existing.map_err(aya::programs::tc::TcError::IoError).map_err(ProgramError::from)?;
+    let id = match program.attach_to_link(replaced) {
+        Ok(id) => id,
+        Err(_) => program.attach_with_options(
+            hook.interface,
+            hook.side,
+            TcAttachOptions::Netlink(NlOptions { priority: FILTER_PRIORITY, handle, classid: None }),
+        )?,
+    };
+    // Dropping this kind of link would detach it: the filter must outlive the agent.
+    let _kept = std::mem::ManuallyDrop::new(program.take_link(id)?);
+    Ok(())
+}
+
+/// Whether tc has links.
+pub(super) fn has_tcx() -> bool {
+    loader::kernel_at_least(6, 6)
+}
+
+/// Puts `program` into the link pinned at `pin`. False when there is none, or only the remains of one whose
+/// interface or cgroup is gone (it is unpinned).
+fn update_pinned(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> Result<bool, DataplaneError> {
+    let fail = |source| kernel("update", pin.display().to_string(), source);
+    let link = match bpf::object_get(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(fail(error)),
+    };
+    match bpf::link_update(link.as_fd(), program) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(pin).map_err(fail)?;
+            Ok(false)
+        }
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// Pins below `directory` whose names start with `prefix`.
+pub(super) fn pinned(directory: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let mut pins = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            pins.push(entry.path());
+        }
+    }
+    Ok(pins)
+}
+
+/// Puts this agent's programs into the pod links that an earlier one left; drops those whose pod is gone.
+pub(super) fn update_pods(object: &mut Ebpf, directory: &Path) -> Result<(), DataplaneError> {
+    let pins = pinned(directory, "pod-").map_err(|source| kernel("update", "pod links", source))?;
+    for pin in pins {
+        let name = if pin.as_os_str().as_encoded_bytes().ends_with(b"-in") { "from_pod" } else { "to_pod" };
+        let program: &mut SchedClassifier = program(object, name)?;
+        update_pinned(&pin, program.fd().map_err(|source| kernel("update", name, source))?.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Detaches and unpins; a link that is gone is fine.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    match bpf::object_get(pin) {
+        Ok(link) => {
+            // Refused when its hook is gone already, which is what is wanted.
+            let _ = bpf::link_detach(link.as_fd());
+            fs::remove_file(pin)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes our clsact filter; only where tc has no links.
+pub(super) fn remove_filter(hook: TcHook<'_>) {
+    if !has_tcx()
+        && let Err(error) = qdisc_detach_program(hook.interface, hook.side, hook.program)
+    {
+        tracing::debug!(interface = hook.interface, %error, "no filter removed");
+    }
+}
+
+fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DataplaneError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    object
+        .program_mut(name)
+        .ok_or_else(|| kernel("find", name, io::Error::from(io::ErrorKind::NotFound)))?
+        .try_into()
+        .map_err(|source| kernel("find", name, source))
+}

@@ -1,0 +1,248 @@
+//! The kernel's maps, typed. Lives behind the table; holds no decision.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use agent_ebpf_common::abi::{DROP_REASONS, FrontendKey, SETTING_POD_SOCKETS_OFF, SourceRangeKey};
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    sys::SyscallError,
+};
+use ipnet::Ipv4Net;
+
+use super::{DataplaneError, table::TableMaps};
+use crate::sys::mapped::MappedArray;
+
+/// `BPF_NOEXIST`: a hash element that the datapath reads is never replaced.
+const NO_EXIST: u64 = 1;
+
+/// The maps the table writes.
+#[derive(Debug)]
+pub(super) struct KernelMaps {
+    frontends: HashMap<MapData, FrontendKey, u32>,
+    frontend_capacity: u32,
+    ranges: LpmTrie<MapData, SourceRangeKey, u32>,
+    heads: MappedArray,
+    slots: MappedArray,
+    backends: MappedArray,
+}
+
+/// The maps the rest of the agent's side uses.
+pub(super) struct NodeMaps {
+    addresses: HashMap<MapData, u32, u32>,
+    pods: HashMap<MapData, u64, u32>,
+    settings: MappedArray,
+    drops: PerCpuArray<MapData, u64>,
+    connections: PerCpuArray<MapData, u64>,
+}
+
+pub(super) fn kernel(
+    operation: &'static str,
+    subject: impl Into<String>,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> DataplaneError {
+    DataplaneError::Kernel { operation, subject: subject.into(), source: Box::new(source) }
+}
+
+fn open_data(directory: &Path, name: &str) -> Result<(MapData, u32), DataplaneError> {
+    let data = MapData::from_pin(directory.join(name)).map_err(|source| kernel("open", name, source))?;
+    let capacity = data.info().map_err(|source| kernel("open", name, source))?.max_entries();
+    Ok((data, capacity))
+}
+
+fn open_hash<K: Pod, V: Pod>(
+    directory: &Path,
+    name: &str,
+) -> Result<(HashMap<MapData, K, V>, u32), DataplaneError> {
+    let (data, capacity) = open_data(directory, name)?;
+    let map = HashMap::try_from(Map::HashMap(data)).map_err(|source| kernel("open", name, source))?;
+    Ok((map, capacity))
+}
+
+fn open_counters(directory: &Path, name: &str) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {
+    let (data, _) = open_data(directory, name)?;
+    PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(|source| kernel("open", name, source))
+}
+
+fn open_mapped(
+    directory: &Path,
+    name: &str,
+    words_per_element: usize,
+) -> Result<MappedArray, DataplaneError> {
+    let (data, capacity) = open_data(directory, name)?;
+    MappedArray::new(data.fd().as_fd(), capacity as usize * words_per_element)
+        .map_err(|source| kernel("map", name, source))
+}
+
+impl KernelMaps {
+    /// Opens the pinned maps.
+    pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
+        let (frontends, frontend_capacity) = open_hash(directory, "FRONTENDS")?;
+        let (ranges, _) = open_data(directory, "SOURCE_RANGES")?;
+        Ok(Self {
+            frontends,
+            frontend_capacity,
+            ranges: LpmTrie::try_from(Map::LpmTrie(ranges))
+                .map_err(|source| kernel("open", "SOURCE_RANGES", source))?,
+            heads: open_mapped(directory, "HEADS", 2)?,
+            slots: open_mapped(directory, "SLOTS", 8)?,
+            backends: open_mapped(directory, "BACKENDS", 2)?,
+        })
+    }
+}
+
+fn range_key(service: u32, range: Ipv4Net) -> Key<SourceRangeKey> {
+    let addr_be = u32::from_ne_bytes(range.network().octets());
+    // The service index comes first and always counts in full.
+    Key::new(32 + u32::from(range.prefix_len()), SourceRangeKey { service_be: service.to_be(), addr_be })
+}
+
+impl TableMaps for KernelMaps {
+    fn heads(&self) -> &[AtomicU64] {
+        &self.heads
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        &self.slots
+    }
+
+    fn backends(&self) -> &[AtomicU64] {
+        &self.backends
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError> {
+        self.frontends.iter().collect::<Result<_, _>>().map_err(|source| kernel("read", "FRONTENDS", source))
+    }
+
+    fn frontend_capacity(&self) -> u32 {
+        self.frontend_capacity
+    }
+
+    fn source_ranges(&self) -> Result<Vec<(u32, Ipv4Net)>, DataplaneError> {
+        let read = |source| kernel("read", "SOURCE_RANGES", source);
+        let mut ranges = Vec::new();
+        for key in self.ranges.keys() {
+            let key = key.map_err(read)?;
+            let address = Ipv4Addr::from(key.data().addr_be.to_ne_bytes());
+            let length = u8::try_from(key.prefix_len().saturating_sub(32)).unwrap_or(32);
+            if let Ok(range) = Ipv4Net::new(address, length.min(32)) {
+                ranges.push((u32::from_be(key.data().service_be), range));
+            }
+        }
+        Ok(ranges)
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), DataplaneError> {
+        let capacity = self.frontend_capacity;
+        self.frontends
+            .insert(key, index, NO_EXIST)
+            .map_err(|source| full_or(source, "FRONTENDS", capacity, "frontends"))
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
+        absent_is_fine(self.frontends.remove(&key)).map_err(|source| kernel("update", "FRONTENDS", source))
+    }
+
+    fn insert_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
+        self.ranges
+            .insert(&range_key(service, range), 1, 0)
+            .map_err(|source| full_or(source, "SOURCE_RANGES", super::loader::SOURCE_RANGES, "frontends"))
+    }
+
+    fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
+        absent_is_fine(self.ranges.remove(&range_key(service, range)))
+            .map_err(|source| kernel("update", "SOURCE_RANGES", source))
+    }
+}
+
+impl NodeMaps {
+    /// Opens the pinned maps.
+    pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            addresses: open_hash(directory, "NODE_ADDRESSES")?.0,
+            pods: open_hash(directory, "POD_NETNS")?.0,
+            settings: open_mapped(directory, "SETTINGS", 2)?,
+            drops: open_counters(directory, "DROPS")?,
+            connections: open_counters(directory, "CONNECTIONS")?,
+        })
+    }
+
+    /// Tells the programs who the node is.
+    pub(super) fn set_node(&self, cookie: u64, uplink: Option<Ipv4Addr>, pod_sockets: bool) {
+        let flags = if pod_sockets { 0 } else { SETTING_POD_SOCKETS_OFF };
+        let uplink = uplink.map_or(0, |address| u32::from_ne_bytes(address.octets()));
+        self.settings[1].store(u64::from(uplink) << 32 | u64::from(flags), Ordering::Release);
+        self.settings[0].store(cookie, Ordering::Release);
+    }
+
+    /// Makes the set of the node's addresses equal to `wanted`.
+    pub(super) fn set_addresses(&mut self, wanted: &[Ipv4Addr]) -> Result<(), DataplaneError> {
+        let fail = |source| kernel("update", "NODE_ADDRESSES", source);
+        let wanted: Vec<u32> = wanted.iter().map(|address| u32::from_ne_bytes(address.octets())).collect();
+        let present: Vec<u32> = self.addresses.keys().collect::<Result<_, _>>().map_err(fail)?;
+        for address in wanted.iter().filter(|address| !present.contains(address)) {
+            self.addresses.insert(address, 1, NO_EXIST).map_err(fail)?;
+        }
+        for address in present.iter().filter(|address| !wanted.contains(address)) {
+            self.addresses.remove(address).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Says which pod a network namespace belongs to.
+    pub(super) fn add_pod(&mut self, cookie: u64, address: Ipv4Addr) -> Result<(), DataplaneError> {
+        let address = u32::from_ne_bytes(address.octets());
+        if self.pods.get(&cookie, 0).is_ok_and(|old| old == address) {
+            return Ok(());
+        }
+        self.remove_pod(cookie)?;
+        self.pods.insert(cookie, address, NO_EXIST).map_err(|source| full_or(source, "POD_NETNS", 0, "pods"))
+    }
+
+    /// Forgets a namespace.
+    pub(super) fn remove_pod(&mut self, cookie: u64) -> Result<(), DataplaneError> {
+        absent_is_fine(self.pods.remove(&cookie)).map_err(|source| kernel("update", "POD_NETNS", source))
+    }
+
+    /// Drops by reason, summed over CPUs.
+    pub(super) fn drops(&self) -> Vec<(&'static str, u64)> {
+        (0_u32..).zip(DROP_REASONS).map(|(index, reason)| (reason, sum(&self.drops, index))).collect()
+    }
+
+    /// New connections and flows of one service index since the map was made.
+    pub(super) fn connections(&self, service: u32) -> u64 {
+        sum(&self.connections, service)
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    map.get(&index, 0).map_or(0, |values| values.iter().sum())
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn full_or(source: MapError, map: &'static str, capacity: u32, option: &'static str) -> DataplaneError {
+    let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
+    match &source {
+        MapError::SyscallError(SyscallError { io_error, .. }) if full(io_error) => {
+            DataplaneError::Full { map, capacity, option }
+        }
+        _ => kernel("update", map, source),
+    }
+}

@@ -1,0 +1,51 @@
+//! Figures of the datapath for the metrics endpoint.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    maps::NodeMaps,
+    table::{Fill, PortId, Table, TableMaps},
+};
+use crate::model::ServiceId;
+
+/// A reading of the datapath's figures.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// `agent_dataplane_map_entries` and `agent_dataplane_map_capacity`, by map.
+    pub fill: Vec<Fill>,
+    /// `agent_dataplane_publish_duration_seconds` of the last publish.
+    pub last_publish: Duration,
+    /// `agent_dataplane_drops_total`, by reason.
+    pub drops: Vec<(&'static str, u64)>,
+    /// `agent_dataplane_service_connections_total`, by service: connections and datagram flows it was chosen
+    /// for, over all its ports.
+    pub connections: Vec<(ServiceId, u64)>,
+    /// `agent_dataplane_pods`: pods with the packet path attached.
+    pub pods: usize,
+}
+
+/// What each service index had counted when its present owner got it.
+pub(super) type Baselines = HashMap<u32, (PortId, u64)>;
+
+pub(super) fn take<M: TableMaps>(
+    table: &Table<M>,
+    node: &NodeMaps,
+    baselines: &mut Baselines,
+    last_publish: Duration,
+    pods: usize,
+) -> Snapshot {
+    let mut connections: Vec<(ServiceId, u64)> = Vec::new();
+    for (index, id) in table.service_names() {
+        let count = node.connections(index);
+        let baseline = baselines.entry(index).or_insert_with(|| (id.clone(), 0));
+        if baseline.0 != *id {
+            *baseline = (id.clone(), count);
+        }
+        let since = count.saturating_sub(baseline.1);
+        match connections.last_mut() {
+            Some((service, sum)) if *service == id.service => *sum += since,
+            _ => connections.push((id.service.clone(), since)),
+        }
+    }
+    Snapshot { fill: table.fill().to_vec(), last_publish, drops: node.drops(), connections, pods }
+}

@@ -1,0 +1,331 @@
+//! The service table: what is published, and the changes that make it equal to what is wanted.
+//!
+//! Order of every change: backends, slots, publish word (one store), and only after a grace period the freeing
+//! of what the old word led to. A reader therefore sees the old set or the new one, never a mixture and never
+//! nothing. All state can be read back from the maps ([`recover`]), so that a restarted agent republishes
+//! nothing that is already right.
+//!
+//! Generic over [`TableMaps`]: tests run it on plain memory and select from it with the kernel's own code.
+
+mod port;
+mod recover;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use agent_ebpf_common::{
+    abi::{Backend, FrontendKey, Head, ROW},
+    words::{self, Handle, Publish},
+};
+use ipnet::Ipv4Net;
+
+use self::{port::PortState, recover::Recovered};
+use super::{
+    DataplaneError, Programmed,
+    alloc::{Extent, Extents, Indices},
+    endpoints::{self, Target},
+};
+use crate::model::{NodeName, ServiceId, ServiceSpec, ServiceTable};
+
+/// Freed backend indices kept back before reuse. Their generation tells old handles from new ones anyway; the
+/// rest makes a wrap of its 12 bits within the life of a flow impossible in practice.
+const BACKENDS_AT_REST: usize = 4096;
+
+/// The maps, as the table writes them.
+pub(super) trait TableMaps {
+    /// `HEADS` as words, two an element.
+    fn heads(&self) -> &[AtomicU64];
+    /// `SLOTS` as words, eight a row.
+    fn slots(&self) -> &[AtomicU64];
+    /// `BACKENDS` as words, two an element.
+    fn backends(&self) -> &[AtomicU64];
+    /// All frontends.
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError>;
+    /// Entries that `FRONTENDS` holds at most.
+    fn frontend_capacity(&self) -> u32;
+    /// All source ranges, with their services.
+    fn source_ranges(&self) -> Result<Vec<(u32, Ipv4Net)>, DataplaneError>;
+    /// Inserts a frontend that is not there.
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), DataplaneError>;
+    /// Deletes a frontend.
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), DataplaneError>;
+    /// Lets a range of clients use a service's load balancer addresses.
+    fn insert_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError>;
+    /// Takes it back.
+    fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError>;
+}
+
+/// One service port, by what identifies it for users.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PortId {
+    pub(super) service: ServiceId,
+    pub(super) proto: u8,
+    pub(super) port: u16,
+}
+
+/// What may be freed once no program can still be reading it.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    extents: Vec<Extent>,
+    heads: Vec<u32>,
+    services: Vec<u32>,
+    backends: Vec<Handle>,
+}
+
+impl Retired {
+    pub(super) fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+            && self.heads.is_empty()
+            && self.services.is_empty()
+            && self.backends.is_empty()
+    }
+}
+
+/// Fill of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Map.
+    pub map: &'static str,
+    /// Entries in use.
+    pub used: u32,
+    /// Entries at most.
+    pub capacity: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table<M> {
+    maps: M,
+    node: Option<NodeName>,
+    published: ServiceTable,
+    ports: BTreeMap<PortId, PortState>,
+    /// Who answers on a frontend; the first to claim it.
+    owners: HashMap<FrontendKey, PortId>,
+    /// Who else wants it, and gets it when the owner lets go.
+    waiting: HashMap<FrontendKey, BTreeSet<PortId>>,
+    /// Services to look at again: a frontend they wait for became free.
+    again: BTreeSet<ServiceId>,
+    heads: Indices,
+    services: Indices,
+    rows: Extents,
+    backends: Indices,
+    recovered: Option<Recovered>,
+    retired: Retired,
+}
+
+impl<M: TableMaps> Table<M> {
+    /// Takes over what the maps hold.
+    pub(super) fn recover(maps: M) -> Result<Self, DataplaneError> {
+        let heads = maps.frontend_capacity().min((maps.heads().len() / 2) as u32);
+        let rows = (maps.slots().len() / 8).min(words::MAX_ROWS as usize) as u32;
+        let backends = ((maps.backends().len() / 2) as u32).min(1 << words::INDEX_BITS);
+        let mut table = Self {
+            maps,
+            node: None,
+            published: ServiceTable::new(),
+            ports: BTreeMap::new(),
+            owners: HashMap::new(),
+            waiting: HashMap::new(),
+            again: BTreeSet::new(),
+            heads: Indices::new(heads, 0),
+            services: Indices::new(heads, 0),
+            rows: Extents::new(rows),
+            backends: Indices::new(backends, BACKENDS_AT_REST),
+            recovered: None,
+            retired: Retired::default(),
+        };
+        table.recovered = Some(table.read_back()?);
+        Ok(table)
+    }
+
+    /// Makes the maps equal to `services` as `node` sees them. A service that cannot be programmed does not
+    /// hold up the others: its error is returned after them, and it is tried again next time.
+    pub(super) fn publish(
+        &mut self,
+        services: &ServiceTable,
+        node: &NodeName,
+    ) -> Result<Programmed, DataplaneError> {
+        if self.node.as_ref() != Some(node) {
+            // Locality changed for every endpoint: compare everything.
+            self.published.clear();
+            self.node = Some(node.clone());
+        }
+        let mut failure = None;
+        let mut done = Programmed::default();
+        let mut note = |result: Result<(), DataplaneError>| {
+            let ok = result.is_ok();
+            failure = failure.take().or(result.err());
+            ok
+        };
+        let gone: Vec<PortId> = self.gone(services);
+        for id in gone {
+            done.removed += 1;
+            note(self.remove_port(&id));
+        }
+        for (id, spec) in changed(services, &self.published) {
+            let (changed, result) = self.apply_service(&id, &spec, node);
+            done.changed += changed;
+            if note(result) {
+                self.published.insert(id, spec);
+            } else {
+                self.published.remove(&id);
+            }
+        }
+        while let Some(id) = self.again.pop_first() {
+            let Some(spec) = services.get(&id) else { continue };
+            let (changed, result) = self.apply_service(&id, spec, node);
+            done.changed += changed;
+            note(result);
+        }
+        self.published.retain(|id, _| services.contains_key(id));
+        note(self.finish_recovery());
+        done.kept = self.ports.len().saturating_sub(done.changed);
+        failure.map_or(Ok(done), Err)
+    }
+
+    /// Applies all ports of a service; the number that changed, and the first failure.
+    fn apply_service(
+        &mut self,
+        id: &ServiceId,
+        spec: &ServiceSpec,
+        node: &NodeName,
+    ) -> (usize, Result<(), DataplaneError>) {
+        let (mut changed, mut result) = (0, Ok(()));
+        for port in &spec.ports {
+            let Some(proto) = endpoints::protocol_number(port.protocol) else { continue };
+            let port_id = PortId { service: id.clone(), proto, port: port.port };
+            match self.apply_port(&port_id, &endpoints::compile(spec, port, node), spec) {
+                Ok(true) => changed += 1,
+                Ok(false) => {}
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        (changed, result)
+    }
+
+    /// Published ports that are not wanted any more.
+    fn gone(&self, services: &ServiceTable) -> Vec<PortId> {
+        let wanted = |id: &PortId| {
+            services.get(&id.service).is_some_and(|spec| {
+                let same = self.published.get(&id.service).is_some_and(|old| Arc::ptr_eq(old, spec));
+                same || spec.ports.iter().any(|port| {
+                    port.port == id.port && endpoints::protocol_number(port.protocol) == Some(id.proto)
+                })
+            })
+        };
+        self.ports.keys().filter(|id| !wanted(id)).cloned().collect()
+    }
+
+    /// What can be freed after a grace period; the caller waits for one and calls [`Table::release`].
+    pub(super) fn take_retired(&mut self) -> Retired {
+        std::mem::take(&mut self.retired)
+    }
+
+    /// Frees what was retired before the last grace period.
+    pub(super) fn release(&mut self, retired: Retired) {
+        for handle in retired.backends {
+            // Datagram flows that stick to it choose again; TCP connections drain.
+            let backend = self.backend(handle.index()).dead();
+            self.maps.backends()[handle.index() as usize * 2 + 1].store(backend.state, Ordering::Release);
+            self.backends.release(handle.index());
+        }
+        for extent in retired.extents {
+            self.rows.release(extent);
+        }
+        for head in retired.heads {
+            self.heads.release(head);
+        }
+        for service in retired.services {
+            self.services.release(service);
+        }
+    }
+
+    /// Service index to its name, for counters.
+    pub(super) fn service_names(&self) -> impl Iterator<Item = (u32, &PortId)> {
+        self.ports.iter().map(|(id, state)| (state.service, id))
+    }
+
+    /// Fill of the tables.
+    pub(super) fn fill(&self) -> [Fill; 4] {
+        let of = |map, used, capacity| Fill { map, used, capacity };
+        [
+            of("FRONTENDS", self.owners.len() as u32, self.maps.frontend_capacity()),
+            of("HEADS", self.heads.in_use(), self.heads.capacity()),
+            of("SLOTS", self.rows.in_use(), self.rows.capacity()),
+            of("BACKENDS", self.backends.in_use(), self.backends.capacity()),
+        ]
+    }
+
+    fn head(&self, index: u32) -> Head {
+        let words = &self.maps.heads()[index as usize * 2..][..2];
+        Head { word: words[0].load(Ordering::Acquire), aux: words[1].load(Ordering::Relaxed) }
+    }
+
+    fn backend(&self, index: u32) -> Backend {
+        let words = &self.maps.backends()[index as usize * 2..][..2];
+        Backend { target: words[0].load(Ordering::Acquire), state: words[1].load(Ordering::Relaxed) }
+    }
+
+    /// Writes a new backend of `service`. Nothing refers to it yet, so the order of its words does not matter.
+    fn new_backend(&mut self, target: Target, service: u32) -> Result<Handle, DataplaneError> {
+        let index = self.backends.allocate().ok_or(DataplaneError::Full {
+            map: "BACKENDS",
+            capacity: self.backends.capacity(),
+            option: "backends",
+        })?;
+        let generation = (self.backend(index).generation() + 1) % words::GENERATIONS;
+        let flags = if target.local { words::LOCAL } else { 0 };
+        let backend = Backend::new(
+            u32::from_ne_bytes(target.address.ip().octets()),
+            target.address.port().to_be(),
+            generation,
+            flags,
+            service,
+        );
+        let slot = &self.maps.backends()[index as usize * 2..][..2];
+        slot[0].store(backend.target, Ordering::Relaxed);
+        slot[1].store(backend.state, Ordering::Relaxed);
+        Ok(Handle::new(index, generation))
+    }
+
+    /// Writes a set of handles into rows of its own.
+    fn new_set(&mut self, handles: &[Handle]) -> Result<Extent, DataplaneError> {
+        let too_many = |capacity| DataplaneError::Full { map: "SLOTS", capacity, option: "backends" };
+        if handles.len() > words::MAX_SLOTS as usize {
+            return Err(too_many(words::MAX_SLOTS));
+        }
+        let rows = (handles.len() as u32).div_ceil(ROW);
+        let extent = self.rows.allocate(rows).ok_or_else(|| too_many(self.rows.capacity() * ROW))?;
+        let words = &self.maps.slots()[extent.start as usize * 8..][..rows as usize * 8];
+        for (word, pair) in words.iter().zip(handles.chunks(2)) {
+            // Lanes are 32 bits; the programs are compiled for little-endian machines only.
+            let high = pair.get(1).map_or(0, |handle| u64::from(handle.0));
+            word.store(high << 32 | u64::from(pair[0].0), Ordering::Relaxed);
+        }
+        Ok(extent)
+    }
+
+    /// The publish store: what was written before it becomes visible with it.
+    fn store_head(&self, index: u32, publish: Publish, aux: u64) {
+        let head = &self.maps.heads()[index as usize * 2..][..2];
+        head[1].store(aux, Ordering::Relaxed);
+        head[0].store(publish.pack(), Ordering::Release);
+    }
+}
+
+/// Services that are new or not what was published, in order.
+fn changed(services: &ServiceTable, published: &ServiceTable) -> Vec<(ServiceId, Arc<ServiceSpec>)> {
+    services
+        .iter()
+        .filter(|(id, spec)| !published.get(*id).is_some_and(|old| Arc::ptr_eq(old, spec)))
+        .map(|(id, spec)| (id.clone(), Arc::clone(spec)))
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests;
