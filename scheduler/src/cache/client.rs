@@ -139,23 +139,12 @@ impl Client {
     pub async fn delete<T: Cached>(&self, of: &T, mut options: DeleteOptions) -> Result<(), WriteError> {
         let (id, uid) = (Id::of(of.metadata()), of.metadata().uid.clone());
         options.uid.clone_from(&uid);
-        match self.objects.delete(T::RESOURCE, id.scope(), &id.name, &options, &self.options).await {
-            Ok(_) => {}
-            Err(error) if error.reason == Reason::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.refresh::<T>(&id, uid.as_deref().unwrap_or("")).await
-    }
-
-    /// After a delete: the object is gone, or is waiting for its finalizers or its grace period.
-    async fn refresh<T: Cached>(&self, id: &Id, uid: &str) -> Result<(), WriteError> {
         let table = T::table(&self.cache);
-        match self.objects.get(T::RESOURCE, id.scope(), &id.name).await {
-            Ok(object) if &*object.uid == uid => {
-                table.wrote(Arc::new(object.decode()?), object.revision);
-            }
-            Ok(_) => table.wrote_deleted(id, uid),
-            Err(error) if error.reason == Reason::NotFound => table.wrote_deleted(id, uid),
+        match self.objects.remove(T::RESOURCE, id.scope(), &id.name, &options, &self.options).await {
+            Ok(deleted) if deleted.gone => table.wrote_deleted(&id, uid.as_deref().unwrap_or("")),
+            Ok(deleted) => table.wrote(Arc::new(deleted.object.decode()?), deleted.object.revision),
+            // The watch will say so.
+            Err(error) if error.reason == Reason::NotFound => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -210,7 +210,8 @@ impl<T: Cached> Table<T> {
         self.synced.send_replace(true);
     }
 
-    pub(super) async fn synced(&self) {
+    /// Waits until everything that was stored when the watch began is here.
+    pub async fn synced(&self) {
         // The sender lives in `self`, so the wait cannot fail.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }

@@ -1,0 +1,148 @@
+//! What a pod gets without asking: the tolerations that let it sit out a short loss of its node, its service
+//! account, its priority.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::{
+    model::{ApiError, Key, Resource},
+    objects::admission::{Admission, Operation, Request},
+};
+
+/// How long a pod stays bound to a lost node, as upstream.
+const TOLERATED_SECONDS: i64 = 300;
+const LOST: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// The built-in priority classes.
+const CLASSES: [(&str, i64); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+/// The plugin.
+#[derive(Debug, Default)]
+pub struct PodDefaults;
+
+#[async_trait]
+impl Admission for PodDefaults {
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+        let new_pod = request.kind.resource == Resource::PODS
+            && request.subresource.is_none()
+            && request.operation == Operation::Create;
+        if !new_pod {
+            return Ok(());
+        }
+        let name = request.name;
+        let Some(spec) = request.object.get_mut("spec").filter(|s| s.is_object()) else { return Ok(()) };
+        tolerate_loss(spec);
+        set_priority(spec, name)?;
+        let account = set_account(spec);
+        let namespace = request.namespace.unwrap_or("");
+        let key = Key::namespaced(Resource::SERVICE_ACCOUNTS, namespace, &account);
+        // Every namespace gets its default account a moment after it is made: a pod that is applied together
+        // with its namespace need not wait for that.
+        if account != "default" && request.objects.stored(&key).is_none() {
+            let why = format!(
+                "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
+            );
+            return Err(ApiError::forbidden(Resource::PODS, name, &why));
+        }
+        Ok(())
+    }
+}
+
+fn tolerate_loss(spec: &mut Value) {
+    let field = |t: &Value, name: &str| t.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    let own = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut all = own.clone();
+    for key in LOST {
+        let covered = own.iter().any(|t| {
+            let (k, effect) = (field(t, "key"), field(t, "effect"));
+            (k.is_empty() || k == key) && (effect.is_empty() || effect == "NoExecute")
+        });
+        if !covered {
+            all.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": TOLERATED_SECONDS}));
+        }
+    }
+    if !all.is_empty() {
+        spec["tolerations"] = all.into();
+    }
+}
+
+fn set_priority(spec: &mut Value, pod: &str) -> Result<(), ApiError> {
+    let class = spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_owned();
+    let priority = match class.as_str() {
+        "" => 0,
+        name => match CLASSES.iter().find(|(known, _)| *known == name) {
+            Some((_, value)) => *value,
+            None => {
+                let why = format!("no PriorityClass with name {name} was found");
+                return Err(ApiError::forbidden(Resource::PODS, pod, &why));
+            }
+        },
+    };
+    let given = spec.get("priority").and_then(Value::as_i64);
+    if given.is_some_and(|given| given != priority) {
+        let why = format!(
+            "the integer value of priority ({}) must not be provided in pod spec; priority admission \
+             controller computed {priority} from the given PriorityClass name",
+            given.unwrap_or_default()
+        );
+        return Err(ApiError::forbidden(Resource::PODS, pod, &why));
+    }
+    spec["priority"] = priority.into();
+    if spec.get("preemptionPolicy").is_none() {
+        spec["preemptionPolicy"] = "PreemptLowerPriority".into();
+    }
+    Ok(())
+}
+
+fn set_account(spec: &mut Value) -> String {
+    let named = ["serviceAccountName", "serviceAccount"]
+        .into_iter()
+        .filter_map(|field| spec.get(field).and_then(Value::as_str))
+        .find(|name| !name.is_empty())
+        .unwrap_or("default")
+        .to_owned();
+    spec["serviceAccountName"] = named.clone().into();
+    spec["serviceAccount"] = named.clone().into();
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::objects::{Objects, WriteOptions};
+
+    async fn created(spec: Value) -> Result<Value, ApiError> {
+        let objects = Objects::in_memory(vec![Arc::new(PodDefaults)]).await.unwrap();
+        let mut body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec});
+        body["spec"]["containers"] = json!([{"name": "web", "image": "web"}]);
+        let options = WriteOptions::controller("test");
+        let written = objects.create(Resource::PODS, Some("default"), body, &options).await?;
+        Ok(written.object.decode().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_plain_pod_tolerates_the_loss_of_its_node_for_five_minutes() {
+        let pod = created(json!({})).await.unwrap();
+        let tolerations = pod["spec"]["tolerations"].as_array().unwrap();
+        assert_eq!(tolerations.len(), 2);
+        assert!(tolerations.iter().all(|t| t["tolerationSeconds"] == 300));
+        assert_eq!(pod["spec"]["serviceAccountName"], "default");
+        assert_eq!(pod["spec"]["priority"], 0);
+    }
+
+    #[tokio::test]
+    async fn its_own_words_count() {
+        let own = json!([{"operator": "Exists"}]);
+        let pod = created(json!({"tolerations": own, "priorityClassName": "system-node-critical"}));
+        let pod = pod.await.unwrap();
+        assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 1);
+        assert_eq!(pod["spec"]["priority"], 2_000_001_000_i64);
+        let error = created(json!({"priorityClassName": "gold"})).await.unwrap_err();
+        assert_eq!(error.message, "pods \"web\" is forbidden: no PriorityClass with name gold was found");
+        let error = created(json!({"serviceAccountName": "robot"})).await.unwrap_err();
+        assert!(error.message.ends_with("serviceaccount \"robot\" not found"), "{error}");
+    }
+}
