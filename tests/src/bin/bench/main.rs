@@ -1,0 +1,52 @@
+//! The benchmarks that need a cluster: started by `cargo xtask bench`, which brings one up. Prints a table for
+//! people and writes the same figures as JSON. Figures come from this run alone; peers run in the same run,
+//! interleaved.
+
+mod footprint;
+mod pods;
+mod report;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Benchmarks against a running cluster (KUBECONFIG says which).
+#[derive(Parser)]
+struct Cli {
+    /// Also write the figures here, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pod start: create to Running as a watch sees it, beside `ctr run` of the same image; then the daemons'
+    /// memory and idle CPU with all those pods there.
+    Pods(pods::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    let rows = match cli.command {
+        Command::Pods(options) => pods::run(&options).await?,
+    };
+    report::print(&rows);
+    if let Some(path) = cli.json {
+        std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
