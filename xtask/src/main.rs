@@ -1,6 +1,7 @@
 //! The project's commands. `cargo xtask up` and `cargo xtask test` are the two that everybody needs; the others
 //! are their parts. Nothing here is shipped.
 
+mod bench;
 mod cluster;
 mod ebpf;
 mod images;
@@ -57,11 +58,29 @@ enum Command {
     },
     /// Build the eBPF object into target/ebpf.
     Ebpf,
+    /// Measure ours beside its peers.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Keep the processes of a plan file alive (started by `up`).
     #[command(hide = true)]
     Supervise {
         /// The plan.
         plan: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
+    Pods {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        count: u32,
+        /// How many a second.
+        #[arg(long, default_value_t = 5.0)]
+        rate: f64,
     },
 }
 
@@ -72,6 +91,7 @@ fn main() -> ExitCode {
         Command::Down { name } => up::down(&name),
         Command::Test { suites } => test::run(&suites),
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
+        Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };
     match outcome {
