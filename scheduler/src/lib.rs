@@ -7,7 +7,9 @@
 pub mod admission;
 pub mod api;
 pub mod app;
+mod bootstrap;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod controllers;
 pub mod events;

@@ -1,4 +1,264 @@
 //! The Kubernetes REST API over HTTPS: routes, negotiation, authentication; no object logic of its own.
+//!
+//! In: HTTP requests with the identity of their TLS connection. Out: stored bytes as they are, tables,
+//! metadata, `Status` failures. Never: a rule about an object (that is in [`crate::objects`] and the kind's
+//! row), or a request's body in a log.
 
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use axum::{extract::Request, response::Response};
+use http::Method;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::sync::watch as ready_watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kinds::{Kind, Subresource},
+    model::{ApiError, Object},
+    objects::{Actor, Objects},
+};
+
+mod access;
+mod body;
 pub mod discovery;
+mod metrics;
+mod negotiate;
 pub mod openapi;
+mod query;
+mod read;
+mod request;
+mod respond;
+mod route;
+mod server;
+mod system;
+mod table;
+mod watch;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use metrics::Metrics;
+pub use query::Params;
+pub use server::{Server, ServerError};
+
+use request::Ask;
+use route::Route;
+
+/// Serves the subresources that reach into a container: log, exec, attach, port-forward.
+#[async_trait]
+pub trait Connect: Send + Sync + 'static {
+    /// Answers a request about `pod`; `request` still has its body and its upgrade.
+    async fn connect(
+        &self,
+        pod: Arc<Object>,
+        sub: Subresource,
+        params: Params,
+        request: Request,
+    ) -> Result<Response, ApiError>;
+}
+
+/// Serves a group whose objects are computed and not stored (`metrics.k8s.io`).
+#[async_trait]
+pub trait Computed: Send + Sync + 'static {
+    /// Whether a path belongs to it.
+    fn owns(&self, path: &str) -> bool;
+
+    /// The JSON at a path, or a refusal.
+    async fn get(&self, path: &str, params: &Params) -> Result<Value, ApiError>;
+}
+
+/// What the API is made of.
+pub struct Parts {
+    /// The object machine.
+    pub objects: Objects,
+    /// Streams into containers.
+    pub connect: Option<Arc<dyn Connect>>,
+    /// Computed groups.
+    pub computed: Vec<Arc<dyn Computed>>,
+    /// The address that clients reach us at, for discovery: `10.0.0.1:6443`.
+    pub server: String,
+    /// Whether `/readyz` says yes.
+    pub ready: ready_watch::Receiver<bool>,
+    /// Ends watches and connections.
+    pub stop: CancellationToken,
+}
+
+/// The API. Shared by all connections.
+pub struct Api {
+    objects: Objects,
+    connect: Option<Arc<dyn Connect>>,
+    computed: Vec<Arc<dyn Computed>>,
+    server: String,
+    ready: ready_watch::Receiver<bool>,
+    stop: CancellationToken,
+    metrics: Metrics,
+}
+
+impl Api {
+    /// Puts it together.
+    pub fn new(parts: Parts, registry: &mut Registry) -> Arc<Self> {
+        let Parts { objects, connect, computed, server, ready, stop } = parts;
+        let metrics = Metrics::new(registry);
+        Arc::new(Self { objects, connect, computed, server, ready, stop, metrics })
+    }
+
+    /// Answers one request of a caller, who is known by the connection.
+    pub async fn handle(self: Arc<Self>, actor: Option<Actor>, request: Request) -> Response {
+        let started = Instant::now();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let route = Route::of(uri.path());
+        let label = label(&route, &method, &uri);
+        let mut response = match self.answer(actor.as_ref(), route, request).await {
+            Ok(response) => response,
+            Err(error) => {
+                refused(actor.as_ref(), &method, uri.path(), &error);
+                respond::failure(&error)
+            }
+        };
+        self.metrics.answered(&label, response.status().as_u16(), started.elapsed());
+        if label.verb == "WATCH" && response.status().is_success() {
+            let watching = self.metrics.watching(&label);
+            response = response.map(|body| {
+                use futures::StreamExt as _;
+                axum::body::Body::from_stream(body.into_data_stream().inspect(move |_| {
+                    let _ = &watching;
+                }))
+            });
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        actor: Option<&Actor>,
+        route: Route<'_>,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let path = request.uri().path().to_owned();
+        let params = Params::of(request.uri())?;
+        if access::is_open(&path) {
+            return system::open(self, &path, respond::Wishes::default()).await;
+        }
+        let actor = access::authorize(actor, request.method(), &path)?;
+        match route {
+            Route::Object(kind, namespace, name, Some(sub)) if is_stream(sub) => {
+                let pod = self.objects.get(kind.resource, namespace, name).await?;
+                let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
+                connect.connect(pod, sub, params, request).await
+            }
+            Route::Other => self.other(&path, params, request).await,
+            _ => {
+                let (head, body) = request.into_parts();
+                let ask = Ask::new(&head.headers, params, actor);
+                self.resource(&head.method, route, &ask, body).await
+            }
+        }
+    }
+
+    async fn resource(
+        &self,
+        method: &Method,
+        route: Route<'_>,
+        ask: &Ask<'_>,
+        body: axum::body::Body,
+    ) -> Result<Response, ApiError> {
+        match route {
+            Route::Collection(kind, namespace) => match *method {
+                Method::GET if ask.params.is_set("watch") => watch::watch(self, ask, kind, namespace).await,
+                Method::GET => read::list(self, ask, kind, namespace).await,
+                Method::POST => write::create(self, ask, kind, namespace, body).await,
+                Method::DELETE => write::delete_collection(self, ask, kind, namespace, body).await,
+                _ => Err(respond::method_not_allowed()),
+            },
+            Route::Object(kind, namespace, name, sub) => {
+                let at = write::At { kind, namespace, name, sub };
+                match *method {
+                    Method::GET => read::get(self, ask, kind, namespace, name, sub).await,
+                    Method::PUT => write::update(self, ask, at, body).await,
+                    Method::PATCH => write::patch(self, ask, at, body).await,
+                    Method::DELETE => write::delete(self, ask, at, body).await,
+                    Method::POST => write::create_sub(self, ask, at, body).await,
+                    _ => Err(respond::method_not_allowed()),
+                }
+            }
+            Route::Review(review) if *method == Method::POST => {
+                let body = body::decode(ask.headers, &body::read(body).await?)?.value;
+                access::review(review, ask.actor, body, ask.wishes).await
+            }
+            Route::Review(_) => Err(respond::method_not_allowed()),
+            Route::Other => Err(respond::no_such_path()),
+        }
+    }
+
+    async fn other(&self, path: &str, params: Params, request: Request) -> Result<Response, ApiError> {
+        if request.method() != Method::GET {
+            return Err(respond::no_such_path());
+        }
+        let wishes =
+            respond::Wishes { pretty: params.is_set("pretty"), gzip: negotiate::gzip(request.headers()) };
+        if let Some(computed) = self.computed.iter().find(|c| c.owns(path)) {
+            let value = computed.get(path, &params).await?;
+            return Ok(respond::value(http::StatusCode::OK, &value, wishes).await);
+        }
+        system::discover(self, path, request.headers(), wishes).await
+    }
+}
+
+const fn is_stream(sub: Subresource) -> bool {
+    matches!(sub, Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward)
+}
+
+/// One line per refused request. Never the body, and of the query nothing: names in paths are enough to find
+/// the client.
+fn refused(actor: Option<&Actor>, method: &Method, path: &str, error: &ApiError) {
+    let user = actor.map_or("system:anonymous", |a| &*a.user);
+    let (code, reason) = (error.reason.code(), error.reason.as_str());
+    match code {
+        401 | 403 => tracing::warn!(user, %method, path, code, reason, "request refused"),
+        500.. => tracing::error!(user, %method, path, code, reason, message = %error, "request failed"),
+        _ => tracing::debug!(user, %method, path, code, reason, "request refused"),
+    }
+}
+
+fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Request {
+    let of = |kind: &Kind| (kind.group, kind.plural);
+    let ((group, resource), sub, collection) = match route {
+        Route::Collection(kind, _) => (of(kind), None, true),
+        Route::Object(kind, _, _, sub) => (of(kind), *sub, false),
+        Route::Review(_) => (("authorization.k8s.io", "reviews"), None, true),
+        Route::Other => (("", ""), None, false),
+    };
+    let watching = || {
+        uri.query().is_some_and(|q| {
+            q.split('&').any(|p| p.starts_with("watch=") && p != "watch=false" && p != "watch=0")
+        })
+    };
+    let verb = match (method.as_str(), collection) {
+        _ if sub.is_some_and(is_stream) => "CONNECT",
+        ("GET", true) if watching() => "WATCH",
+        ("GET", true) => "LIST",
+        ("GET", false) => "GET",
+        ("POST", _) => "POST",
+        ("PUT", _) => "PUT",
+        ("PATCH", _) => "PATCH",
+        ("DELETE", true) => "DELETECOLLECTION",
+        ("DELETE", false) => "DELETE",
+        _ => "OTHER",
+    };
+    let subresource = match sub {
+        None => "",
+        Some(Subresource::Status) => "status",
+        Some(Subresource::Scale) => "scale",
+        Some(Subresource::Binding) => "binding",
+        Some(Subresource::Log) => "log",
+        Some(Subresource::Exec) => "exec",
+        Some(Subresource::Attach) => "attach",
+        Some(Subresource::PortForward) => "portforward",
+        Some(Subresource::Eviction) => "eviction",
+        Some(Subresource::Finalize) => "finalize",
+    };
+    metrics::Request { verb, group, resource, subresource }
+}

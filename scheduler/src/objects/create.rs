@@ -8,7 +8,7 @@ use super::{
     key, meta, row,
 };
 use crate::{
-    kinds::{Kind, Scope},
+    kinds::{Kind, Scope, decode},
     model::{ApiError, Key, Reason, Resource},
     store::{Change, Draft, Expect, StoreError},
 };
@@ -22,10 +22,21 @@ impl Objects {
         &self,
         resource: Resource,
         namespace: Option<&str>,
-        mut body: Value,
+        body: Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
-        let kind = row(resource)?;
+        self.create_checked(row(resource)?, namespace, body, options, false).await
+    }
+
+    /// Creation; `recorded` when `metadata.managedFields` already tells of this write, as after an apply.
+    pub(super) async fn create_checked(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        mut body: Value,
+        options: &WriteOptions,
+        recorded: bool,
+    ) -> Result<Written, ApiError> {
         check_type(kind, &mut body)?;
         check_namespace(kind, namespace, &mut body)?;
         if !meta::text(&body, "resourceVersion").is_empty() {
@@ -40,7 +51,7 @@ impl Objects {
             if generate && !base.is_empty() {
                 meta::of_mut(&mut object).insert("name".to_owned(), meta::generated_name(&base).into());
             }
-            match self.create_named(kind, namespace, object, options).await {
+            match self.create_named(kind, namespace, object, options, recorded).await {
                 Err(e) if e.reason == Reason::AlreadyExists && generate && attempt < NAME_ATTEMPTS => {}
                 Ok(mut written) => {
                     written.warnings.splice(0..0, warnings);
@@ -58,6 +69,7 @@ impl Objects {
         namespace: Option<&str>,
         mut object: Value,
         options: &WriteOptions,
+        recorded: bool,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&object, "name").to_owned();
         (kind.prepare_create)(&mut object);
@@ -80,7 +92,9 @@ impl Objects {
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
         }
-        super::patching::record_write(kind, None, &mut object, None, options)?;
+        if !recorded {
+            super::patching::record_write(kind, None, &mut object, None, options);
+        }
         let warnings = (kind.warnings)(&object);
         let key = key(kind.resource, namespace, &name);
         let draft = draft(kind, key.clone(), &object)?;
@@ -189,24 +203,11 @@ pub(super) fn check_fields(
     body: &mut Value,
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
-    let cannot = |why: String| {
-        let (version, name) = (kind.version, kind.kind);
-        let group_version = if kind.group.is_empty() { version } else { &kind.api_version() };
-        let version = group_version.rsplit('/').next().unwrap_or(group_version);
-        let message = format!("{name} in version {version:?} cannot be handled as a {name}: {why}");
-        ApiError::new(Reason::BadRequest, message)
-    };
-    let unknown = super::patching::drop_unknown_fields(kind, body).map_err(cannot)?;
-    let problems: Vec<String> = unknown
-        .iter()
-        .map(|path| format!("unknown field {path:?}"))
-        .chain(options.duplicates.iter().map(|path| format!("duplicate field {path:?}")))
-        .collect();
+    let mut findings = options.duplicates.clone();
+    findings.extend(decode::decode(kind, body).map_err(|e| decode::refusal(kind, &e.to_string()))?);
     match options.validation {
-        FieldValidation::Strict if !problems.is_empty() => {
-            Err(cannot(format!("strict decoding error: {}", problems.join(", "))))
-        }
-        FieldValidation::Warn => Ok(problems),
+        FieldValidation::Strict if !findings.is_empty() => Err(decode::strict_refusal(kind, &findings)),
+        FieldValidation::Warn => Ok(findings),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
 }

@@ -73,7 +73,7 @@ pub struct WriteOptions {
     pub validation: FieldValidation,
     /// Server-side apply: take conflicting fields over.
     pub force: bool,
-    /// Paths of fields that the body named twice: `duplicate field` in the words of field validation.
+    /// What parsing of the body found: `duplicate field "spec.x"` for each field that came twice.
     pub duplicates: Vec<String>,
 }
 

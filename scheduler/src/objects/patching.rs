@@ -21,10 +21,11 @@ pub(super) fn patched(
 ) -> Result<Edited, ApiError> {
     if target.sub == Some(Subresource::Scale) {
         let view = subresources::scale(old);
-        let view = apply_patch(target.kind, &view, patch, options)?;
+        let view = apply_patch(target.kind, None, &view, patch, options)?;
         return subresources::merge(target, old, &view);
     }
-    let mut object = apply_patch(target.kind, old, patch, options)?;
+    let recorded = matches!(patch, Patch::Apply(_));
+    let mut object = apply_patch(target.kind, target.sub, old, patch, options)?;
     create::check_type(target.kind, &mut object)?;
     let changed = ["name", "namespace"].iter().find(|f| meta::text(&object, f) != meta::text(old, f));
     if let Some(field) = changed {
@@ -34,46 +35,59 @@ pub(super) fn patched(
         return Err(ApiError::new(Reason::BadRequest, message));
     }
     let warnings = create::check_fields(target.kind, &mut object, options)?;
-    Ok(Edited { object, warnings })
+    Ok(Edited { object, warnings, recorded })
 }
 
 fn apply_patch(
     kind: &'static Kind,
+    sub: Option<Subresource>,
     old: &Value,
     patch: &Patch,
-    _options: &WriteOptions,
+    options: &WriteOptions,
 ) -> Result<Value, ApiError> {
     Ok(match patch {
         Patch::Json(body) => patch::json(old, body)?,
         Patch::Merge(body) => patch::merge(old, body)?,
         Patch::Strategic(body) => patch::strategic(kind, old, body)?,
-        Patch::Apply(_) => {
-            return Err(ApiError::new(Reason::UnsupportedMediaType, "server-side apply is not served yet"));
-        }
+        Patch::Apply(body) => apply(kind, sub, Some(old), body, options)?,
     })
 }
 
-/// The object that an apply patch creates.
-pub(super) fn first_apply(
-    _kind: &'static Kind,
+/// Server-side apply onto `live`, or of a new object.
+pub(super) fn apply(
+    kind: &'static Kind,
+    sub: Option<Subresource>,
+    live: Option<&Value>,
     body: &Value,
-    _options: &WriteOptions,
+    options: &WriteOptions,
 ) -> Result<Value, ApiError> {
-    Ok(body.clone())
+    if options.manager.is_empty() {
+        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        return Err(ApiError::new(Reason::Invalid, message));
+    }
+    let now = meta::now();
+    let writer = writer(sub, options, &now);
+    Ok(patch::apply(kind, live, body, &writer, options.force)?)
 }
 
 /// Records in `metadata.managedFields` who wrote what.
 pub(super) fn record_write(
-    _kind: &'static Kind,
-    _old: Option<&Value>,
-    _new: &mut Value,
-    _sub: Option<Subresource>,
-    _options: &WriteOptions,
-) -> Result<(), ApiError> {
-    Ok(())
+    kind: &'static Kind,
+    old: Option<&Value>,
+    new: &mut Value,
+    sub: Option<Subresource>,
+    options: &WriteOptions,
+) {
+    let now = meta::now();
+    patch::record_update(kind, old, new, &writer(sub, options, &now));
 }
 
-/// Removes what the kind does not have and returns the paths; fails where a value has the wrong type.
-pub(super) fn drop_unknown_fields(_kind: &Kind, _body: &mut Value) -> Result<Vec<String>, String> {
-    Ok(Vec::new())
+fn writer<'a>(sub: Option<Subresource>, options: &'a WriteOptions, now: &'a str) -> patch::Writer<'a> {
+    let subresource = match sub {
+        Some(Subresource::Status) => Some("status"),
+        Some(Subresource::Scale) => Some("scale"),
+        // Upstream records the others as writes of the object.
+        _ => None,
+    };
+    patch::Writer { manager: &options.manager, subresource, now }
 }

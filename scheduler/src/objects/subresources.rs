@@ -53,7 +53,7 @@ pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edi
         Some(Subresource::Binding) => bind(target, &mut object, body)?,
         _ => {}
     }
-    Ok(Edited { object, warnings: Vec::new() })
+    Ok(Edited { object, warnings: Vec::new(), recorded: false })
 }
 
 fn scale_replicas(target: Target<'_>, body: &Value) -> Result<i64, ApiError> {

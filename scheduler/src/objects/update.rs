@@ -37,6 +37,8 @@ impl Target<'_> {
 pub(super) struct Edited {
     pub(super) object: Value,
     pub(super) warnings: Vec<String>,
+    /// Whether `metadata.managedFields` already tells of this write, as after an apply.
+    pub(super) recorded: bool,
 }
 
 impl Objects {
@@ -59,7 +61,8 @@ impl Objects {
         create::check_namespace(kind, namespace, &mut body)?;
         check_name(name, &body)?;
         let warnings = create::check_fields(kind, &mut body, options)?;
-        let edit = |_: &Value| Ok(Edited { object: body.clone(), warnings: warnings.clone() });
+        let edit =
+            |_: &Value| Ok(Edited { object: body.clone(), warnings: warnings.clone(), recorded: false });
         self.edit(target, options, edit).await
     }
 
@@ -103,8 +106,8 @@ impl Objects {
         if !meta::text(&body, "uid").is_empty() {
             return Err(ApiError::conflict(target.kind.resource, target.name, MODIFIED));
         }
-        let object = patching::first_apply(target.kind, &body, options)?;
-        self.create(target.kind.resource, target.namespace, object, options).await.map(Some)
+        let object = patching::apply(target.kind, None, None, &body, options)?;
+        self.create_checked(target.kind, target.namespace, object, options, true).await.map(Some)
     }
 
     /// Reads, edits and writes back until nobody was faster.
@@ -135,9 +138,12 @@ impl Objects {
         current: Arc<Object>,
     ) -> Result<Option<Written>, ApiError> {
         let old = decode(&current)?;
-        let Edited { object: mut new, mut warnings } = edit(&old)?;
+        let Edited { object: mut new, mut warnings, recorded } = edit(&old)?;
         check_preconditions(target, &current, &new)?;
         self.finish(target, options, &old, &mut new).await?;
+        if !recorded {
+            patching::record_write(target.kind, Some(&old), &mut new, target.sub, options);
+        }
         if unchanged(&old, &new) {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
@@ -197,7 +203,7 @@ impl Objects {
         if kind.generation && new.get("spec") != old.get("spec") {
             meta::raise_generation(new, old);
         }
-        patching::record_write(kind, Some(old), new, sub, options)
+        Ok(())
     }
 }
 

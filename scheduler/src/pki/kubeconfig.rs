@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Authority, ClientCertificate, PkiError, files};
 
-/// Writes a kubeconfig (0600) with one cluster `gantry` at `server` (`https://host:port`) and one user.
+/// Writes a kubeconfig (0600).
 pub fn write_kubeconfig(
     path: &Path,
     server: &str,
@@ -15,6 +15,11 @@ pub fn write_kubeconfig(
     user: &str,
     client: &ClientCertificate,
 ) -> Result<(), PkiError> {
+    files::write(path, kubeconfig(server, authority, user, client).as_bytes())
+}
+
+/// The text of a kubeconfig with one cluster `gantry` at `server` (`https://host:port`) and one user.
+pub fn kubeconfig(server: &str, authority: &Authority, user: &str, client: &ClientCertificate) -> String {
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -29,5 +34,5 @@ pub fn write_kubeconfig(
         "contexts": [{"name": "gantry", "context": {"cluster": "gantry", "user": user}}],
         "current-context": "gantry",
     });
-    files::write(path, format!("{config:#}\n").as_bytes())
+    format!("{config:#}\n")
 }

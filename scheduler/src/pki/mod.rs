@@ -21,7 +21,7 @@ use std::{io, path::PathBuf};
 
 pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity};
 pub use identity::{Identity, not_after};
-pub use kubeconfig::write_kubeconfig;
+pub use kubeconfig::{kubeconfig, write_kubeconfig};
 pub use serving::Serving;
 pub use tls::{Alpn, server_config};
 pub use tokens::{Token, TokenId, TokenInfo, TokenRefusal, Tokens};

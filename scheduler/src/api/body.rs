@@ -1,0 +1,127 @@
+//! Request bodies: size limit, JSON and YAML, and the fields that were given twice.
+
+use axum::body::{Body, to_bytes};
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::{
+    kinds::decode::parse,
+    model::{ApiError, Reason},
+};
+
+/// Upstream's limit of a request body.
+const MAX_BODY: usize = 3 << 20;
+
+/// A decoded body.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Decoded {
+    pub(super) value: Value,
+    /// `duplicate field "spec.x"` for each field that came twice; the last value is taken.
+    pub(super) duplicates: Vec<String>,
+}
+
+/// Reads a body within the limit.
+pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
+    to_bytes(body, MAX_BODY).await.map_err(|error| {
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            if cause.is::<http_body_util::LengthLimitError>() {
+                let message = format!("Request entity too large: limit is {MAX_BODY}");
+                return ApiError::new(Reason::RequestEntityTooLarge, message);
+            }
+            source = cause.source();
+        }
+        ApiError::new(Reason::BadRequest, "the request body could not be read")
+    })
+}
+
+/// The media type of the body, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim()
+}
+
+/// Decodes an object's body.
+pub(super) fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Decoded, ApiError> {
+    match media_type(headers) {
+        "" | "application/json" | "*/*" => json(bytes),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes),
+        _ => Err(unsupported("application/json, application/yaml")),
+    }
+}
+
+/// 415, naming what would be taken.
+pub(super) fn unsupported(accepted: &str) -> ApiError {
+    let message = format!(
+        "the body of the request was in an unknown format - accepted media types include: {accepted}"
+    );
+    ApiError::new(Reason::UnsupportedMediaType, message)
+}
+
+/// Decodes JSON and notes what is given twice.
+pub(super) fn json(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    let (value, duplicates) = parse(bytes).map_err(|error| {
+        let message = format!("the object provided is unrecognized: couldn't decode JSON: {error}");
+        ApiError::new(Reason::BadRequest, message)
+    })?;
+    Ok(Decoded { value, duplicates })
+}
+
+/// Decodes YAML; a key that is given twice is refused by the parser.
+pub(super) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    // JSON is YAML, and clients send it under YAML's name: the faster parser first.
+    if let Ok(decoded) = json(bytes) {
+        return Ok(decoded);
+    }
+    let wrong = |why: String| {
+        let message = format!("the object provided is unrecognized: couldn't decode YAML: {why}");
+        ApiError::new(Reason::BadRequest, message)
+    };
+    let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
+    let value = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn repeated_fields_are_noted_and_broken_json_is_refused() {
+        let decoded = super::json(br#"{"a": 1, "spec": {"k": 1, "k": 2}}"#).unwrap();
+        assert_eq!(decoded.value, json!({"a": 1, "spec": {"k": 2}}));
+        assert_eq!(decoded.duplicates, ["duplicate field \"spec.k\""]);
+        assert_eq!(super::json(b"{").unwrap_err().reason, Reason::BadRequest);
+        assert!(super::json(b"{} x").is_err());
+    }
+
+    #[test]
+    fn yaml_bodies_mean_what_the_same_json_means() {
+        let text = b"kind: Pod\nspec:\n  containers:\n  - name: c\n    args: [\"1\", a]\n  n: 3\n";
+        let expected =
+            json!({"kind": "Pod", "spec": {"containers": [{"name": "c", "args": ["1", "a"]}], "n": 3}});
+        assert_eq!(yaml(text).unwrap().value, expected);
+        assert_eq!(yaml(expected.to_string().as_bytes()).unwrap().value, expected);
+        assert!(yaml(b"a: [").is_err());
+    }
+
+    #[test]
+    fn other_formats_are_refused_by_name() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
+        assert_eq!(decode(&headers, b"k8s\0").unwrap_err().reason, Reason::UnsupportedMediaType);
+        headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
+        assert!(decode(&headers, b"{}").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused() {
+        let small = read(Body::from(vec![b' '; MAX_BODY])).await;
+        assert_eq!(small.unwrap().len(), MAX_BODY);
+        let large = read(Body::from(vec![b' '; MAX_BODY + 1])).await.unwrap_err();
+        assert_eq!(large.reason, Reason::RequestEntityTooLarge);
+    }
+}

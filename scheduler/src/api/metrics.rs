@@ -1,0 +1,85 @@
+//! What the API counts, under the names that Kubernetes dashboards use.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Upstream's buckets of request latency, thinned.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// What was asked. Values come from the kind table and fixed lists, so their number is bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Request {
+    pub(super) verb: &'static str,
+    pub(super) group: &'static str,
+    pub(super) resource: &'static str,
+    pub(super) subresource: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    code: u16,
+}
+
+/// The API's metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<Answer, Counter>,
+    seconds: Family<Request, Histogram, fn() -> Histogram>,
+    watches: Family<Request, Gauge>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            watches: Family::default(),
+        };
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and code.",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Time until the answer was ready; watches and streams are not in it.",
+            metrics.seconds.clone(),
+        );
+        registry.register("apiserver_longrunning_requests", "Open watches.", metrics.watches.clone());
+        metrics
+    }
+
+    pub(super) fn answered(&self, request: &Request, code: u16, took: Duration) {
+        let Request { verb, group, resource, subresource } = request.clone();
+        self.requests.get_or_create(&Answer { verb, group, resource, subresource, code }).inc();
+        if verb != "WATCH" && verb != "CONNECT" {
+            self.seconds.get_or_create(request).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts an open watch until the guard goes.
+    pub(super) fn watching(&self, request: &Request) -> Watching {
+        let gauge = self.watches.get_or_create_owned(request);
+        gauge.inc();
+        Watching(gauge)
+    }
+}
+
+/// An open watch.
+pub(super) struct Watching(Gauge);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,226 @@
+//! Writing: create, update, patch, delete and the subresources that write.
+
+use axum::{body::Body, response::Response};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Api, body, negotiate, read, request::Ask, respond};
+use crate::{
+    kinds::{Kind, Subresource},
+    model::{ApiError, Key, Reason, Resource},
+    objects::{Deleted, Page, Patch, WriteOptions, Written},
+    patch,
+};
+
+/// Media types of patches, for refusals.
+const PATCHES: &str = "application/json-patch+json, application/merge-patch+json, \
+                       application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// Where a write goes.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) name: &'a str,
+    pub(super) sub: Option<Subresource>,
+}
+
+/// `POST` to a collection.
+pub(super) async fn create(
+    api: &Api,
+    ask: &Ask<'_>,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let mut options = ask.write_options()?;
+    let decoded = body::decode(ask.headers, &body::read(body).await?)?;
+    options.duplicates = decoded.duplicates;
+    let object = to_stored(kind, decoded.value);
+    let written = api.objects.create(kind.resource, namespace, object, &options).await?;
+    written_response(ask, kind, None, &written).await
+}
+
+/// `POST` to a subresource.
+pub(super) async fn create_sub(
+    api: &Api,
+    ask: &Ask<'_>,
+    at: At<'_>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let options = ask.write_options()?;
+    let body = body::decode(ask.headers, &body::read(body).await?)?.value;
+    match at.sub {
+        Some(Subresource::Binding) => {
+            api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, body, &options).await?;
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            Ok(respond::value(StatusCode::CREATED, &status, ask.wishes).await)
+        }
+        Some(Subresource::Eviction) => {
+            let dry_run = body
+                .pointer("/deleteOptions/dryRun")
+                .and_then(Value::as_array)
+                .is_some_and(|d| !d.is_empty());
+            let options = WriteOptions { dry_run: options.dry_run || dry_run, ..options };
+            let delete = ask.params.delete(body.get("deleteOptions"))?;
+            api.objects.remove(at.kind.resource, at.namespace, at.name, &delete, &options).await?;
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            Ok(respond::value(StatusCode::CREATED, &status, ask.wishes).await)
+        }
+        _ => Err(respond::method_not_allowed()),
+    }
+}
+
+/// `PUT`.
+pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+    writable(at.sub)?;
+    let mut options = ask.write_options()?;
+    let decoded = body::decode(ask.headers, &body::read(body).await?)?;
+    options.duplicates = decoded.duplicates;
+    let object = if at.sub.is_none() { to_stored(at.kind, decoded.value) } else { decoded.value };
+    let written =
+        api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, &options).await?;
+    written_response(ask, at.kind, at.sub, &written).await
+}
+
+/// `PATCH`.
+pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+    writable(at.sub)?;
+    let mut options = ask.write_options()?;
+    let media = body::media_type(ask.headers);
+    let bytes = body::read(body).await?;
+    let decoded = match media {
+        "application/apply-patch+yaml" => body::yaml(&bytes)?,
+        _ => body::json(&bytes)?,
+    };
+    options.duplicates = decoded.duplicates;
+    let patch = match media {
+        "application/json-patch+json" => Patch::Json(decoded.value),
+        "application/merge-patch+json" => Patch::Merge(decoded.value),
+        "application/strategic-merge-patch+json" => Patch::Strategic(decoded.value),
+        "application/apply-patch+yaml" => Patch::Apply(decoded.value),
+        _ => return Err(body::unsupported(PATCHES)),
+    };
+    let (resource, sub) = (at.kind.resource, at.sub);
+    let written = if at.kind.view.is_some() {
+        patch_view(api, at, &patch, &options).await?
+    } else {
+        api.objects.patch(resource, at.namespace, at.name, sub, patch, &options).await?
+    };
+    written_response(ask, at.kind, sub, &written).await
+}
+
+/// A patch of a kind that is stored in another form is applied to the form that the client knows.
+async fn patch_view(
+    api: &Api,
+    at: At<'_>,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<Written, ApiError> {
+    let Some(view) = &at.kind.view else { return Err(respond::no_such_path()) };
+    let current = api.objects.get(at.kind.resource, at.namespace, at.name).await?;
+    let shown = (view.from_stored)(&read::decode(&current)?);
+    let patched = match patch {
+        Patch::Json(body) => patch::json(&shown, body)?,
+        Patch::Merge(body) => patch::merge(&shown, body)?,
+        Patch::Strategic(body) => patch::strategic(at.kind, &shown, body)?,
+        Patch::Apply(_) => return Err(body::unsupported(PATCHES)),
+    };
+    let object = (view.to_stored)(&patched);
+    api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, options).await
+}
+
+/// `DELETE` of one object.
+pub(super) async fn delete(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+    if at.sub.is_some() {
+        return Err(respond::method_not_allowed());
+    }
+    let (delete, options) = delete_options(ask, body).await?;
+    let deleted = api.objects.remove(at.kind.resource, at.namespace, at.name, &delete, &options).await?;
+    deleted_response(ask, at.kind, &deleted).await
+}
+
+/// `DELETE` of a collection.
+pub(super) async fn delete_collection(
+    api: &Api,
+    ask: &Ask<'_>,
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    if kind.resource == Resource::NAMESPACES {
+        return Err(respond::method_not_allowed());
+    }
+    let (delete, options) = delete_options(ask, body).await?;
+    let form = negotiate::form(ask.headers)?;
+    let page = Page { at: None, ..ask.params.page()? };
+    let list = api.objects.page(kind.resource, &ask.params.selection(namespace)?, &page)?;
+    for object in &list.items {
+        let Key { namespace, name, .. } = &object.key;
+        match api.objects.remove(kind.resource, namespace.as_deref(), name, &delete, &options).await {
+            Ok(_) => {}
+            // Somebody else was faster.
+            Err(error) if error.reason == Reason::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    read::list_response(ask, kind, &list, form).await
+}
+
+async fn delete_options(
+    ask: &Ask<'_>,
+    body: Body,
+) -> Result<(crate::objects::DeleteOptions, WriteOptions), ApiError> {
+    let mut options = ask.write_options()?;
+    let bytes = body::read(body).await?;
+    let body = if bytes.is_empty() { None } else { Some(body::decode(ask.headers, &bytes)?.value) };
+    let dry_run = body.as_ref().and_then(|b| b.get("dryRun")).and_then(Value::as_array);
+    options.dry_run |= dry_run.is_some_and(|d| !d.is_empty());
+    Ok((ask.params.delete(body.as_ref())?, options))
+}
+
+/// The object while it waits, or a `Status` once it is gone, as upstream.
+async fn deleted_response(
+    ask: &Ask<'_>,
+    kind: &'static Kind,
+    deleted: &Deleted,
+) -> Result<Response, ApiError> {
+    // Upstream returns the last state of these even when they are gone.
+    let shown = [Resource::PODS, Resource::SERVICES, Resource::NAMESPACES, Resource::SERVICE_ACCOUNTS];
+    if !deleted.gone || shown.contains(&kind.resource) {
+        return read::object_response(ask, kind, &deleted.object, None, StatusCode::OK).await;
+    }
+    let mut details =
+        json!({"name": &*deleted.object.key.name, "kind": kind.plural, "uid": &*deleted.object.uid});
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    Ok(respond::value(StatusCode::OK, &status, ask.wishes).await)
+}
+
+async fn written_response(
+    ask: &Ask<'_>,
+    kind: &'static Kind,
+    sub: Option<Subresource>,
+    written: &Written,
+) -> Result<Response, ApiError> {
+    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = read::object_response(ask, kind, &written.object, sub, status).await?;
+    respond::warn(&mut response, &written.warnings);
+    Ok(response)
+}
+
+fn writable(sub: Option<Subresource>) -> Result<(), ApiError> {
+    match sub {
+        None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize) => Ok(()),
+        Some(_) => Err(respond::method_not_allowed()),
+    }
+}
+
+fn to_stored(kind: &Kind, object: Value) -> Value {
+    match &kind.view {
+        Some(view) => (view.to_stored)(&object),
+        None => object,
+    }
+}
