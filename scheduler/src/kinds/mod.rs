@@ -6,6 +6,7 @@ pub mod decode;
 mod endpoints;
 mod json;
 pub mod pod;
+mod print;
 pub mod quantity;
 pub mod schema;
 mod service;
@@ -133,9 +134,9 @@ pub struct Kind {
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
-    /// Table columns, the name first.
+    /// Table columns.
     pub columns: &'static [Column],
-    /// Cells of one object in the order of `columns` (name first); the second argument is now, in Unix
+    /// Cells of one object in the order of `columns`; the second argument is now, in Unix
     /// seconds, for ages.
     pub cells: fn(&Value, i64) -> Vec<Value>,
 }

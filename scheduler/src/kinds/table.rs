@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Column, Kind, Scope, Subresource, View, config, endpoints, json::ensure, pod, service, workload,
-};
+use super::{Kind, Scope, Subresource, View, config, endpoints, json::ensure, pod, print, service, workload};
 use crate::model::{Cause, Resource};
 
 /// Every kind.
@@ -39,8 +37,8 @@ fn no_warnings(_: &Value) -> Vec<String> {
 fn same(value: &Value) -> Value {
     value.clone()
 }
-fn name_and_created(object: &Value, _now: i64) -> Vec<Value> {
-    vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
+fn no_cells(_: &Value, _: i64) -> Vec<Value> {
+    Vec::new()
 }
 fn drop_status(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
@@ -53,21 +51,6 @@ fn keep_status(new: &mut Value, old: &Value) {
         map.insert("status".to_owned(), status.clone());
     }
 }
-
-const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    format: "name",
-    priority: 0,
-    description: "Name must be unique within a namespace.",
-};
-const CREATED: Column = Column {
-    name: "Created At",
-    kind: "date",
-    format: "",
-    priority: 0,
-    description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
-};
 
 /// A namespaced core kind without any behaviour: the base of every row.
 const BASE: Kind = Kind {
@@ -90,8 +73,8 @@ const BASE: Kind = Kind {
     prepare_update: nothing_kept,
     validate: no_causes,
     warnings: no_warnings,
-    columns: &[NAME, CREATED],
-    cells: name_and_created,
+    columns: &[],
+    cells: no_cells,
 };
 
 const NAMESPACE: Kind = Kind {
@@ -115,6 +98,8 @@ const NAMESPACE: Kind = Kind {
         }
     },
     prepare_update: keep_status,
+    columns: print::NAMESPACE_COLUMNS,
+    cells: print::namespace,
     ..BASE
 };
 
@@ -129,6 +114,8 @@ const NODE: Kind = Kind {
     definition: "io.k8s.api.core.v1.Node",
     fields: &["spec.unschedulable"],
     prepare_update: keep_status,
+    columns: print::NODE_COLUMNS,
+    cells: print::node,
     ..BASE
 };
 
@@ -163,6 +150,8 @@ const POD: Kind = Kind {
     defaults: pod::defaults::pod,
     prepare_create: pod::defaults::fresh_status,
     prepare_update: keep_status,
+    columns: print::POD_COLUMNS,
+    cells: print::pod,
     ..BASE
 };
 
@@ -179,6 +168,8 @@ const SERVICE: Kind = Kind {
     defaults: service::defaults,
     prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
     prepare_update: keep_status,
+    columns: print::SERVICE_COLUMNS,
+    cells: print::service,
     ..BASE
 };
 
@@ -190,6 +181,8 @@ const ENDPOINTS: Kind = Kind {
     short_names: &["ep"],
     definition: "io.k8s.api.core.v1.Endpoints",
     defaults: endpoints::defaults,
+    columns: print::ENDPOINTS_COLUMNS,
+    cells: print::endpoints,
     ..BASE
 };
 
@@ -200,6 +193,8 @@ const CONFIG_MAP: Kind = Kind {
     singular: "configmap",
     short_names: &["cm"],
     definition: "io.k8s.api.core.v1.ConfigMap",
+    columns: print::CONFIG_MAP_COLUMNS,
+    cells: print::config_map,
     ..BASE
 };
 
@@ -213,6 +208,8 @@ const SECRET: Kind = Kind {
     defaults: config::secret_defaults,
     prepare_create: config::merge_string_data,
     prepare_update: config::prepare_secret_update,
+    columns: print::SECRET_COLUMNS,
+    cells: print::secret,
     ..BASE
 };
 
@@ -223,6 +220,8 @@ const SERVICE_ACCOUNT: Kind = Kind {
     singular: "serviceaccount",
     short_names: &["sa"],
     definition: "io.k8s.api.core.v1.ServiceAccount",
+    columns: print::SERVICE_ACCOUNT_COLUMNS,
+    cells: print::service_account,
     ..BASE
 };
 
@@ -246,6 +245,8 @@ const EVENT: Kind = Kind {
         "source",
         "type",
     ],
+    columns: print::EVENT_COLUMNS,
+    cells: print::event,
     ..BASE
 };
 
@@ -263,6 +264,8 @@ const LEASE: Kind = Kind {
     plural: "leases",
     singular: "lease",
     definition: "io.k8s.api.coordination.v1.Lease",
+    columns: print::LEASE_COLUMNS,
+    cells: print::lease,
     ..BASE
 };
 
@@ -275,6 +278,8 @@ const ENDPOINT_SLICE: Kind = Kind {
     definition: "io.k8s.api.discovery.v1.EndpointSlice",
     defaults: endpoints::slice_defaults,
     generation: true,
+    columns: print::ENDPOINT_SLICE_COLUMNS,
+    cells: print::endpoint_slice,
     ..BASE
 };
 
@@ -292,6 +297,8 @@ const DEPLOYMENT: Kind = Kind {
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,
+    columns: print::DEPLOYMENT_COLUMNS,
+    cells: print::deployment,
     ..BASE
 };
 
@@ -310,5 +317,7 @@ const REPLICA_SET: Kind = Kind {
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,
+    columns: print::REPLICA_SET_COLUMNS,
+    cells: print::replica_set,
     ..BASE
 };

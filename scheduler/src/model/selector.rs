@@ -1,6 +1,6 @@
 //! Label and field selectors: parsing of the query form, conversion from `LabelSelector` objects, matching.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
@@ -104,6 +104,31 @@ impl LabelSelector {
     }
 }
 
+/// The query form of one requirement.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In(key, values) if values.len() == 1 => write!(f, "{key}={}", values[0]),
+            Self::In(key, values) => write!(f, "{key} in ({})", values.join(",")),
+            Self::NotIn(key, values) if values.len() == 1 => write!(f, "{key}!={}", values[0]),
+            Self::NotIn(key, values) => write!(f, "{key} notin ({})", values.join(",")),
+            Self::Exists(key) => f.write_str(key),
+            Self::DoesNotExist(key) => write!(f, "!{key}"),
+            Self::Gt(key, bound) => write!(f, "{key}>{bound}"),
+            Self::Lt(key, bound) => write!(f, "{key}<{bound}"),
+        }
+    }
+}
+
+/// The query form, requirements in the order of their keys.
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut terms: Vec<String> = self.requirements.iter().map(ToString::to_string).collect();
+        terms.sort();
+        f.write_str(&terms.join(","))
+    }
+}
+
 /// A conjunction of `field=value` and `field!=value`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -200,6 +225,13 @@ mod tests {
         assert!(!s.matches(&labels(&[("app", "web"), ("tier", "a"), ("kept", ""), ("zone", "x")])));
         assert!(LabelSelector::parse("a in (b").is_err());
         assert!(LabelSelector::parse("").unwrap().matches(&labels(&[])));
+    }
+
+    #[test]
+    fn display_is_the_query_form() {
+        let s = LabelSelector::parse("tier in (a,b),app=web,!old,x notin (y,z)").unwrap();
+        assert_eq!(s.to_string(), "!old,app=web,tier in (a,b),x notin (y,z)");
+        assert_eq!(LabelSelector::parse(&s.to_string()).unwrap().to_string(), s.to_string());
     }
 
     #[test]

@@ -1,0 +1,60 @@
+//! Events.
+
+use serde_json::{Value, json};
+
+use super::{NAME, column, integer, name, since, wide};
+use crate::kinds::{Column, json::text};
+
+pub(in crate::kinds) const EVENT_COLUMNS: &[Column] = &[
+    column("Last Seen", "string", "The time at which the most recent occurrence of this event was recorded."),
+    column("Type", "string", "Type of this event (Normal, Warning), new types could be added in the future"),
+    column("Reason", "string", "This should be a short, machine understandable string."),
+    column("Object", "string", "The object this event is about."),
+    wide("Subobject", "string", "The part of the object this event is about."),
+    wide("Source", "string", "The component reporting this event."),
+    column("Message", "string", "A human-readable description of the status of this operation."),
+    wide("First Seen", "string", "The time at which the event was first recorded."),
+    wide("Count", "string", "The number of times this event has occurred."),
+    Column { priority: 1, ..NAME },
+];
+
+pub(in crate::kinds) fn event(event: &Value, now: i64) -> Vec<Value> {
+    let ago = |time: &Value, otherwise: &Value| since(if time.is_null() { otherwise } else { time }, now);
+    let first = ago(&event["firstTimestamp"], &event["eventTime"]);
+    let series = &event["series"];
+    let (last, count) = if series.is_object() {
+        (since(&series["lastObservedTime"], now), integer(&series["count"]))
+    } else {
+        let last = match &event["lastTimestamp"] {
+            Value::Null => first.clone(),
+            time => since(time, now),
+        };
+        (last, integer(&event["count"]).max(1))
+    };
+    let about = &event["involvedObject"];
+    let target = match text(about, "name") {
+        "" => text(about, "kind").to_lowercase(),
+        name => format!("{}/{name}", text(about, "kind").to_lowercase()),
+    };
+    vec![
+        json!(last),
+        json!(text(event, "type")),
+        json!(text(event, "reason")),
+        json!(target),
+        json!(text(about, "fieldPath")),
+        json!(source(event)),
+        json!(text(event, "message").trim()),
+        json!(first),
+        json!(count),
+        name(event),
+    ]
+}
+
+fn source(event: &Value) -> String {
+    let or = |first: &str, second: &str| match text(&event["source"], first) {
+        "" => text(event, second).to_owned(),
+        text => text.to_owned(),
+    };
+    let (component, host) = (or("component", "reportingComponent"), or("host", "reportingInstance"));
+    if host.is_empty() { component } else { format!("{component}, {host}") }
+}

@@ -1,0 +1,71 @@
+//! Nodes.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
+use crate::kinds::{
+    Column,
+    json::{items, members, text},
+};
+
+pub(in crate::kinds) const NODE_COLUMNS: &[Column] = &[
+    NAME,
+    column("Status", "string", "The status of the node"),
+    column("Roles", "string", "The roles of the node"),
+    AGE,
+    column("Version", "string", "Version of the agent on the node."),
+    wide("Internal-IP", "string", "The address of the node inside the cluster."),
+    wide("External-IP", "string", "The address of the node from outside."),
+    wide("OS-Image", "string", "OS Image reported by the node from /etc/os-release."),
+    wide("Kernel-Version", "string", "Kernel version reported by the node."),
+    wide("Container-Runtime", "string", "Container runtime reported by the node."),
+];
+
+pub(in crate::kinds) fn node(node: &Value, now: i64) -> Vec<Value> {
+    let info = &node["status"]["nodeInfo"];
+    let or_unknown = |field: &str| match text(info, field) {
+        "" => UNKNOWN.to_owned(),
+        text => text.to_owned(),
+    };
+    vec![
+        name(node),
+        json!(status(node)),
+        json!(roles(node)),
+        age(node, now),
+        json!(text(info, "kubeletVersion")),
+        json!(address(node, "InternalIP")),
+        json!(address(node, "ExternalIP")),
+        json!(or_unknown("osImage")),
+        json!(or_unknown("kernelVersion")),
+        json!(or_unknown("containerRuntimeVersion")),
+    ]
+}
+
+fn status(node: &Value) -> String {
+    let ready = items(&node["status"]["conditions"]).iter().find(|c| text(c, "type") == "Ready");
+    let word = match ready.map(|c| text(c, "status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    if node["spec"]["unschedulable"] == true { format!("{word},SchedulingDisabled") } else { word.to_owned() }
+}
+
+fn roles(node: &Value) -> String {
+    let roles: BTreeSet<&str> = members(&node["metadata"]["labels"])
+        .filter_map(|(label, value)| match label.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if label == "kubernetes.io/role" => value.as_str(),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    if roles.is_empty() { NONE.to_owned() } else { Vec::from_iter(roles).join(",") }
+}
+
+fn address(node: &Value, ty: &str) -> String {
+    let found = items(&node["status"]["addresses"]).iter().find(|a| text(a, "type") == ty);
+    found.map_or(NONE, |a| text(a, "address")).to_owned()
+}
