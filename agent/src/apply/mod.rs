@@ -1,1 +1,282 @@
-//! Carries plans out: the only caller of mutating ports.
+//! Carries plans out: the only caller of mutating ports. It decides nothing and remembers only failures; what a
+//! step did is learned by the next observation. Pulls and hooks run on in the background and ring the pod's bell.
+
+use std::{error::Error, fmt::Write, sync::Arc};
+
+use futures::future::join_all;
+use tracing::{Instrument, debug, info_span};
+
+use crate::{
+    model::{Desired, DesiredPod, EventType, Layout, PodUid, StopRecord, Subject},
+    net::PodNetwork,
+    observe::{Clock, PodState, Ports, Records},
+    plan::{self, Launch, Step, Target},
+    runtime::RuntimeError,
+};
+
+mod credentials;
+mod events;
+mod hooks;
+mod images;
+mod launch;
+
+pub use events::{EventPod, Events};
+
+/// SIGKILL.
+const KILL: i32 = 9;
+
+/// The hands of the agent.
+#[derive(Clone)]
+pub struct Apply {
+    ports: Ports,
+    records: Arc<Records>,
+    events: Events,
+    clock: Clock,
+    layout: Layout,
+}
+
+/// The pod that steps are for.
+#[derive(Clone)]
+pub struct Job {
+    /// Its uid.
+    pub uid: PodUid,
+    /// As desired; `None` for a pod nobody wants.
+    pub pod: Option<Arc<DesiredPod>>,
+    /// What is desired besides.
+    pub desired: Arc<Desired>,
+    /// Its memory and bell.
+    pub state: Arc<PodState>,
+}
+
+impl Apply {
+    /// Works through these.
+    pub fn new(ports: Ports, records: Arc<Records>, events: Events, clock: Clock, layout: Layout) -> Self {
+        Self { ports, records, events, clock, layout }
+    }
+
+    /// Runs all steps: at the same time, but that containers start in the order given.
+    pub async fn run(&self, job: &Job, steps: Vec<Step>) {
+        let mut launches = Vec::new();
+        let mut others = Vec::new();
+        for step in steps {
+            match step {
+                Step::Launch(launch) => launches.push(*launch),
+                step => others.push(self.step(job, step)),
+            }
+        }
+        tokio::join!(join_all(others), self.launch_all(job, launches));
+    }
+
+    /// Creates all, then starts them in order: creation is the slow part and needs none.
+    async fn launch_all(&self, job: &Job, launches: Vec<Launch>) {
+        let creations = launches.into_iter().map(|launch| async {
+            let created = self.create(job, &launch).await;
+            (launch.target, created)
+        });
+        for (target, created) in join_all(creations).await {
+            if created {
+                self.start(job, &target).await;
+            }
+        }
+    }
+
+    async fn step(&self, job: &Job, step: Step) {
+        let span = info_span!("step", pod = %job.uid);
+        async {
+            debug!(?step, "step");
+            match step {
+                Step::EnsureNetwork(network) => self.ensure_network(job, &network).await,
+                Step::EnsureCgroup { qos, limits } => {
+                    let done = self.ports.cgroups.ensure_pod(&job.uid, qos, &limits);
+                    let _ = self.note(job, Subject::Cgroup, done.map(|()| job.state.memory().cgroup = true));
+                }
+                Step::EnsureVolume(volume) => self.ensure_volume(job, &volume).await,
+                Step::Image(request) => self.image(job, request).await,
+                // Ordered, so run elsewhere.
+                Step::Launch(_) => {}
+                Step::PostStart(call) => self.post_start(job, call),
+                Step::BeginStop { target, message, pre_stop } => {
+                    self.begin_stop(job, &target, message, pre_stop)
+                }
+                Step::Signal { target, signal } => self.signal(job, &target, signal).await,
+                Step::Kill(target) => self.kill(job, &target).await,
+                Step::Remove { target, log } => self.remove(job, &target, log).await,
+                Step::RemoveNetwork => self.remove_network(job).await,
+                Step::RemoveCgroup => {
+                    let done = self.ports.cgroups.remove_pod(&job.uid);
+                    let _ =
+                        self.note(job, Subject::Removal, done.map(|()| job.state.memory().cgroup = false));
+                }
+                Step::RemoveFiles => self.remove_files(job).await,
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn ensure_network(&self, job: &Job, network: &PodNetwork) {
+        let done = async {
+            let status = self.ports.network.ensure_pod(network).await.map_err(boxed)?;
+            if let Some(addresses) = &status.addresses {
+                // Before the pod's first process: it must never reach the network unseen.
+                self.ports.dataplane.attach_pod(&job.uid, &status.netns, addresses).map_err(boxed)?;
+            }
+            let mut memory = job.state.memory();
+            memory.network = Some(status);
+            memory.attached = true;
+            Ok::<(), Box<dyn Error + Send + Sync>>(())
+        };
+        if let Err(error) = self.note(job, Subject::Network, done.await)
+            && let Some(pod) = &job.pod
+        {
+            let message = format!("Failed to create pod sandbox: {error}");
+            self.events.pod(&EventPod::of(pod), EventType::Warning, "FailedCreatePodSandBox", message);
+        }
+    }
+
+    async fn ensure_volume(&self, job: &Job, volume: &crate::volumes::VolumeSpec) {
+        let done = self.ports.volumes.ensure(&job.uid, volume).await;
+        let done = done.map(|()| {
+            let mut memory = job.state.memory();
+            memory.volumes.insert(volume.name.clone(), volume.digest);
+            memory.files = true;
+        });
+        if let Err(error) = self.note(job, Subject::Volume(volume.name.clone()), done)
+            && let Some(pod) = &job.pod
+        {
+            let message = format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name);
+            self.events.pod(&EventPod::of(pod), EventType::Warning, "FailedMount", message);
+        }
+    }
+
+    /// Writes down that the end has begun, before anything of it happens.
+    fn begin_stop(&self, job: &Job, target: &Target, message: String, pre_stop: Option<plan::HookCall>) {
+        let now = (self.clock)();
+        self.records.update(&job.uid, |record| {
+            let record = record.of_mut(&target.container, target.attempt);
+            let stop = StopRecord { since_ms: now, pre_stop_done: pre_stop.is_none(), signalled_ms: None };
+            record.stop.get_or_insert(stop);
+        });
+        if let Some(pod) = &job.pod {
+            self.events.container(
+                &EventPod::of(pod),
+                &target.container,
+                EventType::Normal,
+                "Killing",
+                message,
+            );
+        }
+        if let Some(call) = pre_stop {
+            self.pre_stop(job, call);
+        }
+    }
+
+    async fn signal(&self, job: &Job, target: &Target, signal: i32) {
+        let done = self.ports.runtime.kill(&target.id, signal, false).await;
+        if self.note(job, Subject::Removal, done).is_ok() {
+            let now = (self.clock)();
+            self.records.update(&job.uid, |record| {
+                if let Some(stop) = &mut record.of_mut(&target.container, target.attempt).stop {
+                    stop.signalled_ms = Some(now);
+                    stop.pre_stop_done = true;
+                }
+            });
+        }
+    }
+
+    async fn kill(&self, job: &Job, target: &Target) {
+        let done = self.ports.runtime.kill(&target.id, KILL, true).await;
+        let _ = self.note(job, Subject::Removal, done);
+    }
+
+    async fn remove(&self, job: &Job, target: &Target, log: bool) {
+        let done = self.ports.runtime.remove(&target.id).await;
+        if self.note(job, Subject::Removal, done).is_err() {
+            return;
+        }
+        job.state.memory().messages.remove(&target.id);
+        if let Some(pod) = job.pod.as_ref().filter(|_| log) {
+            let path = self.layout.container_log(&pod.name, &pod.uid, &target.container, target.attempt);
+            // Gone already is as good; anything else goes with the pod's directory.
+            let _ = tokio::fs::remove_file(path).await;
+        }
+    }
+
+    async fn remove_network(&self, job: &Job) {
+        let done = async {
+            self.ports.dataplane.detach_pod(&job.uid).map_err(boxed)?;
+            self.ports.network.remove_pod(&job.uid).await.map_err(boxed)?;
+            let mut memory = job.state.memory();
+            (memory.network, memory.attached) = (None, false);
+            Ok::<(), Box<dyn Error + Send + Sync>>(())
+        };
+        let _ = self.note(job, Subject::Removal, done.await);
+    }
+
+    async fn remove_files(&self, job: &Job) {
+        let done = self.ports.volumes.remove(&job.uid).await;
+        let done = done.map(|()| {
+            let mut memory = job.state.memory();
+            memory.volumes.clear();
+            memory.files = false;
+        });
+        if self.note(job, Subject::Removal, done).is_ok() {
+            self.remove_logs(&job.uid).await;
+        }
+    }
+
+    /// By uid: of a pod that an earlier agent ran, nothing else may be known.
+    async fn remove_logs(&self, uid: &PodUid) {
+        let Ok(mut entries) = tokio::fs::read_dir(&self.layout.log_dir).await else { return };
+        let suffix = format!("_{uid}");
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            if entry.file_name().to_string_lossy().ends_with(&suffix) {
+                let _ = tokio::fs::remove_dir_all(entry.path()).await;
+            }
+        }
+    }
+
+    /// Remembers a failure for the next plan, or that there is none any more; hands on its text.
+    fn note<T, E>(&self, job: &Job, subject: Subject, done: Result<T, E>) -> Result<T, String>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match done {
+            Ok(value) => {
+                job.state.memory().failures.remove(&subject);
+                Ok(value)
+            }
+            Err(error) => {
+                let text = chain(&*error.into());
+                tracing::warn!(pod = %job.uid, subject = ?subject, error = %text, "a step failed");
+                job.state.memory().failed(subject, "", text.clone(), 0, (self.clock)());
+                Err(text)
+            }
+        }
+    }
+}
+
+fn boxed<E: Error + Send + Sync + 'static>(error: E) -> Box<dyn Error + Send + Sync> {
+    Box::new(error)
+}
+
+/// An error with its causes, as people read it.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// The reason a failed creation or start has in the pod's status.
+fn reason_of(error: &RuntimeError, otherwise: &'static str) -> &'static str {
+    match error {
+        RuntimeError::Config { .. } => "CreateContainerConfigError",
+        RuntimeError::Start { .. } => "RunContainerError",
+        RuntimeError::Call { .. } | RuntimeError::Io { .. } | RuntimeError::NotFound(_) => otherwise,
+    }
+}

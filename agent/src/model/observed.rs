@@ -61,19 +61,28 @@ pub enum ImageState {
         /// See above.
         checked_for: u32,
     },
-    /// On its way.
-    Pulling,
-    /// Not to be had so far.
-    Failed {
-        /// Upstream's reason: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
-        reason: &'static str,
-        /// What the pod's status shows.
-        message: String,
-        /// Failures in a row.
-        count: u32,
-        /// When the last one was (Unix milliseconds).
-        at_ms: i64,
+    /// On its way; after a failure when the pull is a repeated one.
+    Pulling {
+        /// The last failure.
+        after: Option<ImageFailure>,
     },
+    /// Not to be had so far.
+    Failed(ImageFailure),
+}
+
+/// Why an image is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFailure {
+    /// Which image, as the user wrote it.
+    pub reference: String,
+    /// Upstream's reason: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
+    pub reason: &'static str,
+    /// What the pod's status shows.
+    pub message: String,
+    /// Failures in a row.
+    pub count: u32,
+    /// When the last one was (Unix milliseconds).
+    pub at_ms: i64,
 }
 
 /// What a failed step was about.

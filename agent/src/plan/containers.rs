@@ -219,7 +219,9 @@ fn held_back(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, 
         draft.wait(&name, "CrashLoopBackOff", crash_text(subjects, container, delay));
     } else {
         draft.wait(&name, failure.reason, failure.message.clone());
-        draft.wake_at(failure.at_ms + FRESH_MS);
+        if now < failure.at_ms + FRESH_MS {
+            draft.wake_at(failure.at_ms + FRESH_MS);
+        }
     }
     true
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     images::ImageInfo,
-    model::{ContainerName, ImageState},
+    model::{ContainerName, ImageFailure, ImageState},
 };
 
 /// The image when it is there for this attempt. Otherwise plans its look-up or says what it waits for.
@@ -29,16 +29,23 @@ pub fn look_up<'a>(
         {
             Some(info)
         }
-        Some(ImageState::Pulling) => None,
-        Some(ImageState::Failed { reason, message, count, at_ms }) => {
-            let until = at_ms + delay_ms(*count);
+        Some(ImageState::Pulling { after }) => {
+            // A repeated pull shows why the last one failed until it succeeds.
+            if let Some(failure) = after.as_ref().filter(|failure| failure.reference == request.reference) {
+                draft.wait(&name, "ImagePullBackOff", back_off_text(failure));
+            }
+            None
+        }
+        Some(ImageState::Failed(failure)) if failure.reference == request.reference => {
+            let until = failure.at_ms + delay_ms(failure.count);
             let now = subjects.seen.now_ms;
-            if now < at_ms + FRESH_MS || !pullable(reason) {
-                draft.wait(&name, reason, message.clone());
-                draft.wake_at(at_ms + FRESH_MS);
+            if now < failure.at_ms + FRESH_MS || !pullable(failure.reason) {
+                draft.wait(&name, failure.reason, failure.message.clone());
+                if now < failure.at_ms + FRESH_MS {
+                    draft.wake_at(failure.at_ms + FRESH_MS);
+                }
             } else {
-                let text = format!("Back-off pulling image {:?}: {reason}: {message}", request.reference);
-                draft.wait(&name, "ImagePullBackOff", text);
+                draft.wait(&name, "ImagePullBackOff", back_off_text(failure));
             }
             if now >= until {
                 draft.steps.push(Step::Image(request));
@@ -52,6 +59,10 @@ pub fn look_up<'a>(
             None
         }
     }
+}
+
+fn back_off_text(failure: &ImageFailure) -> String {
+    format!("Back-off pulling image {:?}: {}: {}", failure.reference, failure.reason, failure.message)
 }
 
 /// Only pulls back off under another name; the other reasons stay.

@@ -72,6 +72,7 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     let outcome = Outcome { ended, expired, failing };
     let status = pod_status(&subjects, &draft, previous, &outcome);
     end_sidecars(&subjects, &mut draft, &status);
+    hold(seen, &mut draft);
     PodPlan {
         probes: probes::targets(&subjects, pod::deleted(&pod.pod)),
         notices: notices::notices(pod, previous, &status, &outcome.failing),
@@ -86,6 +87,7 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
 pub fn abandoned(seen: &ObservedPod) -> (Vec<Step>, Option<i64>, bool) {
     let mut draft = Draft::default();
     let finished = termination::abandon(seen, &mut draft);
+    hold(seen, &mut draft);
     (draft.steps, draft.wake_ms, finished)
 }
 
@@ -162,6 +164,16 @@ fn retry(seen: &ObservedPod, draft: &mut Draft, subject: &Subject, step: Step) {
     match due {
         Some(due) if seen.now_ms < due => draft.wake_at(due),
         _ => draft.steps.push(step),
+    }
+}
+
+/// Drops the removals when one failed a moment ago.
+fn hold(seen: &ObservedPod, draft: &mut Draft) {
+    let Some(failure) = seen.failures.get(&Subject::Removal) else { return };
+    let due = failure.at_ms + backoff::step_delay_ms(failure.count);
+    if seen.now_ms < due && draft.steps.iter().any(Step::is_removal) {
+        draft.steps.retain(|step| !step.is_removal());
+        draft.wake_at(due);
     }
 }
 

@@ -72,7 +72,6 @@ pub fn targets(subjects: &Subjects<'_>, terminating: bool) -> Vec<ProbeTarget> {
                 check,
                 timing: timing(probe),
                 started_ms,
-                last_ready: record.is_some_and(|record| record.ready),
             });
         }
     }

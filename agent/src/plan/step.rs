@@ -1,6 +1,6 @@
 //! What a plan consists of. A step names one call of one port; `apply` executes it and decides nothing.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use k8s_openapi::api::core::v1::{LifecycleHandler, PodStatus};
 
@@ -83,6 +83,27 @@ pub enum Step {
     RemoveFiles,
 }
 
+impl Step {
+    /// Ends or removes something: held back for a while after one of these failed.
+    pub fn is_removal(&self) -> bool {
+        match self {
+            Step::Signal { .. }
+            | Step::Kill(_)
+            | Step::Remove { .. }
+            | Step::RemoveNetwork
+            | Step::RemoveCgroup
+            | Step::RemoveFiles => true,
+            Step::EnsureNetwork(_)
+            | Step::EnsureCgroup { .. }
+            | Step::EnsureVolume(_)
+            | Step::Image(_)
+            | Step::Launch(_)
+            | Step::PostStart(_)
+            | Step::BeginStop { .. } => false,
+        }
+    }
+}
+
 /// One attempt of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -107,6 +128,13 @@ pub struct HookCall {
     pub ports: Vec<(String, u16)>,
     /// At most so long (milliseconds); `None`: as long as the container lives.
     pub limit_ms: Option<i64>,
+}
+
+impl HookCall {
+    /// `limit_ms` as a duration.
+    pub fn limit(&self) -> Option<Duration> {
+        self.limit_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+    }
 }
 
 /// An image to look up.

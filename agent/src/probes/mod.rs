@@ -1,8 +1,20 @@
-//! Liveness, readiness and startup probes; a result is an observation.
+//! Liveness, readiness and startup probes. One scheduler keeps all of them in a heap by their next time; a probe
+//! that is due runs as a short task. A verdict is written into the pod's record, so that it is an observation like
+//! any other and outlives the agent; then the pod's bell rings. Never starts or stops anything.
+
 use crate::{
     model::{PodName, PodUid},
     plan::Target,
 };
+
+pub mod exec;
+mod grpc;
+pub mod http;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+
+pub use scheduler::Prober;
 
 /// One probe of one attempt of one container, with everything resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +33,6 @@ pub struct ProbeTarget {
     pub timing: Timing,
     /// When the attempt began (Unix milliseconds).
     pub started_ms: i64,
-    /// What was last known of its readiness: kept until a threshold says otherwise.
-    pub last_ready: bool,
 }
 
 /// Kinds of probe.
