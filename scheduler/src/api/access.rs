@@ -2,9 +2,9 @@
 //! reviews by which a client asks about itself.
 
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{respond, route::Review};
+use super::{body, request::Ask, respond, route::Review};
 use crate::{
     model::{ApiError, Reason},
     objects::{Actor, meta},
@@ -61,10 +61,16 @@ fn is_master(actor: &Actor) -> bool {
 /// Answers a review about the caller.
 pub(super) async fn review(
     review: Review,
-    actor: &Actor,
-    mut body: Value,
-    wishes: respond::Wishes,
+    ask: &Ask<'_>,
+    body: axum::body::Body,
 ) -> Result<axum::response::Response, ApiError> {
+    let (actor, bytes) = (ask.actor, body::read(body).await?);
+    // kubectl asks in protobuf. What it asks makes no difference to the answer: rights do not depend on the
+    // object yet.
+    let mut body = match body::media_type(ask.headers) {
+        "application/vnd.kubernetes.protobuf" => json!({"spec": {}}),
+        _ => body::decode(ask.headers, &bytes)?.value,
+    };
     if !body.is_object() {
         return Err(ApiError::new(Reason::BadRequest, "the request body is not a JSON object"));
     }
@@ -89,7 +95,7 @@ pub(super) async fn review(
     body["kind"] = kind.into();
     body["metadata"] = json!({"creationTimestamp": meta::now()});
     body["status"] = status;
-    Ok(respond::value(StatusCode::CREATED, &body, wishes).await)
+    Ok(respond::value(StatusCode::CREATED, &body, ask.wishes).await)
 }
 
 #[cfg(test)]

@@ -185,8 +185,7 @@ impl Api {
                 }
             }
             Route::Review(review) if *method == Method::POST => {
-                let body = body::decode(ask.headers, &body::read(body).await?)?.value;
-                access::review(review, ask.actor, body, ask.wishes).await
+                access::review(review, ask, body).await
             }
             Route::Review(_) => Err(respond::method_not_allowed()),
             Route::Other => Err(respond::no_such_path()),
