@@ -13,11 +13,14 @@ use crate::model::{ContainerName, PodUid};
 
 mod atomic;
 mod host_path;
+mod mounts;
 mod node;
 mod ownership;
 mod sub_path;
 #[cfg(test)]
 mod tests;
+
+pub use node::NodeVolumes;
 
 /// One volume with everything resolved.
 #[derive(Clone, Debug, PartialEq)]

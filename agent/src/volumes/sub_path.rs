@@ -1,1 +1,87 @@
+//! subPath without a way out: the path is opened by the kernel with RESOLVE_BENEATH, and what was opened is bound by
+//! its descriptor, so that a link swapped in afterwards changes nothing.
 
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{Mode, SFlag, fstat, mkdirat},
+};
+
+use super::{SubPath, VolumeError, node::failed};
+
+/// Binds the path of the volume onto `target`. A binding of an earlier attempt is replaced.
+pub(super) fn bind(wanted: &SubPath, target: &Path) -> Result<(), VolumeError> {
+    let root = open(&wanted.root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", &wanted.root, errno.into()))?;
+    let opened = open_or_make(&root, wanted)?;
+    let kind = fstat(&opened).map_err(|errno| failed("inspect", &wanted.root, errno.into()))?;
+    let is_dir = SFlag::from_bits_truncate(kind.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+    clear(target)?;
+    make_target(target, is_dir).map_err(|source| failed("create", target, source))?;
+    let source = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(&source), target, None::<&str>, flags, None::<&str>)
+        .map_err(|errno| failed("bind", target, errno.into()))
+}
+
+fn open_or_make(root: &OwnedFd, wanted: &SubPath) -> Result<OwnedFd, VolumeError> {
+    match beneath(root, Path::new(&wanted.path)) {
+        Err(Errno::ENOENT) => make(root, wanted),
+        opened => opened.map_err(|errno| explain(wanted, errno)),
+    }
+}
+
+fn beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(root, path, how)
+}
+
+/// Makes the directories that are missing, each below what the kernel has just resolved.
+fn make(root: &OwnedFd, wanted: &SubPath) -> Result<OwnedFd, VolumeError> {
+    let mut so_far = PathBuf::new();
+    let mut parent = beneath(root, Path::new(".")).map_err(|errno| explain(wanted, errno))?;
+    for part in Path::new(&wanted.path).components() {
+        so_far.push(part);
+        let mode = fstat(&parent).map_or(0o755, |meta| meta.st_mode & 0o7777);
+        match mkdirat(&parent, part.as_os_str(), Mode::from_bits_truncate(mode)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(explain(wanted, errno)),
+        }
+        parent = beneath(root, &so_far).map_err(|errno| explain(wanted, errno))?;
+    }
+    Ok(parent)
+}
+
+fn explain(wanted: &SubPath, errno: Errno) -> VolumeError {
+    match errno {
+        Errno::EXDEV | Errno::ELOOP => VolumeError::Escape { path: wanted.path.clone() },
+        errno => failed("open the subPath in", &wanted.root, errno.into()),
+    }
+}
+
+fn clear(target: &Path) -> Result<(), VolumeError> {
+    match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(failed("unmount", target, errno.into())),
+    }
+}
+
+/// A mount point of the right kind.
+fn make_target(target: &Path, is_dir: bool) -> io::Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(meta) if meta.is_dir() == is_dir => return Ok(()),
+        Ok(meta) if meta.is_dir() => fs::remove_dir(target)?,
+        Ok(_) => fs::remove_file(target)?,
+        Err(_) => {}
+    }
+    if is_dir { fs::create_dir(target) } else { fs::File::create(target).map(|_| ()) }
+}

@@ -1,0 +1,87 @@
+//! tmpfs mounts, and unmounting everything below a directory.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::{VolumeError, node::failed};
+
+/// A tmpfs on the directory, unless it has one.
+pub(super) fn tmpfs(dir: &Path, size: Option<i64>) -> Result<(), VolumeError> {
+    if is_mount_point(dir).map_err(|source| failed("inspect", dir, source))? {
+        return Ok(());
+    }
+    let options = size.map(|bytes| format!("size={bytes}"));
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    mount(Some("tmpfs"), dir, Some("tmpfs"), flags, options.as_deref())
+        .map_err(|errno| failed("mount a tmpfs on", dir, errno.into()))
+}
+
+/// Another device than its parent's.
+fn is_mount_point(dir: &Path) -> io::Result<bool> {
+    let parent = dir.parent().unwrap_or(dir);
+    Ok(fs::metadata(dir)?.dev() != fs::metadata(parent)?.dev())
+}
+
+/// Unmounts everything below the directory, the last mounted first, and makes sure that nothing is left: what is
+/// deleted next must not be somebody's host path.
+pub(super) fn unmount_below(dir: &Path) -> Result<(), VolumeError> {
+    // Each mount may be covered by another: as many rounds as there are layers.
+    for _ in 0..16 {
+        let mounted = below(dir)?;
+        if mounted.is_empty() {
+            return Ok(());
+        }
+        for path in mounted.iter().rev() {
+            umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                .map_err(|errno| failed("unmount", path, errno.into()))?;
+        }
+    }
+    Err(failed("unmount everything below", dir, io::Error::from(io::ErrorKind::ResourceBusy)))
+}
+
+fn below(dir: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read(table).map_err(|source| failed("read", table, source))?;
+    let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let lines = text.split(|byte| *byte == b'\n');
+    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped);
+    Ok(points.filter(|point| point.starts_with(&dir)).collect())
+}
+
+/// The kernel writes blanks and the like as three octal digits.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
+        let code = code.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescaped(b"/a\\040b/c\\134d"), Path::new("/a b/c\\d"));
+        assert_eq!(unescaped(b"/plain\\04"), Path::new("/plain\\04"));
+    }
+}
