@@ -1,1 +1,325 @@
+//! The loop on the fake node: real observe, plan, apply and prober; only the ports are fakes.
 
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    apply::{Apply, Events},
+    model::{DesiredPod, NodeView, PodReport},
+    observe::{LastWords, Observer, Records},
+    probes::Prober,
+    testing::{FakeNode, Heard, desired, pod, view},
+};
+
+struct Agent {
+    node: FakeNode,
+    heard: Arc<Heard>,
+    desired: watch::Sender<Option<Arc<Desired>>>,
+    stop: CancellationToken,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+impl Agent {
+    fn start(node: &FakeNode, dir: &Arc<tempfile::TempDir>, wanted: Option<Desired>) -> Self {
+        let heard = Arc::new(Heard::default());
+        let view: Arc<NodeView> = Arc::new(view(dir.path()));
+        let layout = view.layout.clone();
+        let records = Arc::new(Records::open(layout.records_dir()).unwrap());
+        let begin = tokio::time::Instant::now();
+        let clock_node = node.clone();
+        // The node's clock goes with tokio's: paused time moves both.
+        let clock: crate::observe::Clock =
+            Arc::new(move || clock_node.state().now_ms + i64::try_from(begin.elapsed().as_millis()).unwrap());
+        let events = Events::new(heard.clone(), clock.clone());
+        let ports = node.ports();
+        let observer =
+            Observer::new(ports.clone(), records.clone(), clock.clone(), LastWords::new(layout.clone()));
+        let apply = Apply::new(ports.clone(), records.clone(), events.clone(), clock.clone(), layout);
+        let prober = Prober::new(ports.runtime.clone(), records.clone(), events.clone(), clock);
+        let tools = Tools {
+            observer,
+            apply,
+            prober: prober.clone(),
+            records,
+            upstream: heard.clone(),
+            events,
+            node: watch::channel(view).1,
+            health: watch::channel(None).0,
+            metrics: Arc::default(),
+        };
+        let (sender, receiver) = watch::channel(wanted.map(Arc::new));
+        let stop = CancellationToken::new();
+        let tasks = vec![
+            tokio::spawn(Pods::new(tools, ports.runtime.clone(), receiver, stop.clone()).run()),
+            tokio::spawn(prober.run(stop.clone())),
+        ];
+        Self { node: node.clone(), heard, desired: sender, stop, tasks, dir: dir.clone() }
+    }
+
+    fn want(&self, wanted: Desired) {
+        self.desired.send_replace(Some(Arc::new(wanted)));
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&PodReport) -> bool) -> PodReport {
+        let said = self.heard.until(what, |said| said.reports.last().is_some_and(&holds)).await;
+        said.reports.last().cloned().unwrap()
+    }
+
+    /// As SIGKILL: whatever it was doing is cut short.
+    async fn kill(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+
+    fn events(&self) -> Vec<(&'static str, String)> {
+        self.heard.said().events.into_iter().map(|event| (event.reason, event.message)).collect()
+    }
+}
+
+fn setup() -> (FakeNode, Arc<tempfile::TempDir>) {
+    let node = FakeNode::new();
+    node.state().registry.insert("app:1".into());
+    (node, Arc::new(tempfile::tempdir().unwrap()))
+}
+
+fn web() -> DesiredPod {
+    pod("p1", json!({"containers": [{"name": "web", "image": "app:1"}]}))
+}
+
+fn is_running(report: &PodReport) -> bool {
+    report.status.phase.as_deref() == Some("Running")
+}
+
+fn starts(node: &FakeNode) -> Vec<String> {
+    node.state().log.iter().filter(|line| line.starts_with("start ")).cloned().collect()
+}
+
+fn deleted(mut pod: DesiredPod, grace: i64) -> DesiredPod {
+    pod.generation += 1;
+    pod.pod.metadata.deletion_grace_period_seconds = Some(grace);
+    pod.pod.metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2027-01-15T08:00:30Z")).unwrap());
+    pod
+}
+
+fn condition(report: &PodReport, kind: &str) -> String {
+    let mut conditions = report.status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == kind).map(|c| c.status.clone()).unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_pulled_started_and_ready_and_everything_of_it_goes() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    let report = agent.until("Running", is_running).await;
+    assert_eq!(report.status.pod_ip.as_deref(), Some("10.244.0.1"));
+    assert_eq!(report.status.qos_class.as_deref(), Some("BestEffort"));
+    assert_eq!(condition(&report, "Ready"), "True");
+    let reasons: Vec<_> = agent.events().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["Pulling", "Pulled", "Created", "Started"]);
+
+    let mut gone = desired([deleted(web(), 30)]);
+    gone.generation = 2;
+    agent.want(gone);
+    let last = agent.until("finished", |report| report.finished).await;
+    let state = last.status.container_statuses.unwrap()[0].state.clone().unwrap();
+    assert_eq!(state.terminated.unwrap().exit_code, 143);
+    assert!(agent.events().contains(&("Killing", "Stopping container web".into())));
+    let state = node.state();
+    assert!(state.containers.is_empty() && state.networks.is_empty());
+    assert!(state.cgroups.is_empty() && state.volumes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashes_are_restarted_with_growing_delays() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    node.exit(&"p1.web.0".into(), 1);
+    let second = |report: &PodReport| {
+        is_running(report) && report.status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+    };
+    agent.until("the first restart, at once", second).await;
+    node.exit(&"p1.web.1".into(), 1);
+    let report = agent
+        .until("CrashLoopBackOff", |report| waiting(report).is_some_and(|w| w.0 == "CrashLoopBackOff"))
+        .await;
+    let (_, message) = waiting(&report).unwrap();
+    assert_eq!(message, "back-off 10s restarting failed container=web pod=p1_default(p1)");
+    assert_eq!(report.status.phase.as_deref(), Some("Running"));
+    let before = tokio::time::Instant::now();
+    agent
+        .until("the second restart", |report| {
+            report.status.container_statuses.as_ref().unwrap()[0].restart_count == 2
+        })
+        .await;
+    assert!(before.elapsed() >= std::time::Duration::from_secs(10));
+    assert!(
+        agent
+            .events()
+            .contains(&("BackOff", "Back-off restarting failed container web in pod p1_default(p1)".into()))
+    );
+}
+
+fn waiting(report: &PodReport) -> Option<(String, String)> {
+    let status = &report.status.container_statuses.as_ref()?[0];
+    let waiting = status.state.as_ref()?.waiting.clone()?;
+    Some((waiting.reason?, waiting.message.unwrap_or_default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_restarts_nothing_and_flips_nothing() {
+    let (node, dir) = setup();
+    let probed = pod(
+        "p1",
+        json!({"containers": [{"name": "web", "image": "app:1",
+            "readinessProbe": {"exec": {"command": ["check"]}, "periodSeconds": 5}}]}),
+    );
+    let agent = Agent::start(&node, &dir, Some(desired([probed.clone()])));
+    agent.until("Ready", |report| condition(report, "Ready") == "True").await;
+    agent.kill().await;
+
+    let again = Agent::start(&node, &dir, Some(desired([probed])));
+    let first = again.until("a report", |_| true).await;
+    assert_eq!(condition(&first, "Ready"), "True");
+    tokio::time::sleep(std::time::Duration::from_secs(130)).await;
+    assert!(again.heard.said().reports.iter().all(|report| condition(report, "Ready") == "True"));
+    assert!(node.state().log.iter().filter(|line| line.starts_with("exec")).count() > 10);
+    assert_eq!(starts(&node), ["start p1.web.0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_wants_is_removed_but_only_when_desired_is_known() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    agent.kill().await;
+
+    let again = Agent::start(&node, &dir, None);
+    tokio::time::sleep(std::time::Duration::from_secs(130)).await;
+    assert_eq!(node.state().containers.len(), 1);
+    again.want(Desired::default());
+    let empty = async {
+        while !node.state().networks.is_empty() || !node.state().containers.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), empty).await.unwrap();
+    assert!(node.state().cgroups.is_empty());
+    drop(again.dir);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_secret_is_named_and_its_arrival_is_enough() {
+    let (node, dir) = setup();
+    let needs = pod(
+        "p1",
+        json!({"containers": [{"name": "web", "image": "app:1", "env": [{"name": "URL",
+            "valueFrom": {"secretKeyRef": {"name": "db-credentials", "key": "connection-string"}}}]}]}),
+    );
+    let agent = Agent::start(&node, &dir, Some(desired([needs.clone()])));
+    let report = agent.until("an error", |report| {
+        waiting(report).is_some_and(|(reason, _)| reason == "CreateContainerConfigError")
+    });
+    assert_eq!(waiting(&report.await).unwrap().1, "secret \"db-credentials\" not found");
+    assert!(agent.events().contains(&("Failed", "Error: secret \"db-credentials\" not found".into())));
+
+    let with = |generation: u64, data: serde_json::Value| {
+        let mut wanted = desired([needs.clone()]);
+        wanted.generation = generation;
+        let secret: k8s_openapi::api::core::v1::Secret =
+            serde_json::from_value(json!({"data": data})).unwrap();
+        let object = crate::model::SharedObject { generation, object: Arc::new(secret) };
+        wanted.secrets.insert(("default".into(), "db-credentials".into()), object);
+        wanted
+    };
+    agent.want(with(2, json!({"other": "eA=="})));
+    let text = "couldn't find key connection-string in Secret default/db-credentials";
+    agent
+        .until("the missing key", |report| waiting(report).is_some_and(|(_, message)| message == text))
+        .await;
+    agent.want(with(3, json!({"connection-string": "eA=="})));
+    agent.until("Running", is_running).await;
+    let state = node.state();
+    let (_, spec) = state.containers.values().next().unwrap();
+    assert!(spec.env.contains(&("URL".into(), "x".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_not_there_backs_off_and_recovers() {
+    let (node, dir) = setup();
+    node.state().registry.clear();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("ErrImagePull", |r| waiting(r).is_some_and(|w| w.0 == "ErrImagePull")).await;
+    let report =
+        agent.until("ImagePullBackOff", |r| waiting(r).is_some_and(|w| w.0 == "ImagePullBackOff")).await;
+    assert!(waiting(&report).unwrap().1.starts_with("Back-off pulling image \"app:1\": ErrImagePull: "));
+    assert_eq!(report.status.phase.as_deref(), Some("Pending"));
+    node.state().registry.insert("app:1".into());
+    agent.until("Running", is_running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_ignores_its_signal_is_killed_when_the_grace_is_over() {
+    let (node, dir) = setup();
+    node.state().stubborn.insert("web".into());
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    let began = tokio::time::Instant::now();
+    agent.want(desired([deleted(web(), 5)]));
+    agent.until("finished", |report| report.finished).await;
+    let took = began.elapsed().as_secs();
+    assert!((5..8).contains(&took), "{took}");
+    let log = node.state().log.clone();
+    assert!(log.contains(&"kill p1.web.0 15".to_owned()) && log.contains(&"kill p1.web.0 9".to_owned()));
+    agent.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_liveness_probe_restarts_the_container() {
+    let (node, dir) = setup();
+    node.state().exec_codes.insert("alive".into(), 1);
+    let probed = pod(
+        "p1",
+        json!({"containers": [{"name": "web", "image": "app:1",
+            "livenessProbe": {"exec": {"command": ["alive"]}, "periodSeconds": 5, "failureThreshold": 3}}]}),
+    );
+    let agent = Agent::start(&node, &dir, Some(desired([probed])));
+    agent
+        .until("a restart", |report| report.status.container_statuses.as_ref().unwrap()[0].restart_count == 1)
+        .await;
+    let events = agent.events();
+    assert!(events.iter().filter(|event| event.0 == "Unhealthy").count() >= 3);
+    assert!(events.contains(&("Killing", "Container web failed liveness probe, will be restarted".into())));
+    drop(agent.node);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reboot_starts_everything_again_under_the_next_number() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    let before = agent.until("Running", is_running).await;
+    agent.kill().await;
+    node.reboot();
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+    let mut known = web();
+    known.pod.status = Some(before.status);
+    let again = Agent::start(&node, &dir, Some(desired([known])));
+    let report = again
+        .until("Running again", |report| {
+            is_running(report)
+                && condition(report, "Ready") == "True"
+                && report.status.container_statuses.as_ref().unwrap()[0].restart_count == 1
+        })
+        .await;
+    assert_eq!(report.status.container_statuses.unwrap()[0].restart_count, 1);
+}

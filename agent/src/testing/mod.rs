@@ -1,1 +1,200 @@
-//! Scripted and stateful fakes of the ports.
+//! Stateful fakes of the ports: one node in memory that keeps what it was told, fails when a script says so, and can
+//! be broken behind the agent's back. They say no where the real ones would (a start without a network namespace, a
+//! second attempt beside a running one), so that a test that passes has shown something.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    model::{ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, PodUid, Resolver},
+    observe::Ports,
+    runtime::{ContainerSpec, ObservedContainer, RuntimeEvent},
+};
+
+mod containers;
+mod node;
+mod upstream;
+
+pub use upstream::{Heard, Said};
+
+/// The node in memory. Cheap to clone: all clones are one node.
+#[derive(Clone)]
+pub struct FakeNode {
+    state: Arc<Mutex<State>>,
+    events: broadcast::Sender<RuntimeEvent>,
+}
+
+/// All there is on the node.
+#[derive(Default)]
+pub struct State {
+    /// Containers with their specification.
+    pub containers: BTreeMap<ContainerId, (ObservedContainer, ContainerSpec)>,
+    /// Images present.
+    pub images: BTreeSet<String>,
+    /// Images that a registry would give.
+    pub registry: BTreeSet<String>,
+    /// Pod networks.
+    pub networks: BTreeMap<PodUid, NetworkStatus>,
+    /// Pods the datapath knows.
+    pub attached: BTreeSet<PodUid>,
+    /// Pods with a cgroup.
+    pub cgroups: BTreeSet<PodUid>,
+    /// Volumes by pod, with their digest.
+    pub volumes: BTreeMap<PodUid, BTreeMap<String, u64>>,
+    /// Operations that fail next, by name, with the text.
+    pub failures: BTreeMap<&'static str, VecDeque<String>>,
+    /// Containers that do not heed SIGTERM, by name.
+    pub stubborn: BTreeSet<String>,
+    /// Operations in the order they came.
+    pub log: Vec<String>,
+    /// What exec answers, by the command's first word.
+    pub exec_codes: BTreeMap<String, i32>,
+    /// Time of the node (Unix milliseconds).
+    pub now_ms: i64,
+    next_address: u32,
+    next_pid: u32,
+}
+
+impl FakeNode {
+    /// An empty node at a round time.
+    pub fn new() -> Self {
+        let state = State { now_ms: 1_800_000_000_000, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), events: broadcast::channel(1024).0 }
+    }
+
+    /// Everything on it.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All ports of the agent, on this node.
+    pub fn ports(&self) -> Ports {
+        let node = || Arc::new(self.clone());
+        Ports {
+            runtime: node(),
+            images: node(),
+            cgroups: node(),
+            network: node(),
+            dataplane: node(),
+            volumes: node(),
+        }
+    }
+
+    /// The next call of this operation fails with the text.
+    pub fn fail(&self, operation: &'static str, text: &str) {
+        self.state().failures.entry(operation).or_default().push_back(text.to_owned());
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, ms: i64) {
+        self.state().now_ms += ms;
+    }
+
+    /// A container's process ends by itself.
+    pub fn exit(&self, id: &ContainerId, code: i32) {
+        let ended = self.state().end(id, code);
+        if ended {
+            let _ = self.events.send(RuntimeEvent::Exited(id.clone()));
+        }
+    }
+
+    /// The machine is switched off and on: processes, namespaces and cgroups are gone, files stay.
+    pub fn reboot(&self) {
+        let mut state = self.state();
+        for (container, _) in state.containers.values_mut() {
+            container.state = crate::runtime::ContainerState::Unknown;
+        }
+        state.networks.clear();
+        state.attached.clear();
+        state.cgroups.clear();
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.events.subscribe()
+    }
+}
+
+impl Default for FakeNode {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    fn scripted(&mut self, operation: &'static str) -> Option<String> {
+        self.failures.get_mut(operation)?.pop_front()
+    }
+
+    fn end(&mut self, id: &ContainerId, code: i32) -> bool {
+        use crate::runtime::ContainerState::{Exited, Running};
+        let finished_ms = self.now_ms;
+        let Some((container, _)) = self.containers.get_mut(id) else { return false };
+        let Running { started_ms, .. } = container.state else { return false };
+        container.state = Exited { code, started_ms, finished_ms, oom_killed: false };
+        true
+    }
+
+    fn address(&mut self) -> Ipv4Addr {
+        self.next_address += 1;
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 0, 0)) + self.next_address)
+    }
+}
+
+/// A pod from JSON; uid and names are filled in.
+pub fn pod(uid: &str, spec: serde_json::Value) -> DesiredPod {
+    let object = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": spec,
+        "metadata": {"name": uid, "namespace": "default", "uid": uid, "generation": 1}});
+    #[expect(clippy::expect_used, reason = "a test that is written wrong should say so")]
+    let pod = serde_json::from_value(object).expect("a pod");
+    DesiredPod {
+        uid: uid.into(),
+        name: crate::model::PodName { namespace: "default".into(), name: uid.into() },
+        generation: 1,
+        pod,
+    }
+}
+
+/// Desired state of these pods.
+pub fn desired(pods: impl IntoIterator<Item = DesiredPod>) -> Desired {
+    let pods = pods.into_iter().map(|pod| (pod.uid.clone(), Arc::new(pod))).collect();
+    Desired { epoch: 1, generation: 1, pods, ..Desired::default() }
+}
+
+/// A node with everything known.
+pub fn view(root: &std::path::Path) -> NodeView {
+    #[expect(clippy::expect_used, reason = "constants")]
+    let net = |text: &str| text.parse().expect("a network");
+    NodeView {
+        name: "node-1".into(),
+        addresses: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
+        cluster: Some(crate::model::ClusterNetwork {
+            domain: "cluster.local".into(),
+            service_cidr: net("10.96.0.0/16"),
+            pod_cidr: net("10.244.0.0/16"),
+            node_pod_cidrs: vec![net("10.244.0.0/24")],
+            dns_ip: Ipv4Addr::new(10, 96, 0, 10).into(),
+            node_ports: (30000, 32767),
+        }),
+        layout: Layout {
+            state_dir: root.join("state"),
+            run_dir: root.join("run"),
+            log_dir: root.join("log"),
+        },
+        resolver: Resolver {
+            nameservers: vec!["192.0.2.53".into()],
+            searches: vec!["example.org".into()],
+            options: Vec::new(),
+        },
+        cpu_milli: 4000,
+        memory_bytes: 8 << 30,
+        memory_capacity: 8 << 30,
+        enforced: true,
+        pids_max: None,
+    }
+}

@@ -37,7 +37,9 @@ pub(super) fn write(dir: &Path, files: &Files, fs_group: Option<u32>) -> Result<
 fn check(files: &Files) -> Result<(), VolumeError> {
     let plain = |path: &String| {
         let mut parts = Path::new(path).components().peekable();
-        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_))) && !path.starts_with("..")
+        parts.peek().is_some()
+            && parts.all(|part| matches!(part, Component::Normal(_)))
+            && !path.starts_with("..")
     };
     match files.keys().find(|path| !plain(path)) {
         Some(path) => Err(VolumeError::Escape { path: path.clone() }),

@@ -9,7 +9,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    PodFile, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts, ownership, sub_path,
+    PodFile, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts, ownership,
+    sub_path,
 };
 use crate::model::{ContainerName, Layout, PodUid};
 

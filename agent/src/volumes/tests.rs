@@ -129,8 +129,7 @@ async fn sub_paths_never_lead_out_and_memory_volumes_are_unmounted() {
     fs::write(root.join("real"), "inside").unwrap();
     symlink("real", root.join("link")).unwrap();
     let bind = |path: &str| {
-        let wanted =
-            SubPath { root: root.clone(), path: path.to_owned(), container: web.clone(), index: 0 };
+        let wanted = SubPath { root: root.clone(), path: path.to_owned(), container: web.clone(), index: 0 };
         let (volumes, pod) = (volumes.clone(), pod.clone());
         async move { volumes.ensure_sub_path(&pod, &wanted).await }
     };
