@@ -7,9 +7,14 @@
 #![no_main]
 #![expect(unsafe_code, reason = "helpers, maps and contexts of the kernel are raw pointers")]
 
+mod answer;
+mod flows;
 mod maps;
+mod packet;
 mod panic;
+mod pod;
 mod socket;
+mod uplink;
 
 /// The kernel lets only GPL-compatible programs call most helpers.
 #[unsafe(link_section = "license")]

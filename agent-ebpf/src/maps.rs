@@ -6,8 +6,8 @@ use core::ptr::{addr_of, read_volatile};
 
 use agent_ebpf_common::{
     abi::{
-        AffinityKey, AffinityValue, Backend, FrontendKey, Head, Reason, Settings, SlotRow, SocketState,
-        SourceRangeKey,
+        AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Head,
+        Reason, Settings, SlotRow, SocketState, SourceRangeKey,
     },
     select::Tables,
     words::{Handle, TICK_SHIFT},
@@ -58,6 +58,13 @@ static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 /// New connections and datagram flows by service index.
 #[map]
 static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024, 0);
+
+/// Flows of the packet path. An LRU: elements may be recycled under a reader, so values repeat their key.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
+
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(4096, 0);
 
 /// The settings the agent wrote.
 #[inline(always)]

@@ -117,6 +117,22 @@ pub struct SocketState {
     pub next: u32,
 }
 
+/// [`FlowKey::leg`]: what leaves a pod.
+pub const LEG_FROM_POD: u8 = 0;
+/// [`FlowKey::leg`]: what enters a pod.
+pub const LEG_TO_POD: u8 = 1;
+/// [`FlowKey::leg`]: what enters by the uplink.
+pub const LEG_UPLINK_IN: u8 = 2;
+/// [`FlowKey::leg`]: what leaves by the uplink.
+pub const LEG_UPLINK_OUT: u8 = 3;
+
+/// [`Flow::flags`]: a FIN or RST passed; a new SYN is a new connection.
+pub const FLOW_CLOSING: u32 = 1;
+/// [`Flow::flags`]: a pod reaches itself: send the packet back into the pod it came from.
+pub const FLOW_HAIRPIN: u32 = 2;
+/// [`Flow::flags`]: this entry carries the choice of backend, and may be made again.
+pub const FLOW_CHOICE: u32 = 4;
+
 /// A flow in one direction, as a packet of that direction shows it before translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,7 +227,7 @@ pub struct Settings {
 pub const SETTING_POD_SOCKETS_OFF: u32 = 1;
 
 /// Why a packet or connect was refused or dropped, in words for the metric's label.
-pub const DROP_REASONS: [&str; 11] = [
+pub const DROP_REASONS: [&str; 9] = [
     "no_endpoint",
     "no_local_endpoint",
     "stale_slot",
@@ -219,10 +235,8 @@ pub const DROP_REASONS: [&str; 11] = [
     "flow_table_full",
     "flow_collision",
     "snat_exhausted",
-    "fragment_without_first",
     "malformed",
     "rewrite_failed",
-    "no_service_port",
 ];
 
 /// Index into the drop counters, and into [`DROP_REASONS`].
@@ -243,14 +257,10 @@ pub enum Reason {
     FlowCollision = 5,
     /// No free source port.
     SnatExhausted = 6,
-    /// A later fragment whose first was never seen.
-    FragmentWithoutFirst = 7,
-    /// Not an IPv4 packet as the headers claim.
-    Malformed = 8,
+    /// Shorter than its own headers claim.
+    Malformed = 7,
     /// A helper refused to rewrite the packet.
-    RewriteFailed = 9,
-    /// A service address, but no such port.
-    NoServicePort = 10,
+    RewriteFailed = 8,
 }
 
 /// A map as both sides know it.

@@ -2,7 +2,7 @@
 //!
 //! Both sides compile this crate: the eBPF programs for the BPF target, the agent for the host. It owns every
 //! layout that crosses the kernel boundary and every decision about a connection or packet, and it never does
-//! I/O: maps and packets are reached through the traits in [`select`], so that the tests on the
+//! I/O: maps are reached through the trait in [`select`], packets come as values, so that the tests on the
 //! host run the very code that the kernel runs.
 //!
 //! Rules of the maps (measured reasons in docs/adr): a hash map that the datapath reads is insert- and
@@ -11,5 +11,8 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod checksum;
+pub mod nat;
+pub mod reply;
 pub mod select;
 pub mod words;

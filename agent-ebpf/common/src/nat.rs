@@ -1,0 +1,200 @@
+//! Flows of the packet path: which entries a choice of backend makes, and when a choice holds.
+//!
+//! Each hook rewrites with one entry. A pod's flow is undone where it was done, at the pod's own interface. A
+//! flow from outside is rewritten in two halves, on entry (destination) and on exit (source), so that the
+//! stack in between routes ordinary packets, and never one with its own address as the source.
+
+use crate::{
+    abi::{
+        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, Flow, FlowKey, HAIRPIN, LEG_FROM_POD, LEG_TO_POD,
+        LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
+    },
+    select::Chosen,
+    words::ticks,
+};
+
+/// Addresses and ports of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Source address.
+    pub src_be: u32,
+    /// Destination address.
+    pub dst_be: u32,
+    /// Source port.
+    pub sport_be: u16,
+    /// Destination port.
+    pub dport_be: u16,
+    /// Protocol.
+    pub proto: u8,
+}
+
+impl Tuple {
+    /// The tuple of a reply.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self {
+            src_be: self.dst_be,
+            dst_be: self.src_be,
+            sport_be: self.dport_be,
+            dport_be: self.sport_be,
+            proto: self.proto,
+        }
+    }
+
+    /// The key of this tuple at a hook.
+    #[inline(always)]
+    pub const fn key(self, leg: u8) -> FlowKey {
+        FlowKey {
+            src_be: self.src_be,
+            dst_be: self.dst_be,
+            sport_be: self.sport_be,
+            dport_be: self.dport_be,
+            proto: self.proto,
+            leg,
+            pad: 0,
+        }
+    }
+
+    /// What `flow` makes of it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rewritten(self, flow: &Flow) -> Self {
+        Self {
+            src_be: flow.src_be,
+            dst_be: flow.dst_be,
+            sport_be: flow.sport_be,
+            dport_be: flow.dport_be,
+            proto: self.proto,
+        }
+    }
+}
+
+/// One entry of the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Key.
+    pub key: FlowKey,
+    /// Value.
+    pub flow: Flow,
+}
+
+/// A digest of the key, to notice an element that was recycled while it was read.
+#[inline(always)]
+pub const fn tag(key: &FlowKey) -> u32 {
+    const ODD: u32 = 0x9e37_79b1;
+    let mut hash = key.src_be.wrapping_mul(ODD) ^ key.dst_be;
+    hash = hash.rotate_left(13).wrapping_mul(ODD) ^ ((key.sport_be as u32) << 16 | key.dport_be as u32);
+    hash = hash.rotate_left(13).wrapping_mul(ODD) ^ ((key.proto as u32) << 8 | key.leg as u32);
+    hash ^ hash >> 15
+}
+
+#[inline(always)]
+fn entry(from: Tuple, leg: u8, to: Tuple, chosen: &Chosen, now: u32, flags: u32) -> Entry {
+    let key = from.key(leg);
+    Entry {
+        key,
+        flow: Flow {
+            src_be: to.src_be,
+            dst_be: to.dst_be,
+            sport_be: to.sport_be,
+            dport_be: to.dport_be,
+            handle: chosen.handle.0,
+            last: now,
+            flags,
+            service: chosen.service,
+            tag: tag(&key),
+        },
+    }
+}
+
+/// The two entries of a pod's flow: the way there, and the way back.
+#[inline(always)]
+pub fn pod(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
+    let mut there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+    let hairpin = there.dst_be == packet.src_be;
+    // The pod would drop a packet from itself; and its reply leaves by the hook that the request left by.
+    let (back_leg, flags) = if hairpin {
+        there.src_be = u32::from_ne_bytes(HAIRPIN);
+        (LEG_FROM_POD, FLOW_HAIRPIN)
+    } else {
+        (LEG_TO_POD, 0)
+    };
+    (
+        entry(packet, LEG_FROM_POD, there, chosen, now, flags | FLOW_CHOICE),
+        entry(there.reversed(), back_leg, packet.reversed(), chosen, now, flags),
+    )
+}
+
+/// The two entries of a flow from outside to a backend whose replies pass this node anyway.
+#[inline(always)]
+pub fn outside(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
+    let there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+    (
+        entry(packet, LEG_UPLINK_IN, there, chosen, now, FLOW_CHOICE),
+        entry(there.reversed(), LEG_UPLINK_OUT, packet.reversed(), chosen, now, 0),
+    )
+}
+
+/// The further two entries when the backend is on another node and must answer to this one: the exit that puts
+/// this node's address and `port_be` on the request, and the entry of the reply that takes them off again. The
+/// latter's key is what a port is claimed by.
+#[inline(always)]
+pub fn masqueraded(packet: Tuple, chosen: &Chosen, now: u32, node_be: u32, port_be: u16) -> (Entry, Entry) {
+    let there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+    let disguised = Tuple { src_be: node_be, sport_be: port_be, ..there };
+    (
+        entry(there, LEG_UPLINK_OUT, disguised, chosen, now, 0),
+        entry(disguised.reversed(), LEG_UPLINK_IN, there.reversed(), chosen, now, 0),
+    )
+}
+
+/// The `attempt`th source port to try for a flow.
+#[inline(always)]
+pub fn snat_port(packet: Tuple, attempt: u32) -> u16 {
+    let span = (SNAT_PORTS.1 - SNAT_PORTS.0) as u32 + 1;
+    let start = tag(&packet.key(LEG_UPLINK_OUT)).wrapping_add(attempt.wrapping_mul(2_654_435_761));
+    // The high half of the product: uniform without a division.
+    (SNAT_PORTS.0 + ((start as u64 * span as u64) >> 32) as u16).to_be()
+}
+
+/// TCP flags that matter here.
+pub const FIN: u8 = 0x01;
+/// See [`FIN`].
+pub const SYN: u8 = 0x02;
+/// See [`FIN`].
+pub const RST: u8 = 0x04;
+/// See [`FIN`].
+pub const ACK: u8 = 0x10;
+
+/// Idle datagram flows may choose again: conntrack's timeout for a stream of datagrams.
+const UDP_IDLE: u32 = ticks(120);
+/// A SYN on an entry idle for this long is a new connection that reuses the port.
+const TCP_IDLE: u32 = ticks(60);
+
+/// Whether an entry that carries a choice still stands for this packet. `alive` tells whether the backend takes
+/// new connections.
+#[inline(always)]
+pub fn stands(flow: &Flow, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> bool {
+    let idle = now.wrapping_sub(flow.last);
+    if proto != TCP {
+        // A dead backend is left at once, which connected sockets could not do.
+        return alive && idle < UDP_IDLE;
+    }
+    if tcp_flags & (SYN | ACK) != SYN {
+        // Established connections drain, whatever became of the backend.
+        return true;
+    }
+    // A retransmitted SYN keeps its backend; one on a closed or long idle entry is a new connection.
+    alive && flow.flags & FLOW_CLOSING == 0 && idle < TCP_IDLE
+}
+
+/// Whether an entry in the way of a new one belongs to a flow that is over.
+#[inline(always)]
+pub fn over(flow: &Flow, proto: u8, now: u32) -> bool {
+    let idle = now.wrapping_sub(flow.last);
+    flow.flags & FLOW_CLOSING != 0 || idle >= if proto == TCP { ticks(6 * 3600) } else { UDP_IDLE }
+}
+
+#[cfg(test)]
+mod tests;

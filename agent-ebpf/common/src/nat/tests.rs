@@ -1,0 +1,123 @@
+//! Packets through the entries of a flow, there and back.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    abi::Backend,
+    words::{Handle, LOCAL},
+};
+
+fn chosen(addr_be: u32, port_be: u16) -> Chosen {
+    Chosen {
+        handle: Handle::new(3, 9),
+        backend: Backend::new(addr_be, port_be, 9, LOCAL, 5),
+        service: 5,
+        flags: 0,
+    }
+}
+
+prop_compose! {
+    fn tuple()(src_be: u32, dst_be: u32, sport_be: u16, dport_be: u16, udp: bool) -> Tuple {
+        Tuple { src_be, dst_be, sport_be, dport_be, proto: if udp { crate::abi::UDP } else { TCP } }
+    }
+}
+
+/// What a hook does: the entry for the packet as it is, if there is one.
+fn pass(entries: &[Entry], packet: Tuple, leg: u8) -> Tuple {
+    entries
+        .iter()
+        .find(|entry| entry.key == packet.key(leg))
+        .map_or(packet, |entry| packet.rewritten(&entry.flow))
+}
+
+proptest! {
+    #[test]
+    fn a_pod_sees_answers_from_the_service(packet in tuple(), addr: u32, port: u16) {
+        prop_assume!(addr != packet.src_be && addr != packet.dst_be);
+        let (there, back) = pod(packet, &chosen(addr, port), 7);
+        let entries = [there, back];
+        let request = pass(&entries, packet, LEG_FROM_POD);
+        prop_assert_eq!((request.dst_be, request.dport_be, request.src_be), (addr, port, packet.src_be));
+        prop_assert_eq!(pass(&entries, request.reversed(), LEG_TO_POD), packet.reversed());
+    }
+
+    #[test]
+    fn a_pod_reaches_itself(packet in tuple(), port: u16) {
+        prop_assume!(packet.src_be != packet.dst_be && packet.src_be != u32::from_ne_bytes(HAIRPIN));
+        let (there, back) = pod(packet, &chosen(packet.src_be, port), 7);
+        prop_assert!(there.flow.flags & FLOW_HAIRPIN != 0 && back.flow.flags & FLOW_HAIRPIN != 0);
+        let entries = [there, back];
+        let request = pass(&entries, packet, LEG_FROM_POD);
+        prop_assert_ne!(request.src_be, request.dst_be, "the pod would drop a packet from itself");
+        prop_assert_eq!(pass(&entries, request.reversed(), LEG_FROM_POD), packet.reversed());
+    }
+
+    #[test]
+    fn an_outside_client_sees_answers_from_the_service(packet in tuple(), addr: u32, port: u16) {
+        prop_assume!(addr != packet.dst_be);
+        let (there, back) = outside(packet, &chosen(addr, port), 7);
+        let entries = [there, back];
+        let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
+        prop_assert_eq!((request.dst_be, request.src_be), (addr, packet.src_be), "the source is kept");
+        let reply = pass(&entries, request.reversed(), LEG_UPLINK_OUT);
+        prop_assert_eq!(reply, packet.reversed());
+    }
+
+    #[test]
+    fn a_masqueraded_flow_comes_back(packet in tuple(), addr: u32, port: u16, node: u32, snat: u16) {
+        prop_assume!(addr != packet.dst_be && node != packet.src_be && addr != node && addr != packet.src_be);
+        let picked = chosen(addr, port);
+        let (a, b) = outside(packet, &picked, 7);
+        let (c, d) = masqueraded(packet, &picked, 7, node, snat);
+        let entries = [a, b, c, d];
+        let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
+        prop_assert_eq!((request.src_be, request.sport_be, request.dst_be), (node, snat, addr));
+        let inside = pass(&entries, request.reversed(), LEG_UPLINK_IN);
+        prop_assert_ne!(inside.src_be, node, "the stack drops packets from its own address");
+        prop_assert_eq!(pass(&entries, inside, LEG_UPLINK_OUT), packet.reversed());
+    }
+
+    #[test]
+    fn ports_for_masquerading_are_in_their_range(packet in tuple(), attempt in 0..64_u32) {
+        let port = u16::from_be(snat_port(packet, attempt));
+        prop_assert!((SNAT_PORTS.0..=SNAT_PORTS.1).contains(&port));
+    }
+
+    #[test]
+    fn the_tag_tells_directions_apart(packet in tuple()) {
+        prop_assume!(packet != packet.reversed());
+        prop_assert_ne!(tag(&packet.key(0)), tag(&packet.reversed().key(0)));
+        prop_assert_ne!(tag(&packet.key(0)), tag(&packet.key(1)));
+    }
+}
+
+#[test]
+fn attempts_spread() {
+    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let ports: std::collections::BTreeSet<u16> = (0..16).map(|attempt| snat_port(packet, attempt)).collect();
+    assert!(ports.len() > 14, "{ports:?}");
+}
+
+#[test]
+fn when_a_choice_stands() {
+    let (entry, _) =
+        pod(Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP }, &chosen(9, 9), 1000);
+    let flow = entry.flow;
+    let closing = Flow { flags: flow.flags | FLOW_CLOSING, ..flow };
+    let udp = crate::abi::UDP;
+    for (flow, proto, flags, now, alive, expected, why) in [
+        (flow, TCP, SYN, 1001, true, true, "a retransmitted SYN"),
+        (flow, TCP, SYN, 1001, false, false, "a SYN for a dead backend"),
+        (closing, TCP, SYN, 1001, true, false, "a new connection from the same port"),
+        (flow, TCP, SYN, 1000 + TCP_IDLE, true, false, "a SYN long after"),
+        (flow, TCP, ACK, 1000 + TCP_IDLE, false, true, "an established connection drains"),
+        (closing, TCP, ACK, 1001, true, true, "the last acknowledgements"),
+        (flow, udp, 0, 1001, true, true, "a datagram"),
+        (flow, udp, 0, 1001, false, false, "a datagram for a dead backend"),
+        (flow, udp, 0, 1000 + UDP_IDLE, true, false, "a datagram long after"),
+        (flow, udp, 0, 1000_u32.wrapping_sub(1), true, false, "a clock that ran backwards is an old entry"),
+    ] {
+        assert_eq!(stands(&flow, proto, flags, now, alive), expected, "{why}");
+    }
+}

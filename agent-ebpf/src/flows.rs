@@ -1,0 +1,89 @@
+//! The flow table: following an entry, and making the entries of a new choice.
+
+use core::ptr::{addr_of_mut, read_volatile, write_volatile};
+
+use agent_ebpf_common::{
+    abi::{FLOW_CHOICE, FLOW_CLOSING, Flow, Reason, TCP},
+    nat::{Entry, FIN, RST, over, stands, tag},
+    select::Tables as _,
+    words::Handle,
+};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+
+use crate::{
+    maps::{FLOWS, KernelTables, ticks},
+    packet::Packet,
+};
+
+/// The entry for a packet, when there is one and it still stands.
+#[inline(always)]
+pub(crate) fn follow(packet: &Packet, leg: u8) -> Option<Flow> {
+    let key = packet.tuple.key(leg);
+    let entry = FLOWS.get_ptr_mut(&key)?;
+    // SAFETY: an element of the map; it may be recycled meanwhile, which the tag shows.
+    let flow = unsafe { read_volatile(entry) };
+    if flow.tag != tag(&key) {
+        return None;
+    }
+    let now = ticks();
+    if flow.flags & FLOW_CHOICE != 0 {
+        let handle = Handle(flow.handle);
+        let alive = KernelTables.backend(handle.index()).is_some_and(|backend| backend.alive(handle));
+        if !stands(&flow, packet.tuple.proto, packet.tcp_flags, now, alive) {
+            return None;
+        }
+    }
+    // SAFETY: as above. Should the element have been recycled, another flow looks a little younger or, at
+    // worst, closing, which only matters to its next SYN.
+    unsafe {
+        if flow.last != now {
+            write_volatile(addr_of_mut!((*entry).last), now);
+        }
+        let closes = packet.tuple.proto == TCP && packet.tcp_flags & (FIN | RST) != 0;
+        if closes && flow.flags & FLOW_CLOSING == 0 {
+            write_volatile(addr_of_mut!((*entry).flags), flow.flags | FLOW_CLOSING);
+        }
+    }
+    Some(flow)
+}
+
+/// Takes the way back, which decides whether a choice is possible: two flows of one client that are one on the
+/// wire cannot both have it. The same flow seen by two processors at once may.
+#[inline(always)]
+pub(crate) fn claim(entry: &Entry) -> Result<(), Reason> {
+    if FLOWS.insert(&entry.key, &entry.flow, BPF_NOEXIST as u64).is_ok() {
+        return Ok(());
+    }
+    // SAFETY: as in `follow`.
+    let taken = match FLOWS.get_ptr(&entry.key) {
+        Some(taken) => unsafe { read_volatile(taken) },
+        None => return Err(Reason::FlowTableFull),
+    };
+    let same = taken.src_be == entry.flow.src_be
+        && taken.sport_be == entry.flow.sport_be
+        && taken.dst_be == entry.flow.dst_be
+        && taken.dport_be == entry.flow.dport_be;
+    if !same && taken.tag == tag(&entry.key) && !over(&taken, entry.key.proto, entry.flow.last) {
+        return Err(Reason::FlowCollision);
+    }
+    record(entry)
+}
+
+/// Takes the way back of a masqueraded flow: only a free one, or that of a flow that is over.
+#[inline(always)]
+pub(crate) fn claim_port(entry: &Entry) -> bool {
+    if FLOWS.insert(&entry.key, &entry.flow, BPF_NOEXIST as u64).is_ok() {
+        return true;
+    }
+    // SAFETY: as in `follow`.
+    let free = FLOWS
+        .get_ptr(&entry.key)
+        .is_some_and(|taken| over(&unsafe { read_volatile(taken) }, entry.key.proto, entry.flow.last));
+    free && record(entry).is_ok()
+}
+
+/// Writes an entry. Replacing one is safe here: readers compare tags, and a miss only chooses again.
+#[inline(always)]
+pub(crate) fn record(entry: &Entry) -> Result<(), Reason> {
+    FLOWS.insert(&entry.key, &entry.flow, BPF_ANY as u64).map_err(|_| Reason::FlowTableFull)
+}

@@ -1,0 +1,304 @@
+//! Services per packet.
+
+use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
+
+use gantry_agent::model::Protocol;
+
+use crate::{
+    pods::{Echo, Pod, World, datagram_socket, exchange, make_router},
+    support::{Node, Server, ask, endpoint, service, table},
+};
+
+const VIP: &str = "10.96.0.10:80";
+
+/// Who answered: the first word of an echo.
+fn answerer(answer: &str) -> String {
+    answer.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn datagrams_of_a_pod_reach_every_backend_and_leave_a_dead_one() {
+    let node = Node::new();
+    make_router();
+    let (client, a, b) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"), Pod::new("10.244.0.4"));
+    let _servers = [a.echo(53), b.echo(53)];
+    let dataplane = node.open();
+    let both = [a.endpoint(53), b.endpoint(53)];
+    let publish = |endpoints: &[String]| {
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        node.publish(&dataplane, &table([("dns", service("10.96.0.10", 80, Protocol::Udp, &endpoints))]));
+    };
+    publish(&both);
+    for pod in [&client, &a, &b] {
+        pod.attach(&dataplane);
+    }
+    let seen: BTreeSet<String> = client.within(|| {
+        (0..40)
+            .map(|_| {
+                let socket = datagram_socket();
+                socket.connect(VIP).unwrap();
+                // A connected socket takes answers from the service's address only.
+                answerer(&exchange(&socket, "hello").unwrap())
+            })
+            .collect()
+    });
+    assert_eq!(seen, both.iter().cloned().collect());
+
+    let socket = client.within(datagram_socket);
+    socket.connect(VIP).unwrap();
+    let first = answerer(&exchange(&socket, "one").unwrap());
+    let rest: Vec<String> = both.iter().filter(|address| **address != first).cloned().collect();
+    publish(&rest);
+    // The backend is dead to datagrams from the end of a grace period on.
+    let moved = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        answerer(&exchange(&socket, "two").unwrap()) == rest[0]
+    });
+    assert!(moved, "the connected socket still talks to {first}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn tcp_of_a_pod_without_the_socket_path() {
+    let mut node = Node::new();
+    node.config.pod_sockets = false;
+    make_router();
+    let (client, a, b) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"), Pod::new("10.244.0.4"));
+    let _servers = [a.serve(8080), b.serve(8080)];
+    let dataplane = node.open();
+    let both = [a.endpoint(8080), b.endpoint(8080)];
+    node.publish(
+        &dataplane,
+        &table([("web", service("10.96.0.10", 80, Protocol::Tcp, &[&both[0], &both[1]]))]),
+    );
+    for pod in [&client, &a, &b] {
+        pod.attach(&dataplane);
+    }
+    let seen: BTreeSet<String> = client.within(|| (0..40).map(|_| ask(VIP).unwrap()).collect());
+    assert_eq!(seen, both.into());
+    let connections: u64 = dataplane.snapshot().connections.iter().map(|(_, count)| count).sum();
+    assert_eq!(connections, 40, "each connection chose once");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_pod_reaches_itself_through_its_service() {
+    let mut node = Node::new();
+    node.config.pod_sockets = false;
+    make_router();
+    let pod = Pod::new("10.244.0.2");
+    let _tcp = pod.serve(8080);
+    let _udp = pod.echo(53);
+    let dataplane = node.open();
+    node.publish(
+        &dataplane,
+        &table([
+            ("web", service("10.96.0.10", 80, Protocol::Tcp, &[&pod.endpoint(8080)])),
+            ("dns", service("10.96.0.11", 53, Protocol::Udp, &[&pod.endpoint(53)])),
+        ]),
+    );
+    pod.attach(&dataplane);
+    for _ in 0..10 {
+        assert_eq!(pod.within(|| ask(VIP)).unwrap(), pod.endpoint(8080));
+    }
+    let answer = pod.within(|| {
+        let socket = datagram_socket();
+        socket.connect("10.96.0.11:53").unwrap();
+        exchange(&socket, "me").unwrap()
+    });
+    assert_eq!(answerer(&answer), pod.endpoint(53));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn without_an_endpoint_a_packet_is_refused() {
+    let mut node = Node::new();
+    node.config.pod_sockets = false;
+    make_router();
+    let pod = Pod::new("10.244.0.2");
+    let dataplane = node.open();
+    node.publish(
+        &dataplane,
+        &table([
+            ("web", service("10.96.0.10", 80, Protocol::Tcp, &[])),
+            ("dns", service("10.96.0.11", 53, Protocol::Udp, &[])),
+        ]),
+    );
+    pod.attach(&dataplane);
+    let (tcp, udp) = pod.within(|| {
+        let socket = datagram_socket();
+        socket.connect("10.96.0.11:53").unwrap();
+        (ask(VIP).unwrap_err(), exchange(&socket, "x").unwrap_err())
+    });
+    assert_eq!(tcp.kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(udp.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn fragments_follow_their_first() {
+    let node = Node::new();
+    make_router();
+    let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
+    let _echo = server.echo(53);
+    let dataplane = node.open();
+    node.publish(
+        &dataplane,
+        &table([("dns", service("10.96.0.10", 80, Protocol::Udp, &[&server.endpoint(53)]))]),
+    );
+    client.attach(&dataplane);
+    server.attach(&dataplane);
+    let data = "0123456789".repeat(800);
+    let answer = client.within(|| {
+        let socket = datagram_socket();
+        socket.connect(VIP).unwrap();
+        exchange(&socket, &data).unwrap()
+    });
+    assert!(answer.starts_with(&server.endpoint(53)) && answer.ends_with(&data));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn socket_and_packet_path_bind_a_client_to_the_same_backend() {
+    let mut node = Node::new();
+    make_router();
+    let client = Pod::new("10.244.0.2");
+    let backends: Vec<Pod> = (10..18).map(|last| Pod::new(&format!("10.244.0.{last}"))).collect();
+    let _servers: Vec<Server> = backends.iter().map(|pod| pod.serve(8080)).collect();
+    let endpoints: Vec<String> = backends.iter().map(|pod| pod.endpoint(8080)).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let mut web = service("10.96.0.10", 80, Protocol::Tcp, &endpoints);
+    web.affinity = Some(Duration::from_secs(600));
+    let services = table([("web", web)]);
+    let mut answers = BTreeSet::new();
+    for pod_sockets in [true, false] {
+        node.config.pod_sockets = pod_sockets;
+        let dataplane = node.open();
+        node.publish(&dataplane, &services);
+        for pod in backends.iter().chain([&client]) {
+            pod.attach(&dataplane);
+        }
+        answers.extend(client.within(|| (0..20).map(|_| ask(VIP).unwrap()).collect::<Vec<_>>()));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn datagrams_of_the_node() {
+    let node = Node::new();
+    let addresses: [SocketAddr; 2] = ["10.99.0.1:53".parse().unwrap(), "10.99.0.2:53".parse().unwrap()];
+    for address in addresses {
+        crate::support::run(&format!("ip addr add {}/32 dev lo", address.ip()));
+    }
+    let _servers = addresses.map(Echo::bind);
+    let dataplane = node.open();
+    node.publish(
+        &dataplane,
+        &table([("dns", service("10.96.0.10", 53, Protocol::Udp, &["10.99.0.1:53", "10.99.0.2:53"]))]),
+    );
+    let vip: SocketAddr = "10.96.0.10:53".parse().unwrap();
+    let mut seen = BTreeSet::new();
+    let unconnected = datagram_socket();
+    for _ in 0..40 {
+        unconnected.send_to(b"x", vip).unwrap();
+        let mut buffer = [0; 100];
+        let (length, from) = unconnected.recv_from(&mut buffer).unwrap();
+        assert_eq!(from, vip, "a resolver drops answers from elsewhere");
+        seen.insert(answerer(&String::from_utf8_lossy(&buffer[..length])));
+    }
+    assert_eq!(seen.len(), 2);
+    let connected = datagram_socket();
+    connected.connect(vip).unwrap();
+    assert_eq!(connected.peer_addr().unwrap(), vip);
+    exchange(&connected, "x").unwrap();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_node_port_from_outside() {
+    let mut node = Node::new();
+    node.config.uplink = Some("up0".to_owned());
+    make_router();
+    let world = World::new();
+    world.add("10.245.0.1");
+    let local = Pod::new("10.244.0.2");
+    let _here = local.echo(53);
+    let remote: SocketAddr = "10.245.0.1:53".parse().unwrap();
+    let _there = world.0.within(|| Echo::bind(remote));
+    let dataplane = node.open();
+    let mut dns = service("10.96.0.10", 53, Protocol::Udp, &[&local.endpoint(53), "10.245.0.1:53"]);
+    dns.ports[0].node_port = Some(30053);
+    dns.ports[0].endpoints[1].node = Some("there".into());
+    dns.load_balancer_ips = vec![("192.0.2.77".parse().unwrap(), None)];
+    node.publish(&dataplane, &table([("dns", dns.clone())]));
+    local.attach(&dataplane);
+    let ask_port = |address: &'static str| {
+        world.0.within(move || {
+            let socket = datagram_socket();
+            socket.connect(address).unwrap();
+            exchange(&socket, "x").unwrap()
+        })
+    };
+    crate::support::run("ip addr add 192.0.2.77/32 dev lo");
+    let mut seen = BTreeSet::new();
+    for address in ["192.0.2.10:30053", "192.0.2.77:53"] {
+        for _ in 0..30 {
+            let answer = ask_port(address);
+            let sender: SocketAddr = answer.split(' ').nth(1).unwrap().parse().unwrap();
+            if answerer(&answer) == "10.245.0.1:53" {
+                assert_eq!(sender.ip().to_string(), "192.0.2.10", "a remote backend answers to this node");
+                assert!((20000..28000).contains(&sender.port()));
+            } else {
+                assert_eq!(sender.ip(), World::ADDRESS, "a local backend sees the client");
+            }
+            seen.insert((address, answerer(&answer)));
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+
+    dns.external_local = true;
+    node.publish(&dataplane, &table([("dns", dns)]));
+    for _ in 0..30 {
+        assert_eq!(answerer(&ask_port("192.0.2.10:30053")), local.endpoint(53));
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn tcp_from_outside_to_both_kinds_of_backend_and_to_none() {
+    let mut node = Node::new();
+    // The world's clients are in the test's cgroup too, and must not be taken for pods.
+    node.config.pod_sockets = false;
+    node.config.uplink = Some("up0".to_owned());
+    make_router();
+    let world = World::new();
+    world.add("10.245.0.1");
+    let local = Pod::new("10.244.0.2");
+    let _here = local.serve(8080);
+    let _there = world.0.within(|| Server::listen("10.245.0.1:8080".parse().unwrap()));
+    let dataplane = node.open();
+    let mut web = service("10.96.0.10", 80, Protocol::Tcp, &[&local.endpoint(8080), "10.245.0.1:8080"]);
+    web.ports[0].node_port = Some(30080);
+    web.ports[0].endpoints[1].node = Some("there".into());
+    let mut none = service("10.96.0.11", 80, Protocol::Tcp, &[]);
+    none.ports[0].node_port = Some(30081);
+    node.publish(&dataplane, &table([("web", web), ("none", none.clone())]));
+    local.attach(&dataplane);
+    let seen: BTreeSet<String> =
+        world.0.within(|| (0..40).map(|_| ask("192.0.2.10:30080").unwrap()).collect());
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    let refused = world.0.within(|| ask("192.0.2.10:30081")).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+    // With endpoints elsewhere only, a Local policy drops instead: the load balancer tries another node.
+    none.external_local = true;
+    none.ports[0].endpoints = vec![endpoint("10.245.0.1:8080")];
+    none.ports[0].endpoints[0].node = Some("there".into());
+    node.publish(&dataplane, &table([("none", none)]));
+    let silent = world.0.within(|| {
+        std::net::TcpStream::connect_timeout(&"192.0.2.10:30081".parse().unwrap(), Duration::from_millis(300))
+    });
+    assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
