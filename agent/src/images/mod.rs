@@ -1,6 +1,9 @@
 //! Pulls images from registries into containerd's content store and unpacks them: in parallel, with mirrors, an
 //! alias map, credentials from pull secrets, and progress that the pod's events show. Never runs anything.
 
+pub(crate) mod local;
+mod platform;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,10 +1,30 @@
 //! The container runtime port: what the agent needs of containerd, as few calls as that takes. The adapter is
 //! in this module too; nothing above it knows which runtime handler runs a container.
 
+mod capabilities;
+pub(crate) mod client;
+mod containerd;
+mod devices;
+mod errors;
+mod events;
+mod exec;
+mod facts;
+mod labels;
+mod listing;
+mod options;
+mod rootfs;
+mod seccomp;
+mod spec;
+mod user;
+
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+
+pub use client::{Containerd, InvalidNamespace};
+pub use containerd::{ContainerdRuntime, Handler, Options};
+pub use labels::START_ERROR;
 
 use crate::model::{ContainerId, ContainerName, PodUid};
 
@@ -251,6 +271,9 @@ pub trait Runtime: Send + Sync {
         Ok(self.list().await?.into_iter().filter(|container| container.pod == *pod).collect())
     }
     /// Snapshot, container and task, not started. Replaces a left-over of the same id that never started.
+    ///
+    /// When the container's command cannot be run, here or at `start`, the error is `Start` and the attempt stays on
+    /// record as `Exited` with code 128 and the message in the label [`START_ERROR`], until removed.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
     /// Starts a created task; returns its pid.
     async fn start(&self, id: &ContainerId) -> Result<u32, RuntimeError>;

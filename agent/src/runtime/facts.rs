@@ -1,0 +1,154 @@
+//! What became of a container, from the places that know: the shim's task, the labels written when its end was
+//! seen, the cgroup's memory.events.
+
+use std::path::Path;
+
+use containerd_client::{services::v1::Container, types::v1::Process};
+
+use tonic::Code;
+
+use super::{ContainerState, client::Containerd, labels};
+
+/// Killed by SIGKILL, as the kernel does for memory.
+const KILLED: i32 = 137;
+
+/// The end of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) code: i32,
+    pub(super) finished_ms: i64,
+    pub(super) oom_killed: bool,
+}
+
+impl Exit {
+    /// From a stopped task.
+    pub(super) fn of_task(task: &Process, record: &Container, cgroup_mount: &Path) -> Self {
+        let code = i32::try_from(task.exit_status).unwrap_or(255);
+        Self {
+            code,
+            finished_ms: task.exited_at.as_ref().map_or(0, milliseconds),
+            oom_killed: oom_killed(code, record, cgroup_mount),
+        }
+    }
+
+    /// From the record's labels.
+    pub(super) fn recorded(record: &Container) -> Option<Self> {
+        Some(Self {
+            code: record.labels.get(labels::EXIT_CODE)?.parse().ok()?,
+            finished_ms: record.labels.get(labels::FINISHED)?.parse().ok()?,
+            oom_killed: record.labels.contains_key(labels::OOM_KILLED),
+        })
+    }
+
+    /// As labels.
+    pub(super) fn facts(self) -> Vec<(&'static str, String)> {
+        let mut facts = vec![
+            (labels::EXIT_CODE, self.code.to_string()),
+            (labels::FINISHED, self.finished_ms.to_string()),
+        ];
+        if self.oom_killed {
+            facts.push((labels::OOM_KILLED, "true".to_owned()));
+        }
+        facts
+    }
+
+    pub(super) fn state(self, started_ms: Option<i64>) -> ContainerState {
+        ContainerState::Exited {
+            code: self.code,
+            started_ms: started_ms.unwrap_or(self.finished_ms),
+            finished_ms: self.finished_ms,
+            oom_killed: self.oom_killed,
+        }
+    }
+}
+
+/// Writes down how a container ended, once, and lets its log be read to the end. Until this is done by whoever sees
+/// the end first (event or observation), only the shim knows it.
+pub(super) async fn settle(client: &Containerd, record: &Container, exit: Exit) {
+    if let Some(log) = record.labels.get(labels::LOG)
+        && let Err(error) = crate::logs::release(Path::new(log))
+    {
+        tracing::warn!(container = record.id, %error, "cannot tell the logger that its container has ended");
+    }
+    match client.label(&record.id, &exit.facts()).await {
+        Ok(()) => {}
+        // Removed meanwhile.
+        Err(status) if status.code() == Code::NotFound => {}
+        Err(status) => {
+            tracing::warn!(container = record.id, error = %status.message(), "cannot record the end of a container");
+        }
+    }
+}
+
+pub(super) fn milliseconds(time: &prost_types::Timestamp) -> i64 {
+    time.seconds * 1000 + i64::from(time.nanos) / 1_000_000
+}
+
+/// The container's cgroup stays until its task is removed, so this can be answered at any time before.
+pub(super) fn oom_killed(code: i32, record: &Container, cgroup_mount: &Path) -> bool {
+    let Some(path) = record.labels.get(labels::CGROUP) else { return false };
+    if record.labels.contains_key(labels::OOM_KILLED) {
+        return true;
+    }
+    if code != KILLED {
+        return false;
+    }
+    let file = cgroup_mount.join(path.trim_start_matches('/')).join("memory.events");
+    std::fs::read_to_string(file).is_ok_and(|events| {
+        events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|n| n.trim() != "0"))
+    })
+}
+
+/// Start time of a process that runs, for a container whose start was not recorded (the agent was killed between
+/// the start and the record of it); 0 when it ended meanwhile.
+pub(super) fn process_started_ms(pid: u32) -> i64 {
+    started(pid).unwrap_or_default()
+}
+
+fn started(pid: u32) -> Option<i64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let since_boot = start_ticks(&stat)?.checked_mul(1000)? / ticks_per_second;
+    let up = uptime.split('.').next()?.parse::<i64>().ok()? * 1000;
+    Some(jiff::Timestamp::now().as_millisecond() - up + since_boot)
+}
+
+/// Field 22 of /proc/PID/stat; the command name before may hold spaces and parentheses.
+fn start_ticks(stat: &str) -> Option<i64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_start_is_in_the_recent_past() {
+        let started = process_started_ms(std::process::id());
+        let now = jiff::Timestamp::now().as_millisecond();
+        assert!((now - 86_400_000..=now + 1000).contains(&started), "{started}");
+    }
+
+    #[test]
+    fn facts_survive_as_labels() {
+        let exit = Exit { code: 137, finished_ms: 5, oom_killed: true };
+        let labels = exit.facts().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let record = Container { labels, ..Container::default() };
+        assert_eq!(Exit::recorded(&record), Some(exit));
+        assert_eq!(Exit::recorded(&Container::default()), None);
+    }
+
+    #[test]
+    fn memory_kill_is_read_from_the_cgroup_and_only_for_killed_containers() {
+        let mount = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(mount.path().join("gantry/c")).unwrap();
+        std::fs::write(mount.path().join("gantry/c/memory.events"), "oom 1\noom_kill 1\noom_group_kill 0\n")
+            .unwrap();
+        let labels = [(labels::CGROUP.to_owned(), "/gantry/c".to_owned())].into();
+        let record = Container { labels, ..Container::default() };
+        assert!(oom_killed(137, &record, mount.path()));
+        assert!(!oom_killed(1, &record, mount.path()));
+        assert!(!oom_killed(137, &Container::default(), mount.path()));
+    }
+}
