@@ -85,24 +85,24 @@ pub(super) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::json as value;
 
     use super::*;
 
     #[test]
     fn repeated_fields_are_noted_and_broken_json_is_refused() {
-        let decoded = super::json(br#"{"a": 1, "spec": {"k": 1, "k": 2}}"#).unwrap();
-        assert_eq!(decoded.value, json!({"a": 1, "spec": {"k": 2}}));
+        let decoded = json(br#"{"a": 1, "spec": {"k": 1, "k": 2}}"#).unwrap();
+        assert_eq!(decoded.value, value!({"a": 1, "spec": {"k": 2}}));
         assert_eq!(decoded.duplicates, ["duplicate field \"spec.k\""]);
-        assert_eq!(super::json(b"{").unwrap_err().reason, Reason::BadRequest);
-        assert!(super::json(b"{} x").is_err());
+        assert_eq!(json(b"{").unwrap_err().reason, Reason::BadRequest);
+        assert!(json(b"{} x").is_err());
     }
 
     #[test]
     fn yaml_bodies_mean_what_the_same_json_means() {
         let text = b"kind: Pod\nspec:\n  containers:\n  - name: c\n    args: [\"1\", a]\n  n: 3\n";
         let expected =
-            json!({"kind": "Pod", "spec": {"containers": [{"name": "c", "args": ["1", "a"]}], "n": 3}});
+            value!({"kind": "Pod", "spec": {"containers": [{"name": "c", "args": ["1", "a"]}], "n": 3}});
         assert_eq!(yaml(text).unwrap().value, expected);
         assert_eq!(yaml(expected.to_string().as_bytes()).unwrap().value, expected);
         assert!(yaml(b"a: [").is_err());

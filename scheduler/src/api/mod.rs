@@ -184,9 +184,7 @@ impl Api {
                     _ => Err(respond::method_not_allowed()),
                 }
             }
-            Route::Review(review) if *method == Method::POST => {
-                access::review(review, ask, body).await
-            }
+            Route::Review(review) if *method == Method::POST => access::review(review, ask, body).await,
             Route::Review(_) => Err(respond::method_not_allowed()),
             Route::Other => Err(respond::no_such_path()),
         }

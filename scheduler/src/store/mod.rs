@@ -24,6 +24,8 @@ mod watcher;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod durability;
 
 pub use draft::{Draft, DraftError};
 pub use memory::MemoryStore;
