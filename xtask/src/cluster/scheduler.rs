@@ -60,7 +60,32 @@ fn command(layout: &Layout) -> crate::sh::Sh {
 }
 
 fn config(layout: &Layout) -> String {
-    let _ = Layout::NODE_PORT;
-    let _ = Layout::METRICS_PORT;
-    format!("# {}", layout.name)
+    let host = layout.host_address();
+    format!(
+        r#"# Written by cargo xtask up.
+data_dir = {data:?}
+
+[api]
+listen = "127.0.0.1:{api_port}"
+names = ["{host}"]
+
+[nodes]
+listen = "{host}:{node_port}"
+
+[metrics]
+listen = "{host}:{metrics_port}"
+
+[cluster]
+pod_cidr = "{pods}"
+service_cidr = "{services}"
+load_balancer_pool = ["{pool}"]
+"#,
+        data = layout.dir.join("scheduler/data"),
+        api_port = layout.api_port(),
+        node_port = Layout::NODE_PORT,
+        metrics_port = Layout::METRICS_PORT,
+        pods = layout.pod_cidr(),
+        services = layout.service_cidr(),
+        pool = layout.load_balancer_pool(),
+    )
 }
