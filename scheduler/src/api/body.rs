@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::{
-    kinds::decode::parse,
+    kinds::{decode::parse, wire},
     model::{ApiError, Reason},
 };
 
@@ -47,7 +47,8 @@ pub(super) fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Decoded, ApiEr
     match media_type(headers) {
         "" | "application/json" | "*/*" => json(bytes),
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes),
-        _ => Err(unsupported("application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => protobuf(bytes),
+        _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
     }
 }
 
@@ -83,6 +84,14 @@ pub(super) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     Ok(Decoded { value, duplicates: Vec::new() })
 }
 
+fn protobuf(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    let value = wire::decode(bytes).map_err(|error| {
+        let message = format!("the object provided is unrecognized: {error}");
+        ApiError::new(Reason::BadRequest, message)
+    })?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json as value;
@@ -111,8 +120,10 @@ mod tests {
     #[test]
     fn other_formats_are_refused_by_name() {
         let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "application/cbor".parse().unwrap());
+        assert_eq!(decode(&headers, b"\xd9").unwrap_err().reason, Reason::UnsupportedMediaType);
         headers.insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(decode(&headers, b"k8s\0").unwrap_err().reason, Reason::UnsupportedMediaType);
+        assert_eq!(decode(&headers, b"k8s").unwrap_err().reason, Reason::BadRequest);
         headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
         assert!(decode(&headers, b"{}").is_ok());
     }

@@ -11,6 +11,7 @@ pub mod quantity;
 pub mod schema;
 mod service;
 mod table;
+pub mod wire;
 mod workload;
 
 use serde_json::Value;

@@ -1,0 +1,398 @@
+//! Objects in protobuf, decoded to the JSON they mean. kubectl sends what its typed commands make (`create
+//! namespace`, `create deployment`, ...) in protobuf and does not fall back.
+//!
+//! In: bytes in Kubernetes' envelope, the types in [`super::schema`], the field numbers in `schema/wire-facts.txt`
+//! (see `schema/wire.py`). Out: JSON as if the client had sent that. Never: protobuf towards a client, which
+//! always accepts JSON too.
+//!
+//! The Go encoder writes fields that are not pointers even when they are empty, and the wire does not tell which
+//! those are. JSON would leave them out, so empty text, `false` and 0 are dropped here, except where 0 or `false`
+//! is a choice of its own ([`MEANINGFUL_ZERO`]).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use prost::encoding::{WireType, decode_key, decode_varint};
+use serde_json::{Map, Value, json};
+
+use super::schema::{Type, schema};
+
+const MAGIC: &[u8] = b"k8s\0";
+const WIRE_FACTS: &str = include_str!("../../schema/wire-facts.txt");
+/// Deeper nesting than any type has: an attack, not an object.
+const MAX_DEPTH: u32 = 64;
+
+/// Fields that are pointers in Go and for which 0 or `false` says something else than absence.
+const MEANINGFUL_ZERO: &[&str] = &[
+    "activeDeadlineSeconds",
+    "allowPrivilegeEscalation",
+    "allocateLoadBalancerNodePorts",
+    "automountServiceAccountToken",
+    "backoffLimit",
+    "completions",
+    "defaultMode",
+    "deletionGracePeriodSeconds",
+    "enableServiceLinks",
+    "fsGroup",
+    "gracePeriodSeconds",
+    "immutable",
+    "mode",
+    "optional",
+    "orphanDependents",
+    "parallelism",
+    "priority",
+    "progressDeadlineSeconds",
+    "ready",
+    "replicas",
+    "revisionHistoryLimit",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "seconds",
+    "serving",
+    "terminating",
+    "terminationGracePeriodSeconds",
+    "tolerationSeconds",
+    "ttlSecondsAfterFinished",
+];
+
+/// Bytes that are not what they should be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WireError {
+    /// No Kubernetes envelope.
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    Prefix,
+    /// A kind without field numbers.
+    #[error("no kind {kind:?} is registered for version {version:?}")]
+    UnknownKind {
+        /// `apiVersion`.
+        version: String,
+        /// `kind`.
+        kind: String,
+    },
+    /// Cut off, or not protobuf.
+    #[error("the protobuf message is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// Where a field's value goes.
+enum Place {
+    /// Into this JSON field.
+    Field(&'static str),
+    /// Its own fields, read by this message's numbers, go into the same JSON object.
+    Inline(&'static str),
+}
+
+/// Field numbers by message.
+static NUMBERS: LazyLock<HashMap<&'static str, BTreeMap<u32, Place>>> = LazyLock::new(|| {
+    let lines = WIRE_FACTS.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ')).map(|(name, words)| (name, places(words))).collect()
+});
+
+fn places(words: &'static str) -> BTreeMap<u32, Place> {
+    let place = |word: &'static str| {
+        let (number, place) = match word.split_once('=') {
+            Some((number, field)) => (number, Place::Field(field)),
+            None => word.split_once('>').map(|(number, message)| (number, Place::Inline(message)))?,
+        };
+        Some((number.parse().ok()?, place))
+    };
+    words.split(' ').filter_map(place).collect()
+}
+
+/// Decodes an object.
+pub fn decode(bytes: &[u8]) -> Result<Value, WireError> {
+    let envelope = bytes.strip_prefix(MAGIC).ok_or(WireError::Prefix)?;
+    let (mut meta, mut raw) = (&[][..], &[][..]);
+    for field in Fields(envelope) {
+        match field? {
+            (1, Raw::Bytes(bytes)) => meta = bytes,
+            (2, Raw::Bytes(bytes)) => raw = bytes,
+            _ => {}
+        }
+    }
+    let (mut version, mut kind) = (String::new(), String::new());
+    for field in Fields(meta) {
+        match field? {
+            (1, Raw::Bytes(bytes)) => version = text(bytes)?,
+            (2, Raw::Bytes(bytes)) => kind = text(bytes)?,
+            _ => {}
+        }
+    }
+    let Some(name) = message_of(&version, &kind) else {
+        return Err(WireError::UnknownKind { version, kind });
+    };
+    let mut object = Map::new();
+    object.insert("apiVersion".to_owned(), version.into());
+    object.insert("kind".to_owned(), kind.into());
+    message(name, name, raw, &mut object, 0)?;
+    Ok(object.into())
+}
+
+/// The message of a kind: `apps/v1` `Deployment` is `io.k8s.api.apps.v1.Deployment`.
+fn message_of(version: &str, kind: &str) -> Option<&'static str> {
+    let (group, version) = version.split_once('/').unwrap_or(("core", version));
+    let package = group.split('.').next().unwrap_or(group);
+    let own = format!("io.k8s.api.{package}.{version}.{kind}");
+    let meta = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}");
+    [own, meta].iter().find_map(|name| NUMBERS.get_key_value(name.as_str()).map(|(name, _)| *name))
+}
+
+/// Adds the fields of one message to `object`; `definition` is the type whose JSON it is part of.
+fn message(
+    numbers: &str,
+    definition: &str,
+    bytes: &[u8],
+    object: &mut Map<String, Value>,
+    depth: u32,
+) -> Result<(), WireError> {
+    if depth > MAX_DEPTH {
+        return Err(WireError::Malformed("nested too deeply"));
+    }
+    let (Some(places), Some(fields)) = (NUMBERS.get(numbers), schema().definition(definition)) else {
+        return Ok(());
+    };
+    for field in Fields(bytes) {
+        let (number, raw) = field?;
+        match places.get(&number) {
+            Some(Place::Inline(inner)) => message(inner, definition, raw.bytes()?, object, depth + 1)?,
+            Some(Place::Field(name)) => {
+                // A field that our version of the type does not have is dropped, as protobuf does.
+                if let Some(field) = fields.fields.get(*name) {
+                    insert(object, name, &field.ty, raw, depth)?;
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn insert(
+    object: &mut Map<String, Value>,
+    name: &str,
+    ty: &Type,
+    raw: Raw<'_>,
+    depth: u32,
+) -> Result<(), WireError> {
+    match ty {
+        Type::List(item) => {
+            let list = object.entry(name).or_insert_with(|| json!([]));
+            let list = list.as_array_mut().ok_or(WireError::Malformed("a list beside a value"))?;
+            list.push(value(item, raw, depth)?);
+        }
+        Type::Map(item) => {
+            let (mut key, mut entry) = (String::new(), None);
+            for field in Fields(raw.bytes()?) {
+                match field? {
+                    (1, Raw::Bytes(bytes)) => key = text(bytes)?,
+                    (2, raw) => entry = Some(value(item, raw, depth)?),
+                    _ => {}
+                }
+            }
+            let map = object.entry(name).or_insert_with(|| json!({}));
+            let map = map.as_object_mut().ok_or(WireError::Malformed("a map beside a value"))?;
+            map.insert(key, entry.unwrap_or_else(|| json!("")));
+        }
+        _ => {
+            let value = value(ty, raw, depth)?;
+            let empty = value.is_null() || value == "" || value == false || value == 0;
+            if !empty || (!value.is_null() && value != "" && MEANINGFUL_ZERO.contains(&name)) {
+                object.insert(name.to_owned(), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn value(ty: &Type, raw: Raw<'_>, depth: u32) -> Result<Value, WireError> {
+    Ok(match ty {
+        Type::String => text(raw.bytes()?)?.into(),
+        Type::Bytes => STANDARD.encode(raw.bytes()?).into(),
+        Type::Boolean => (raw.number()? != 0).into(),
+        Type::Int32 | Type::Int64 => raw.number()?.cast_signed().into(),
+        Type::Number => f64::from_bits(raw.number()?).into(),
+        Type::Time | Type::MicroTime => time(ty, raw.bytes()?)?,
+        Type::Quantity => first_text(raw.bytes()?)?.into(),
+        Type::IntOrString => int_or_string(raw.bytes()?)?,
+        Type::Object(name) => {
+            let mut object = Map::new();
+            message(name, name, raw.bytes()?, &mut object, depth + 1)?;
+            object.into()
+        }
+        // FieldsV1 and RawExtension: one field that holds JSON.
+        Type::Any => serde_json::from_str(&first_text(raw.bytes()?)?).unwrap_or(Value::Null),
+        Type::List(_) | Type::Map(_) => return Err(WireError::Malformed("a list in a list")),
+    })
+}
+
+fn time(ty: &Type, bytes: &[u8]) -> Result<Value, WireError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    for field in Fields(bytes) {
+        match field? {
+            (1, raw) => seconds = raw.number()?.cast_signed(),
+            (2, raw) => nanos = i32::try_from(raw.number()?.cast_signed()).unwrap_or(0),
+            _ => {}
+        }
+    }
+    // Go's zero time is written as nothing at all, or as a moment in the year 1.
+    if seconds <= 0 {
+        return Ok(Value::Null);
+    }
+    let time =
+        jiff::Timestamp::new(seconds, nanos).map_err(|_| WireError::Malformed("a time out of range"))?;
+    let layout = if *ty == Type::Time { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%6fZ" };
+    Ok(time.strftime(layout).to_string().into())
+}
+
+fn int_or_string(bytes: &[u8]) -> Result<Value, WireError> {
+    let (mut is_text, mut number, mut string) = (false, 0, String::new());
+    for field in Fields(bytes) {
+        match field? {
+            (1, raw) => is_text = raw.number()? == 1,
+            (2, raw) => number = raw.number()?.cast_signed(),
+            (3, raw) => string = text(raw.bytes()?)?,
+            _ => {}
+        }
+    }
+    Ok(if is_text { string.into() } else { number.into() })
+}
+
+/// Field 1 as text: Quantity, FieldsV1, RawExtension.
+fn first_text(bytes: &[u8]) -> Result<String, WireError> {
+    let first = Fields(bytes).find(|field| matches!(field, Ok((1, _)) | Err(_)));
+    first.map_or(Ok(String::new()), |field| text(field?.1.bytes()?))
+}
+
+fn text(bytes: &[u8]) -> Result<String, WireError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| WireError::Malformed("text that is not UTF-8"))
+}
+
+/// A field's value as the wire has it.
+#[derive(Clone, Copy)]
+enum Raw<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Raw<'a> {
+    fn bytes(self) -> Result<&'a [u8], WireError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Number(_) => Err(WireError::Malformed("a number where bytes belong")),
+        }
+    }
+
+    fn number(self) -> Result<u64, WireError> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Bytes(_) => Err(WireError::Malformed("bytes where a number belongs")),
+        }
+    }
+}
+
+/// The fields of a message, in order.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, Raw<'a>), WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_err() {
+            // Nothing behind a fault can be read.
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn field(&mut self) -> Result<(u32, Raw<'a>), WireError> {
+        let bad = |_| WireError::Malformed("a bad key or number");
+        let (number, wire_type) = decode_key(&mut self.0).map_err(bad)?;
+        let raw = match wire_type {
+            WireType::Varint => Raw::Number(decode_varint(&mut self.0).map_err(bad)?),
+            WireType::LengthDelimited => {
+                let length = decode_varint(&mut self.0).map_err(bad)?;
+                Raw::Bytes(self.take(usize::try_from(length).unwrap_or(usize::MAX))?)
+            }
+            WireType::SixtyFourBit => Raw::Number(little_endian(self.take(8)?)),
+            WireType::ThirtyTwoBit => Raw::Number(little_endian(self.take(4)?)),
+            WireType::StartGroup | WireType::EndGroup => return Err(WireError::Malformed("a group")),
+        };
+        Ok((number, raw))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(WireError::Malformed("cut off"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One length-delimited field; everything here is shorter than 128 bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(content.len()).unwrap();
+        [&[number << 3 | 2, length], content].concat()
+    }
+
+    fn envelope(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
+        [MAGIC, &field(1, &meta), &field(2, raw), &field(3, b""), &field(4, b"")].concat()
+    }
+
+    #[test]
+    fn a_namespace_as_kubectl_sends_it() {
+        let metadata = [field(1, b"shop"), field(2, b""), field(8, b""), vec![7 << 3, 0]].concat();
+        let raw = [field(1, &metadata), field(2, b""), field(3, &field(1, b""))].concat();
+        let expected = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}, "spec": {},
+            "status": {}});
+        assert_eq!(decode(&envelope("v1", "Namespace", &raw)).unwrap(), expected);
+    }
+
+    #[test]
+    fn maps_bytes_inline_structs_and_choices_of_zero() {
+        let entry = [field(1, b"key"), field(2, &[0xff, 0])].concat();
+        let raw = field(2, &entry);
+        assert_eq!(decode(&envelope("v1", "Secret", &raw)).unwrap()["data"], json!({"key": "/wA="}));
+        // A volume's source stands inline in JSON; Deployment.spec.replicas of 0 is not absence.
+        let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();
+        let spec = field(3, &field(2, &field(1, &volume)));
+        let raw = field(2, &[vec![1 << 3, 0], spec].concat());
+        let deployment = decode(&envelope("apps/v1", "Deployment", &raw)).unwrap();
+        assert_eq!(deployment["spec"]["replicas"], 0);
+        assert_eq!(deployment["spec"]["template"]["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_refused() {
+        assert_eq!(decode(b"{}"), Err(WireError::Prefix));
+        assert!(matches!(decode(&envelope("v9", "Pod", b"")), Err(WireError::UnknownKind { .. })));
+        assert!(matches!(decode(&envelope("v1", "Pod", &[10, 100, 1])), Err(WireError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = decode(&envelope("v1", "Pod", &bytes));
+            let _ = decode(&bytes);
+        }
+    }
+}
