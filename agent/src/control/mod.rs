@@ -1,10 +1,57 @@
 //! The scheduler session: join, handshake, updates in, acks and status out, certificate renewal, the ledger on disk.
+//!
+//! In: what the scheduler wants of this node. Out: [`Desired`] on a watch channel, from the ledger at once and
+//! from the session as it changes; reports of the other modules up the session. Never: a decision about what to
+//! do with any of it. Without a scheduler everything goes on with what the ledger has, and reports wait.
+
+mod backoff;
+mod channel;
+mod convert;
+mod credentials;
+mod dial;
+mod files;
+mod join;
+mod ledger;
+mod metrics;
+mod outbox;
+mod session;
+mod state;
+mod tls;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::model::{NodeFacts, StreamEnd, StreamInput, StreamOutput, StreamRefusal, StreamRequest, Vitals};
+use crate::model::{
+    Chain, ClusterNetwork, Desired, NodeFacts, NodeName, StreamEnd, StreamInput, StreamOutput, StreamRefusal,
+    StreamRequest, Upstream, Vitals,
+};
+use backoff::Backoff;
+pub use channel::ConnectError;
+pub use convert::ConvertError;
+pub use credentials::CredentialError;
+use credentials::{CredentialStore, Credentials};
+use dial::Dialer;
+pub use files::FileError;
+pub use join::JoinError;
+use ledger::Ledger;
+pub use ledger::LedgerError;
+use metrics::Metrics;
+use outbox::Outbox;
+pub use session::SessionError;
+use state::State;
+use tls::Trust;
+pub use tls::{CaPin, TlsError};
 
 /// What the node says of itself.
 #[async_trait]
@@ -34,4 +81,221 @@ pub trait StreamHandler: Send + Sync {
     /// Checks that the request can be served and prepares it: a refusal here becomes the client's HTTP status.
     /// The returned closure runs once the scheduler was dialled, and is dropped unrun when that fails.
     async fn open(&self, request: StreamRequest) -> Result<OpenStream, StreamRefusal>;
+}
+
+/// A bootstrap token. Debug hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken(String);
+
+impl JoinToken {
+    /// Wraps the text as it is in the configuration.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken(<hidden>)")
+    }
+}
+
+/// How to reach the scheduler, and who we are.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// `host:port` of the scheduler's node port.
+    pub scheduler: String,
+    /// This node.
+    pub node: NodeName,
+    /// Where credentials and ledger are kept (0700).
+    pub dir: PathBuf,
+    /// The cluster CA, when it was brought here by other means.
+    pub ca_file: Option<PathBuf>,
+    /// Or the hash of its public key, for the first join.
+    pub ca_hash: Option<CaPin>,
+    /// For the first join, and for one after the certificate has expired.
+    pub token: Option<JoinToken>,
+}
+
+/// What the session is made of.
+pub struct ControlParts {
+    /// Settings.
+    pub config: ControlConfig,
+    /// Speaks for the node.
+    pub reporter: Arc<dyn NodeReporter>,
+    /// Serves streams.
+    pub streams: Arc<dyn StreamHandler>,
+}
+
+/// The agent's side of the protocol.
+#[derive(Clone)]
+pub struct Control {
+    /// What the scheduler wants; at the start what the ledger has.
+    pub desired: watch::Receiver<Arc<Desired>>,
+    /// The cluster's ranges; `None` before the first session of all.
+    pub network: watch::Receiver<Option<ClusterNetwork>>,
+    /// Whether a session is open.
+    pub connected: watch::Receiver<bool>,
+    /// Where reports go.
+    pub upstream: Arc<dyn Upstream>,
+}
+
+impl Control {
+    /// Reads the ledger and starts the session loop, which runs until `stop`.
+    pub fn start(
+        parts: ControlParts,
+        registry: &mut Registry,
+        stop: &CancellationToken,
+        tracker: &TaskTracker,
+    ) -> Result<Self, ControlError> {
+        let ControlParts { config, reporter, streams } = parts;
+        let metrics = Metrics::new(registry);
+        let store = CredentialStore::open(&config.dir)?;
+        let state = State::load(Arc::new(Ledger::open(&config.dir)?))?;
+        let outbox = Arc::new(Outbox::new(config.node.clone(), metrics.events_dropped.clone()));
+        let (connected, is_connected) = watch::channel(false);
+        let control = Self {
+            desired: state.desired(),
+            network: state.networks(),
+            connected: is_connected,
+            upstream: outbox.clone(),
+        };
+        let instance = format!("{:032x}", rand::random::<u128>());
+        let tracker_of_streams = tracker.clone();
+        let client = Client {
+            config,
+            store,
+            reporter,
+            streams,
+            outbox,
+            metrics,
+            instance,
+            connected,
+            tracker: tracker_of_streams,
+        };
+        tracker.spawn(client.run(state, stop.clone()));
+        Ok(control)
+    }
+}
+
+/// The session cannot be begun at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Key or certificate files.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The loop that keeps a session open.
+struct Client {
+    config: ControlConfig,
+    store: CredentialStore,
+    reporter: Arc<dyn NodeReporter>,
+    streams: Arc<dyn StreamHandler>,
+    outbox: Arc<Outbox>,
+    metrics: Metrics,
+    instance: String,
+    connected: watch::Sender<bool>,
+    tracker: TaskTracker,
+}
+
+impl Client {
+    async fn run(self, mut state: State, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            // Cancel-safe: updates are durable before they are shown, reports stay in the outbox.
+            let Some(ended) = stop.run_until_cancelled(self.attempt(&mut state, &mut backoff)).await else {
+                state.flush_table().await;
+                break;
+            };
+            self.connected.send_replace(false);
+            self.metrics.connected.set(0);
+            self.metrics.failures.inc();
+            let Err(error) = ended;
+            let wait = backoff.next();
+            let scheduler = &self.config.scheduler;
+            tracing::warn!(scheduler, error = %Chain(&error), retry_ms = wait.as_millis(), "no session");
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                break;
+            }
+        }
+        self.connected.send_replace(false);
+    }
+
+    async fn attempt(&self, state: &mut State, backoff: &mut Backoff) -> Result<Infallible, AttemptError> {
+        let credentials = self.credentials().await?;
+        self.note_expiry(&credentials);
+        let tls = tls::client_config(&self.trust()?, Some(&credentials))?;
+        let dialer = Dialer::new(&self.config.scheduler, tls);
+        let channel = dialer.connect().await?;
+        let opened = || {
+            backoff.reset();
+            self.metrics.sessions.inc();
+            self.metrics.connected.set(1);
+            self.connected.send_replace(true);
+        };
+        Ok(session::run(self, state, &credentials, &dialer, channel, opened).await?)
+    }
+
+    /// The stored credentials while they hold; else new ones.
+    async fn credentials(&self) -> Result<Credentials, JoinError> {
+        match self.store.load() {
+            Ok(Some(credentials)) if !credentials.expired(SystemTime::now()) => return Ok(credentials),
+            Ok(Some(_)) => tracing::warn!("the node's certificate has expired, joining again"),
+            Ok(None) => {}
+            Err(error) => tracing::error!(error = %Chain(&error), "credentials not usable, joining again"),
+        }
+        let token = self.config.token.as_ref().ok_or(JoinError::NoToken)?;
+        let trust = self.join_trust()?;
+        join::join(&self.config.scheduler, &self.config.node, &token.0, &trust, &self.store).await
+    }
+
+    /// How the scheduler is known before there is a CA from it: the file if there is one, else the pin.
+    fn join_trust(&self) -> Result<Trust, JoinError> {
+        match (self.ca_file()?, self.config.ca_hash) {
+            (Some(pem), _) => Ok(Trust::Ca(pem)),
+            (None, Some(pin)) => Ok(Trust::Pin(pin)),
+            (None, None) => Err(JoinError::NoTrust),
+        }
+    }
+
+    /// How the scheduler is known from then on.
+    fn trust(&self) -> Result<Trust, TlsError> {
+        let configured = self.ca_file().map_err(|_| TlsError::Ca)?;
+        let pem = match configured {
+            Some(pem) => Some(pem),
+            None => self.store.ca_pem().map_err(|_| TlsError::Ca)?,
+        };
+        pem.map(Trust::Ca).ok_or(TlsError::Ca)
+    }
+
+    fn ca_file(&self) -> Result<Option<Vec<u8>>, CredentialError> {
+        let Some(path) = &self.config.ca_file else { return Ok(None) };
+        let missing = || FileError {
+            operation: "read",
+            path: path.clone(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        Ok(Some(files::read(path)?.ok_or_else(missing)?))
+    }
+
+    fn note_expiry(&self, credentials: &Credentials) {
+        let until = credentials.until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.metrics.certificate_expiry.set(i64::try_from(until).unwrap_or(i64::MAX));
+    }
 }

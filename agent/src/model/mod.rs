@@ -1,6 +1,7 @@
 //! Plain data that every other module speaks: identities, desired state, observed state, service table. Imports
 //! nothing of ours and does no IO.
 
+mod chain;
 mod desired;
 mod ids;
 mod layout;
@@ -12,6 +13,7 @@ mod service;
 mod stream;
 mod view;
 
+pub use chain::Chain;
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
 pub use layout::Layout;

@@ -1,0 +1,58 @@
+//! Small state files, written whole: temporary file, fsync, rename, fsync of the directory; mode 0600 in a 0700
+//! directory.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// A state file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {path:?}")]
+pub struct FileError {
+    /// `read`, `write`, `create`.
+    pub operation: &'static str,
+    /// Which file.
+    pub path: PathBuf,
+    /// Cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Makes `dir` (0700) and its parents.
+pub(super) fn make_dir(dir: &Path) -> Result<(), FileError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))
+}
+
+/// The content, `None` when the file is not there.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("read", path)(e)),
+    }
+}
+
+/// Replaces the file; a crash leaves the old content or the new.
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    write_atomically(path, content).map_err(failed("write", path))
+}
+
+fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    // One fixed name: a left-over of a crash is overwritten by the next write.
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> FileError + 'a {
+    move |source| FileError { operation, path: path.to_owned(), source }
+}

@@ -1,0 +1,266 @@
+//! What waits to be told to the scheduler: the latest status of each pod until it is confirmed, events while
+//! there is room, and how far the reconcilers are. Writers never wait; what a session cannot send stays.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use gantry_proto::node::v1 as pb;
+use prometheus_client::metrics::counter::Counter;
+use tokio::{sync::Notify, time::Instant};
+
+use super::convert;
+use crate::model::{FailedObject, NodeEvent, NodeName, PodReport, PodUid, Upstream};
+
+/// Events that wait; the oldest go first when there are more.
+const EVENTS: usize = 1024;
+/// A status that is not confirmed in this time is sent again.
+const AGAIN: Duration = Duration::from_secs(15);
+
+struct Waiting {
+    report: PodReport,
+    sequence: u64,
+    /// When it was sent in this session.
+    sent: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Inner {
+    sequence: u64,
+    statuses: HashMap<PodUid, Waiting>,
+    /// Pods with something to send, oldest first; each at most once.
+    order: VecDeque<PodUid>,
+    events: VecDeque<NodeEvent>,
+    programmed: Programmed,
+    acked: bool,
+}
+
+/// How far the reconcilers are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Programmed {
+    pub(super) epoch: u64,
+    pub(super) generation: u64,
+    pub(super) failed: Vec<FailedObject>,
+}
+
+/// The outbox; shared by the session and everyone who reports.
+pub(super) struct Outbox {
+    node: NodeName,
+    inner: Mutex<Inner>,
+    changed: Notify,
+    dropped: Counter,
+}
+
+impl Outbox {
+    pub(super) fn new(node: NodeName, dropped: Counter) -> Self {
+        Self { node, inner: Mutex::default(), changed: Notify::new(), dropped }
+    }
+
+    /// Waits until there may be something to take. Cancel-safe: a permit that was not consumed stays.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// A new session: what was not confirmed is sent again.
+    pub(super) fn begin(&self) {
+        let mut inner = self.lock();
+        inner.acked = false;
+        for waiting in inner.statuses.values_mut() {
+            waiting.sent = None;
+        }
+        requeue(&mut inner, |_| true);
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Looks after statuses that were sent and not confirmed.
+    pub(super) fn retry(&self) {
+        let mut inner = self.lock();
+        requeue(&mut inner, |w| w.sent.is_some_and(|at| at.elapsed() >= AGAIN));
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// The next thing to send. An ack comes first: the scheduler may wait for it.
+    pub(super) fn take(&self, accepted: u64, epoch: u64) -> Option<pb::AgentMessage> {
+        let mut inner = self.lock();
+        if !inner.acked {
+            inner.acked = true;
+            let programmed = &inner.programmed;
+            // What is programmed of an earlier epoch says nothing in this one.
+            let generation = if programmed.epoch == epoch { programmed.generation } else { 0 };
+            return Some(convert::ack(accepted, generation, &programmed.failed));
+        }
+        while let Some(uid) = inner.order.pop_front() {
+            if let Some(waiting) = inner.statuses.get_mut(&uid) {
+                waiting.sent = Some(Instant::now());
+                return Some(convert::pod_status(&waiting.report, waiting.sequence));
+            }
+        }
+        inner.events.pop_front().map(|event| convert::event(event, &self.node))
+    }
+
+    /// The scheduler has stored a status, or never will.
+    pub(super) fn confirm(&self, reply: &pb::PodStatusReply) {
+        let uid = PodUid::from(reply.uid.as_str());
+        let mut inner = self.lock();
+        if inner.statuses.get(&uid).is_some_and(|w| reply.gone || w.sequence <= reply.sequence) {
+            inner.statuses.remove(&uid);
+        }
+    }
+
+    /// The generation in force, for the hello of a new session.
+    pub(super) fn in_force(&self, epoch: u64) -> u64 {
+        let inner = self.lock();
+        if inner.programmed.epoch == epoch { inner.programmed.generation } else { 0 }
+    }
+
+    /// Something else became durable: the next `take` acknowledges.
+    pub(super) fn acknowledge(&self) {
+        self.lock().acked = false;
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn requeue(inner: &mut Inner, which: impl Fn(&Waiting) -> bool) {
+    let mut due: Vec<_> = inner
+        .statuses
+        .iter()
+        .filter(|(uid, w)| which(w) && !inner.order.contains(uid))
+        .map(|(uid, w)| (w.sequence, uid.clone()))
+        .collect();
+    due.sort();
+    inner.order.extend(due.into_iter().map(|(_, uid)| uid));
+}
+
+impl Upstream for Outbox {
+    fn pod_status(&self, report: PodReport) {
+        let mut inner = self.lock();
+        inner.sequence += 1;
+        let (uid, sequence) = (report.uid.clone(), inner.sequence);
+        inner.statuses.insert(uid.clone(), Waiting { report, sequence, sent: None });
+        if !inner.order.contains(&uid) {
+            inner.order.push_back(uid);
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    fn event(&self, event: NodeEvent) {
+        let mut inner = self.lock();
+        if inner.events.len() >= EVENTS {
+            inner.events.pop_front();
+            self.dropped.inc();
+        }
+        inner.events.push_back(event);
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    fn programmed(&self, epoch: u64, generation: u64, failed: Vec<FailedObject>) {
+        let new = Programmed { epoch, generation, failed };
+        let mut inner = self.lock();
+        if inner.programmed != new {
+            inner.programmed = new;
+            inner.acked = false;
+            drop(inner);
+            self.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
+
+    use super::*;
+    use crate::model::{EventSubject, EventType, PodName};
+
+    fn report(uid: &str, phase: &str) -> PodReport {
+        PodReport {
+            uid: uid.into(),
+            name: PodName { namespace: "d".into(), name: uid.into() },
+            status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() },
+            finished: false,
+        }
+    }
+
+    fn drain(outbox: &Outbox) -> Vec<pb::PodStatusUpdate> {
+        std::iter::from_fn(|| outbox.take(0, 0))
+            .filter_map(|m| match m.kind {
+                Some(pb::agent_message::Kind::PodStatus(status)) => Some(status),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn outbox() -> Outbox {
+        Outbox::new("n".into(), Counter::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_status_is_sent_until_it_is_confirmed() {
+        let outbox = outbox();
+        for phase in ["Pending", "Running"] {
+            outbox.pod_status(report("a", phase));
+        }
+        outbox.pod_status(report("b", "Running"));
+        let sent = drain(&outbox);
+        assert_eq!(sent.iter().map(|s| s.uid.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(String::from_utf8_lossy(&sent[0].status_json).contains("Running"));
+        assert!(drain(&outbox).is_empty());
+
+        // A newer report is not confirmed by the older one's confirmation.
+        outbox.pod_status(report("a", "Failed"));
+        outbox.confirm(&pb::PodStatusReply { uid: "a".into(), sequence: sent[0].sequence, gone: false });
+        outbox.confirm(&pb::PodStatusReply { uid: "b".into(), sequence: sent[1].sequence, gone: false });
+        assert_eq!(drain(&outbox).len(), 1);
+        outbox.retry();
+        assert!(drain(&outbox).is_empty(), "not yet");
+        tokio::time::advance(AGAIN).await;
+        outbox.retry();
+        assert_eq!(drain(&outbox).len(), 1);
+        outbox.begin();
+        assert_eq!(drain(&outbox).len(), 1, "a new session");
+        outbox.confirm(&pb::PodStatusReply { uid: "a".into(), sequence: 0, gone: true });
+        outbox.begin();
+        assert!(drain(&outbox).is_empty());
+    }
+
+    #[test]
+    fn old_events_make_room_and_are_counted() {
+        let outbox = outbox();
+        for i in 0..EVENTS + 3 {
+            outbox.event(NodeEvent {
+                subject: EventSubject::Node,
+                kind: EventType::Normal,
+                reason: "Starting",
+                message: i.to_string(),
+                time_ms: 0,
+            });
+        }
+        assert_eq!(outbox.dropped.get(), 3);
+        outbox.take(0, 0).expect("the ack");
+        let Some(pb::agent_message::Kind::Event(first)) = outbox.take(0, 0).unwrap().kind else { panic!() };
+        assert_eq!((first.message.as_str(), first.object_name.as_str()), ("3", "n"));
+    }
+
+    #[test]
+    fn an_ack_of_another_epoch_says_nothing() {
+        let outbox = outbox();
+        outbox.programmed(1, 9, Vec::new());
+        let ack = |epoch| match outbox.take(4, epoch).map(|m| m.kind) {
+            Some(Some(pb::agent_message::Kind::Ack(ack))) => (ack.accepted, ack.programmed),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ack(1), (4, 9));
+        outbox.acknowledge();
+        assert_eq!(ack(2), (4, 0));
+    }
+}
