@@ -63,7 +63,7 @@ impl Cluster {
         scheduler::prepare(layout)?;
         let join = scheduler::join_material(layout)?;
         for node in &nodes {
-            fs::write(node.dir.join("agent.toml"), node::agent_config(layout, node, &join))?;
+            fs::write(node.dir.join("agent.toml"), node::agent_config(layout, node, &join)?)?;
         }
         let mut processes = vec![cluster.registry_process()?, scheduler::process(layout)];
         processes.extend(nodes.iter().flat_map(|node| node::processes(layout, node)));

@@ -5,10 +5,10 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::{scheduler::JoinMaterial, supervisor::Process};
+use super::{scheduler::JoinMaterial, supervisor::Process, traces};
 use crate::{
     images::ALIASES,
-    layout::{Layout, Node},
+    layout::{Layout, Node, cgroup_v2_mount},
     sh::sh,
 };
 
@@ -93,7 +93,65 @@ fn containerd_socket(node: &Node) -> std::path::PathBuf {
 }
 
 /// The agent's configuration file.
-pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) -> String {
-    let _ = (layout, node, &join.ca_file, &join.token_file, ALIASES);
-    String::new()
+pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) -> Result<String> {
+    let registry = format!("{}:{}", layout.host_address(), Layout::REGISTRY_PORT);
+    let aliases: String =
+        ALIASES.iter().map(|(name, local)| format!("{name:?} = \"{registry}/{local}\"\n")).collect();
+    // Inside the node's mount namespace cgroup v2 is at /sys/fs/cgroup, wherever this machine has it.
+    let below_mount =
+        node.cgroup.strip_prefix(cgroup_v2_mount()?).context("the cgroup is not below its mount")?;
+    Ok(format!(
+        r#"# Written by cargo xtask up.
+[node]
+name = "{name}"
+addresses = ["{address}"]
+
+[scheduler]
+address = "{host}:{port}"
+ca_file = {ca:?}
+token_file = {token:?}
+
+[containerd]
+socket = {socket:?}
+default_handler = "crun"
+handlers.crun = {{ binary = "crun" }}
+
+[images]
+plain_http = ["{registry}"]
+
+[images.aliases]
+{aliases}
+[cgroup]
+root = "/{cgroup}/pods"
+enforcement = "{enforcement}"
+
+[network]
+uplink = "eth0"
+
+[dataplane]
+bpffs = {bpf:?}
+cgroup = "/sys/fs/cgroup/{cgroup}"
+
+[paths]
+state_dir = {state:?}
+run_dir = {run:?}
+log_dir = {logs:?}
+
+[metrics]
+listen = "{address}:10250"
+"#,
+        name = node.name,
+        address = node.address,
+        host = layout.host_address(),
+        port = Layout::NODE_PORT,
+        ca = join.ca_file,
+        token = join.token_file,
+        socket = containerd_socket(node),
+        cgroup = below_mount.display(),
+        enforcement = if traces::has_controllers(&node.cgroup)? { "required" } else { "best-effort" },
+        bpf = node.run.join("bpf"),
+        state = node.dir.join("agent"),
+        run = node.run.join("agent"),
+        logs = node.dir.join("pods"),
+    ))
 }

@@ -27,6 +27,12 @@ pub(crate) fn delegate_controllers(group: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether limits can be enforced in `group`.
+pub(crate) fn has_controllers(group: &Path) -> Result<bool> {
+    let available = fs::read_to_string(group.join("cgroup.controllers"))?;
+    Ok(["cpu", "memory", "pids"].iter().all(|c| available.split_whitespace().any(|a| a == *c)))
+}
+
 /// Kills everything in the cgroup and removes it with all below.
 pub(crate) fn remove_cgroup(group: &Path) -> Result<()> {
     if !group.is_dir() {
