@@ -1,1 +1,22 @@
-//! Filter, score, pick: pure functions over a node snapshot.
+//! Placement: which node a pod goes to, and why a pod goes nowhere.
+//!
+//! In: pods, nodes, namespaces and services as they change. Out: bindings, the `PodScheduled` condition and
+//! events, through `Objects`. Filter, score and pick are pure functions over a snapshot that is kept change by
+//! change; each rejection keeps its reason per node. Never: moves or evicts a pod that has a node.
+
+mod filter;
+mod pick;
+mod pod;
+mod resources;
+mod score;
+mod snapshot;
+mod spread;
+
+pub use filter::{Rejection, Rejections, tolerates};
+pub use pick::{Unplaced, decide};
+pub use pod::PodView;
+pub use resources::{Amounts, Requests};
+pub use snapshot::{NodeView, Snapshot};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn node(name: &str, cpu: &str, labels: &Value) -> k8s_openapi::api::core::v1::Node {
+    let mut all = json!({"kubernetes.io/hostname": name});
+    for (key, value) in labels.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": all},
+        "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}},
+    }))
+    .unwrap()
+}
+
+fn pod(name: &str, labels: &Value, spec: &Value) -> Arc<PodView> {
+    let mut spec = spec.clone();
+    if spec.get("containers").is_none() {
+        spec["containers"] = json!([{"name": "c", "resources": {"requests": {"cpu": "1"}}}]);
+    }
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels}, "spec": spec,
+    });
+    Arc::new(PodView::of(&serde_json::from_value(pod).unwrap()))
+}
+
+fn plain(name: &str) -> Arc<PodView> {
+    pod(name, &json!({"app": "web"}), &json!({}))
+}
+
+fn cluster(nodes: usize, cpu: &str) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for n in 0..nodes {
+        let zone = if n % 2 == 0 { "a" } else { "b" };
+        let labels = json!({"topology.kubernetes.io/zone": zone});
+        snapshot.set_node(&node(&format!("n{n}"), cpu, &labels));
+    }
+    snapshot
+}
+
+fn place(snapshot: &mut Snapshot, pod: &Arc<PodView>, turn: usize) -> Result<String, Unplaced> {
+    let home = decide(snapshot, pod, turn)?;
+    snapshot.set_pod(pod, &home);
+    Ok(home.to_string())
+}
+
+#[test]
+fn a_pending_pod_says_why_in_upstreams_sentence() {
+    let mut snapshot = cluster(3, "500m");
+    snapshot.set_node(&node("n1", "4", &json!({"disk": "hdd"})));
+    snapshot.set_node(&node("n2", "4", &json!({"disk": "hdd"})));
+    let ssd = json!({"nodeSelector": {"kubernetes.io/hostname": "n0"}});
+    let why = decide(&snapshot, &pod("p", &json!({}), &ssd), 0).unwrap_err();
+    assert_eq!(
+        why.to_string(),
+        "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector. \
+         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    );
+    assert_eq!(why.nodes["n0"], [Rejection::Insufficient { resource: "cpu".to_owned(), never: true }]);
+    let empty = decide(&Snapshot::default(), &plain("p"), 0).unwrap_err();
+    assert_eq!(empty.to_string(), "no nodes available to schedule pods");
+}
+
+#[test]
+fn a_full_node_could_be_emptied_but_nobody_is_to_be_preempted() {
+    let mut snapshot = cluster(1, "1");
+    place(&mut snapshot, &plain("a"), 0).unwrap();
+    assert_eq!(
+        decide(&snapshot, &plain("b"), 0).unwrap_err().to_string(),
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+         1 No preemption victims found for incoming pod."
+    );
+    assert!(snapshot.remove_pod("a"));
+    place(&mut snapshot, &plain("b"), 0).unwrap();
+}
+
+#[test]
+fn taints_cordons_and_tolerations() {
+    let mut snapshot = Snapshot::default();
+    let mut tainted = node("n0", "4", &json!({}));
+    tainted.spec =
+        serde_json::from_value(json!({"taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]}))
+            .unwrap();
+    snapshot.set_node(&tainted);
+    let mut cordoned = node("n1", "4", &json!({}));
+    cordoned.spec = serde_json::from_value(json!({"unschedulable": true})).unwrap();
+    snapshot.set_node(&cordoned);
+    let why = decide(&snapshot, &plain("p"), 0).unwrap_err().to_string();
+    assert!(
+        why.contains("1 node(s) had untolerated taint {gpu: yes}, 1 node(s) were unschedulable"),
+        "{why}"
+    );
+    let tolerant = json!({"tolerations": [{"key": "gpu", "operator": "Equal", "value": "yes"}]});
+    assert_eq!(&*decide(&snapshot, &pod("p", &json!({}), &tolerant), 0).unwrap(), "n0");
+    let wrong = json!({"tolerations": [{"key": "gpu", "value": "no"}]});
+    assert!(decide(&snapshot, &pod("p", &json!({}), &wrong), 0).is_err());
+}
+
+#[test]
+fn node_affinity_required_and_preferred() {
+    let snapshot = cluster(4, "4");
+    let affinity = json!({"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["b"]}]},
+        ]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n3"]}]}},
+        ],
+    }}});
+    for turn in 0..4 {
+        assert_eq!(&*decide(&snapshot, &pod("p", &json!({}), &affinity), turn).unwrap(), "n3");
+    }
+    let by_name = json!({"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]},
+        ]},
+    }}});
+    assert_eq!(&*decide(&snapshot, &pod("p", &json!({}), &by_name), 0).unwrap(), "n2");
+}
+
+#[test]
+fn host_ports_conflict_by_protocol_and_address() {
+    let port = |ip: &str, protocol: &str| {
+        json!({"containers": [{"name": "c", "ports": [
+            {"containerPort": 80, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]})
+    };
+    let mut snapshot = cluster(1, "4");
+    place(&mut snapshot, &pod("a", &json!({}), &port("127.0.0.1", "TCP")), 0).unwrap();
+    place(&mut snapshot, &pod("b", &json!({}), &port("127.0.0.2", "TCP")), 0).unwrap();
+    place(&mut snapshot, &pod("c", &json!({}), &port("", "UDP")), 0).unwrap();
+    let why = decide(&snapshot, &pod("d", &json!({}), &port("", "TCP")), 0).unwrap_err();
+    assert_eq!(why.nodes["n0"], [Rejection::HostPort]);
+}
+
+fn anti(topology: &str) -> Value {
+    json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": topology, "labelSelector": {"matchLabels": {"app": "web"}}}]}}})
+}
+
+#[test]
+fn anti_affinity_works_both_ways() {
+    let mut snapshot = cluster(4, "16");
+    let lonely = pod("lonely", &json!({"app": "db"}), &anti("topology.kubernetes.io/zone"));
+    let home = place(&mut snapshot, &lonely, 0).unwrap();
+    let zone = |name: &str| name.trim_start_matches('n').parse::<usize>().unwrap() % 2;
+    // A pod without terms of its own is kept away by the one that is there.
+    for n in 0..4 {
+        let other = place(&mut snapshot, &plain(&format!("web{n}")), n).unwrap();
+        assert_ne!(zone(&home), zone(&other));
+    }
+    snapshot.remove_pod("lonely");
+    let why = decide(
+        &snapshot,
+        &{
+            let mut two = (*lonely).clone();
+            two.node_name = Some(if zone(&home) == 0 { "n1" } else { "n0" }.to_owned());
+            two
+        },
+        0,
+    )
+    .unwrap_err();
+    assert!(why.nodes.values().flatten().any(|r| *r == Rejection::AntiAffinity), "{why:?}");
+}
+
+#[test]
+fn affinity_lets_the_first_of_a_group_go_anywhere_and_the_rest_follow() {
+    let together = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
+    let mut snapshot = cluster(4, "16");
+    let zone = |name: &str| name.trim_start_matches('n').parse::<usize>().unwrap() % 2;
+    let first = place(&mut snapshot, &pod("p0", &json!({"app": "web"}), &together), 1).unwrap();
+    for n in 1..6 {
+        let next = place(&mut snapshot, &pod(&format!("p{n}"), &json!({"app": "web"}), &together), n);
+        assert_eq!(zone(&next.unwrap()), zone(&first));
+    }
+    let stranger = decide(&cluster(2, "4"), &pod("s", &json!({"app": "db"}), &together), 0).unwrap_err();
+    assert_eq!(stranger.nodes["n0"], [Rejection::Affinity]);
+}
+
+#[test]
+fn spread_keeps_the_skew() {
+    let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+        "topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "web"}}}]});
+    let mut snapshot = cluster(3, "16");
+    let mut zones = [0_i32; 2];
+    for n in 0..9 {
+        let home = place(&mut snapshot, &pod(&format!("p{n}"), &json!({"app": "web"}), &spread), n).unwrap();
+        zones[home.trim_start_matches('n').parse::<usize>().unwrap() % 2] += 1;
+        assert!((zones[0] - zones[1]).abs() <= 1, "{zones:?}");
+    }
+    snapshot.set_node(&node("bare", "16", &json!({})));
+    let pinned = json!({"nodeName": "bare",
+        "topologySpreadConstraints": spread["topologySpreadConstraints"]});
+    let why = decide(&snapshot, &pod("x", &json!({"app": "web"}), &pinned), 0).unwrap_err();
+    assert_eq!(why.nodes["bare"], [Rejection::SpreadLabel]);
+}
+
+#[test]
+fn replicas_of_one_owner_spread_over_nodes_by_themselves() {
+    let mut snapshot = cluster(5, "16");
+    let mut homes = std::collections::BTreeSet::new();
+    for n in 0..5 {
+        let mut replica = (*plain(&format!("p{n}"))).clone();
+        replica.controller = Some("rs".into());
+        homes.insert(place(&mut snapshot, &Arc::new(replica), 0).unwrap());
+    }
+    assert_eq!(homes.len(), 5);
+}
+
+#[test]
+fn preferred_anti_affinity_outweighs_a_fuller_node() {
+    let prefer = json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": {"app": "web"}}}}]}}});
+    let mut snapshot = cluster(2, "16");
+    place(&mut snapshot, &plain("first"), 0).unwrap();
+    let second = place(&mut snapshot, &pod("second", &json!({"app": "web"}), &prefer), 0).unwrap();
+    assert_eq!(second, "n1");
+}
+
+#[test]
+fn a_node_that_left_keeps_its_pods_but_takes_none() {
+    let mut snapshot = cluster(1, "4");
+    place(&mut snapshot, &plain("a"), 0).unwrap();
+    snapshot.remove_node("n0");
+    assert_eq!(snapshot.node_count(), 0);
+    assert!(decide(&snapshot, &plain("b"), 0).is_err());
+    snapshot.set_node(&node("n0", "1", &json!({})));
+    assert!(decide(&snapshot, &plain("b"), 0).is_err(), "the old pod still fills it");
+    snapshot.remove_pod("a");
+    assert!(decide(&snapshot, &plain("b"), 0).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_node_is_ever_overcommitted(
+        requests in proptest::collection::vec((1_u32..3000, 1_u32..4096), 1..80),
+        drops in proptest::collection::vec(0_usize..80, 0..30),
+    ) {
+        let mut snapshot = cluster(4, "4");
+        for (n, (cpu, memory)) in requests.iter().enumerate() {
+            let containers = json!({"containers": [{"name": "c", "resources": {"requests": {
+                "cpu": format!("{cpu}m"), "memory": format!("{memory}Mi")}}}]});
+            let _ = place(&mut snapshot, &pod(&format!("p{n}"), &json!({}), &containers), n);
+            if let Some(drop) = drops.get(n) {
+                snapshot.remove_pod(&format!("p{drop}"));
+            }
+        }
+        for node in snapshot.nodes() {
+            let mut used = Amounts::default();
+            for pod in node.pods.values() {
+                used.add(&pod.requests.said);
+            }
+            prop_assert_eq!(&used, &node.said, "the sums are kept right");
+            prop_assert!(used.get("cpu") <= 4000 && used.get("memory") <= 8 << 30);
+        }
+    }
+
+    #[test]
+    fn required_anti_affinity_always_holds(kinds in proptest::collection::vec(any::<bool>(), 1..20)) {
+        let mut snapshot = cluster(6, "64");
+        for (n, lonely) in kinds.iter().enumerate() {
+            let spec = if *lonely { anti("kubernetes.io/hostname") } else { json!({}) };
+            let _ = place(&mut snapshot, &pod(&format!("p{n}"), &json!({"app": "web"}), &spec), n);
+        }
+        for node in snapshot.nodes() {
+            let lonely = node.pods.values().any(|p| !p.anti_affinity.is_empty());
+            prop_assert!(!lonely || node.pods.len() == 1, "{} pods beside a lonely one", node.pods.len());
+        }
+    }
+}
