@@ -109,6 +109,23 @@ impl Client {
         self.put(object, Some(Subresource::Status)).await
     }
 
+    /// Writes a subresource whose body is another type than the object (`binding`).
+    pub async fn replace<T: Cached>(
+        &self,
+        id: &Id,
+        sub: Option<Subresource>,
+        body: Value,
+    ) -> Result<Arc<T>, WriteError> {
+        let written =
+            self.objects.update(T::RESOURCE, id.scope(), &id.name, sub, body, &self.options).await?;
+        self.took(written)
+    }
+
+    /// What the cache knows.
+    pub fn cached<T: Cached>(&self, id: &Id) -> Option<Arc<T>> {
+        T::table(&self.cache).get(id)
+    }
+
     /// RFC 7386 patch of the object or its status.
     pub async fn merge<T: Cached>(
         &self,

@@ -1,0 +1,134 @@
+//! The loop over the real object machine, in memory.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Dependencies, Metrics, Placement, start};
+use crate::{
+    cache::{Cache, Id},
+    events::Recorder,
+    kinds::Subresource,
+    model::Resource,
+    objects::{Objects, Selection, WriteOptions},
+};
+
+struct Cluster {
+    objects: Objects,
+    cache: Cache,
+    placement: Placement,
+}
+
+async fn cluster() -> Cluster {
+    let objects = Objects::in_memory(Vec::new()).await.unwrap();
+    let (cache, stop, tracker) = (Cache::default(), CancellationToken::new(), TaskTracker::new());
+    let placement = start(Dependencies {
+        objects: objects.clone(),
+        cache: cache.clone(),
+        recorder: Recorder::start(&objects, &stop, &tracker),
+        metrics: Metrics::new(&mut Registry::default()),
+        stop: stop.clone(),
+        tracker: tracker.clone(),
+    });
+    cache.start(&objects, &stop, &tracker);
+    Cluster { objects, cache, placement }
+}
+
+impl Cluster {
+    async fn node(&self, name: &str) {
+        let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        let options = WriteOptions::controller("test");
+        let node = self.objects.create(Resource::NODES, None, body, &options).await.unwrap();
+        let mut node: Value = node.object.decode().unwrap();
+        node["status"]["allocatable"] = json!({"cpu": "2", "memory": "4Gi", "pods": "10"});
+        let status = Some(Subresource::Status);
+        self.objects.update(Resource::NODES, None, name, status, node, &options).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str, spec: Value) {
+        let mut body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+        body["spec"]["containers"] = json!([{"name": "c", "image": "i"}]);
+        let options = WriteOptions::controller("test");
+        self.objects.create(Resource::PODS, Some("default"), body, &options).await.unwrap();
+    }
+
+    /// Waits until the pod is as wanted.
+    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Pod) -> bool) -> std::sync::Arc<Pod> {
+        let id = Id::new("default", name);
+        let wait = async {
+            loop {
+                if let Some(pod) = self.cache.pods.get(&id).filter(|p| wanted(p)) {
+                    return pod;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| {
+            panic!("pod {name} is not {what}: {:?}", self.cache.pods.get(&id));
+        })
+    }
+
+    async fn events(&self) -> Vec<String> {
+        let list = self.objects.list(Resource::EVENTS, &Selection::default()).await.unwrap();
+        let text = |event: Value| format!("{}: {}", event["reason"], event["message"]).replace('"', "");
+        list.items.iter().map(|e| text(e.decode().unwrap())).collect()
+    }
+}
+
+fn scheduled(pod: &Pod) -> Option<(String, String, String)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|c| c.type_ == "PodScheduled")?;
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    Some((found.status.clone(), text(&found.reason), text(&found.message)))
+}
+
+fn bound(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|s| s.node_name.is_some())
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_and_said_to_be() {
+    let cluster = cluster().await;
+    cluster.node("n1").await;
+    cluster.pod("web", json!({})).await;
+    let pod = cluster.until("web", "bound", bound).await;
+    assert_eq!(scheduled(&pod).unwrap().0, "True");
+    let wanted = "Scheduled: Successfully assigned default/web to n1".to_owned();
+    while !cluster.events().await.contains(&wanted) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pending_pod_tells_why_and_goes_when_a_node_gets_the_label() {
+    let cluster = cluster().await;
+    cluster.node("n1").await;
+    cluster.pod("web", json!({"nodeSelector": {"disk": "ssd"}})).await;
+    let pod = cluster.until("web", "refused", |p| scheduled(p).is_some_and(|s| s.0 == "False")).await;
+    let (_, reason, message) = scheduled(&pod).unwrap();
+    assert_eq!(reason, "Unschedulable");
+    assert!(message.starts_with("0/1 nodes are available: 1 node(s) didn't match Pod's node"), "{message}");
+    let why = cluster.placement.why(&Id::new("default", "web")).unwrap();
+    assert_eq!(why.nodes.keys().map(|n| &**n).collect::<Vec<_>>(), ["n1"]);
+    let label = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    let options = WriteOptions::controller("test");
+    cluster.objects.patch(Resource::NODES, None, "n1", None, label, &options).await.unwrap();
+    let pod = cluster.until("web", "bound", bound).await;
+    assert_eq!(scheduled(&pod).unwrap().0, "True");
+    while cluster.placement.why(&Id::new("default", "web")).is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gated_pod_waits_for_its_gate() {
+    let cluster = cluster().await;
+    cluster.node("n1").await;
+    cluster.pod("web", json!({"schedulingGates": [{"name": "example.org/hold"}]})).await;
+    let gated = |p: &Pod| scheduled(p).is_some_and(|s| s.1 == "SchedulingGated");
+    let pod = cluster.until("web", "gated", gated).await;
+    assert!(!bound(&pod));
+}
