@@ -75,7 +75,17 @@ fn privileged() -> Result<()> {
     ebpf::build(&layout::root()?)?;
     // One test thread: these share the machine's namespaces, cgroups and two cores.
     here()?
-        .args(["test", "--package", "gantry-agent", "--test", "*", "--", "--ignored", "--test-threads=1"])
+        .args([
+            "test",
+            "--package",
+            "gantry-agent",
+            "--lib",
+            "--test",
+            "*",
+            "--",
+            "--ignored",
+            "--test-threads=1",
+        ])
         .shown()
 }
 

@@ -168,4 +168,4 @@ fn target(endpoint: &Endpoint, local: bool) -> Option<Target> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -328,4 +328,4 @@ fn changed(services: &ServiceTable, published: &ServiceTable) -> Vec<(ServiceId,
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
