@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Api, body, negotiate, read, request::Ask, respond};
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Key, Reason, Resource},
+    model::{ApiError, Cause, Key, Reason, Resource},
     objects::{Deleted, Page, Patch, WriteOptions, Written},
     patch,
 };
@@ -98,7 +98,16 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
         "application/json-patch+json" => Patch::Json(decoded.value),
         "application/merge-patch+json" => Patch::Merge(decoded.value),
         "application/strategic-merge-patch+json" => Patch::Strategic(decoded.value),
-        "application/apply-patch+yaml" => Patch::Apply(decoded.value),
+        "application/apply-patch+yaml" => {
+            // Ownership is what apply is about: a name guessed from the user agent will not do.
+            if ask.params.get("fieldManager").is_none_or(str::is_empty) {
+                let field = "fieldManager".to_owned();
+                let message = "Required value: is required for apply patch".to_owned();
+                let cause = Cause { reason: "FieldValueRequired", field, message };
+                return Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+            }
+            Patch::Apply(decoded.value)
+        }
         _ => return Err(body::unsupported(PATCHES)),
     };
     let (resource, sub) = (at.kind.resource, at.sub);

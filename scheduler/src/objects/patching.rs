@@ -61,10 +61,6 @@ pub(super) fn apply(
     body: &Value,
     options: &WriteOptions,
 ) -> Result<Value, ApiError> {
-    if options.manager.is_empty() {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-        return Err(ApiError::new(Reason::Invalid, message));
-    }
     let now = meta::now();
     let writer = writer(sub, options, &now);
     Ok(patch::apply(kind, live, body, &writer, options.force)?)
