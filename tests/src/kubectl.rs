@@ -53,7 +53,8 @@ impl Kubectl {
 
     /// `apply -f` of a manifest given as text.
     pub fn apply(&self, manifest: &str) -> Result<Output> {
-        self.run_args(&["apply", "-f", "-"], Some(manifest))
+        // The separator keeps kubectl from taking a flow mapping for JSON.
+        self.run_args(&["apply", "-f", "-"], Some(&format!("---\n{manifest}")))
     }
 
     /// `apply -f` of a file, demanding success.

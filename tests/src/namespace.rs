@@ -42,7 +42,8 @@ impl<'a> Namespace<'a> {
 
     /// Applies a manifest in it, whatever comes of it.
     pub fn apply_raw(&self, manifest: &str) -> Result<crate::Output> {
-        self.kubectl.run_args(&["-n", &self.name, "apply", "-f", "-"], Some(manifest))
+        // The separator keeps kubectl from taking a flow mapping for JSON.
+        self.kubectl.run_args(&["-n", &self.name, "apply", "-f", "-"], Some(&format!("---\n{manifest}")))
     }
 }
 

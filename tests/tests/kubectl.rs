@@ -166,7 +166,7 @@ fn exec(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
 }
 
 fn changing(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
-    let manifest = "{apiVersion: v1, kind: ConfigMap, metadata: {name: mine}, data: {a: '1', b: '2'}}";
+    let manifest = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: mine}, data: {a: '1', b: '2'}}";
     ensure!(ns.apply(manifest)?.contains("configmap/mine created"));
     ensure!(ns.apply(manifest)?.contains("configmap/mine unchanged"));
     ensure!(ns.apply(&manifest.replace(", b: '2'", ""))?.contains("configmap/mine configured"));

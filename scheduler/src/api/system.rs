@@ -56,6 +56,12 @@ pub(super) async fn discover(
         ["apis", group] => (discovery::group(group), discovery::Form::Legacy),
         ["api", version] => (discovery::resources("", version), discovery::Form::Legacy),
         ["apis", group, version] => (discovery::resources(group, version), discovery::Form::Legacy),
+        ["openapi", "v2"] if accept.iter().any(|a| a.starts_with(openapi::V2_PROTOBUF)) => {
+            let mut response = Response::new(openapi::EMPTY_V2_PROTOBUF.into());
+            let kind = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            return Ok(response);
+        }
         ["openapi", "v2"] => return Ok(document(headers, openapi::v2())),
         ["openapi", "v3"] => return Ok(document(headers, openapi::index())),
         ["openapi", "v3", rest @ ..] => {

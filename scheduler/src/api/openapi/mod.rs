@@ -75,6 +75,13 @@ pub fn v2() -> &'static Document {
     &V2
 }
 
+/// The media type in which kubectl asks for version 2 (`@v1.0+protobuf`, later `.v1.0+protobuf`, follows).
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
+
+/// Version 2 in protobuf, with nothing in it but its `swagger: "2.0"`. kubectl asks for it only about a kind that
+/// version 3 does not have; finding nothing, it goes on and says that there is no such kind.
+pub const EMPTY_V2_PROTOBUF: &[u8] = b"\x0a\x032.0";
+
 fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
