@@ -1,7 +1,64 @@
 //! The control loops: each a pure `plan` and a thin applier, all run by one [`runner`].
+//!
+//! In: changes of the shared cache. Out: writes through `Objects`, and events. Never: HTTP, the store itself, or
+//! one loop calling another; they meet only in the objects.
 
 mod deployment;
+mod endpoints;
+mod ipam;
+mod namespace;
 mod owner;
 mod pods;
 mod replicaset;
 pub mod runner;
+
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use self::runner::Runtime;
+use crate::{
+    cache::{Cache, Client, WriteError},
+    events::Recorder,
+    objects::Objects,
+};
+
+/// What the loops are told of the cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The range that nodes get their pod ranges from.
+    pub pod_range: Ipv4Net,
+    /// Bits of a node's pod range.
+    pub node_prefix: u8,
+    /// The certificate authority that pods are told to trust, PEM.
+    pub ca_pem: Arc<str>,
+}
+
+/// What the loops need from the process.
+pub struct Dependencies {
+    /// Where they write.
+    pub objects: Objects,
+    /// What they follow; not started yet.
+    pub cache: Cache,
+    /// What they tell.
+    pub recorder: Recorder,
+    /// How they run.
+    pub runtime: Runtime,
+    /// What they are told.
+    pub settings: Settings,
+}
+
+/// Starts every loop. Call before the cache is started, so that none misses a change.
+pub async fn start(dependencies: Dependencies) -> Result<(), WriteError> {
+    let Dependencies { objects, cache, recorder, runtime, settings } = dependencies;
+    namespace::bootstrap(&Client::new(&objects, &cache, "bootstrap")).await?;
+    namespace::start(&objects, &cache, &runtime, settings.ca_pem);
+    ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
+    replicaset::start(&objects, &cache, &recorder, &runtime);
+    deployment::start(&objects, &cache, &recorder, &runtime);
+    endpoints::start(&objects, &cache, &recorder, &runtime);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

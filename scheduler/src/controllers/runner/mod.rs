@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use metrics::RunnerMetrics;
 pub use queue::Queue;
 
-use crate::cache::WriteError;
+use crate::cache::{Cache, WriteError};
 
 /// How often everything is enqueued without a reason. Events drive the work; this repairs what a bug or a lost
 /// event left behind.
@@ -67,6 +67,8 @@ pub trait Controller: Send + Sync + 'static {
 /// What every loop needs from the process.
 #[derive(Clone)]
 pub struct Runtime {
+    /// Nothing runs before it is synced: a plan over half of the objects would be a wrong one.
+    pub cache: Cache,
     /// Ends the loops.
     pub stop: CancellationToken,
     /// Waited for at the end.
@@ -86,17 +88,25 @@ impl Runtime {
         let controller = Arc::new(controller);
         for _ in 0..C::WORKERS {
             let (controller, queue, stop) = (controller.clone(), queue.clone(), self.stop.clone());
-            let metrics = self.metrics.clone();
+            let (metrics, cache) = (self.metrics.clone(), self.cache.clone());
             self.tracker.spawn(async move {
+                let run = async {
+                    cache.synced().await;
+                    work(&*controller, &queue, &metrics).await;
+                };
                 // Cancel-safe: a pass that is cut off is repeated from observation at the next start.
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = work(&*controller, &queue, &metrics) => {}
+                    () = run => {}
                 }
             });
         }
-        let (queue, stop) = (queue.clone(), self.stop.clone());
+        let (queue, stop, cache) = (queue.clone(), self.stop.clone(), self.cache.clone());
         self.tracker.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = cache.synced() => {}
+            }
             let mut tick = tokio::time::interval(RESYNC);
             loop {
                 // Cancel-safe: both arms are.

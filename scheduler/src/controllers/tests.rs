@@ -1,0 +1,230 @@
+//! The loops over the real object machine, in memory: what a user would see.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    jiff::Timestamp,
+};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Dependencies, Settings,
+    runner::{RunnerMetrics, Runtime},
+    start,
+};
+use crate::{
+    cache::{Cache, Id, MetaExt},
+    events::Recorder,
+    kinds::Subresource,
+    model::Resource,
+    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WriteOptions},
+};
+
+pub(super) struct Cluster {
+    pub(super) objects: Objects,
+    pub(super) cache: Cache,
+}
+
+/// A cluster with every loop running.
+pub(super) async fn cluster() -> Cluster {
+    let objects = Objects::in_memory(Vec::new()).await.unwrap();
+    let (cache, stop, tracker) = (Cache::default(), CancellationToken::new(), TaskTracker::new());
+    let runtime = Runtime {
+        cache: cache.clone(),
+        stop: stop.clone(),
+        tracker: tracker.clone(),
+        metrics: RunnerMetrics::new(&mut Registry::default()),
+    };
+    let settings = Settings {
+        pod_range: "10.244.0.0/16".parse().unwrap(),
+        node_prefix: 24,
+        ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+    };
+    let recorder = Recorder::start(&objects, &stop, &tracker);
+    let dependencies =
+        Dependencies { objects: objects.clone(), cache: cache.clone(), recorder, runtime, settings };
+    start(dependencies).await.unwrap();
+    cache.start(&objects, &stop, &tracker);
+    Cluster { objects, cache }
+}
+
+fn options() -> WriteOptions {
+    WriteOptions::controller("test")
+}
+
+/// Waits until `look` finds something; fails with `what` when it does not.
+pub(super) async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+impl Cluster {
+    pub(super) async fn create(&self, resource: Resource, namespace: Option<&str>, body: Value) -> Value {
+        let written = self.objects.create(resource, namespace, body, &options()).await.unwrap();
+        written.object.decode().unwrap()
+    }
+
+    pub(super) async fn patch(&self, resource: Resource, name: &str, sub: Option<Subresource>, patch: Value) {
+        let namespace = (resource != Resource::NODES).then_some("default");
+        let patch = Patch::Strategic(patch);
+        self.objects.patch(resource, namespace, name, sub, patch, &options()).await.unwrap();
+    }
+
+    pub(super) async fn delete(&self, resource: Resource, namespace: Option<&str>, name: &str) {
+        self.objects.delete(resource, namespace, name, &DeleteOptions::default(), &options()).await.unwrap();
+    }
+
+    pub(super) async fn get(&self, resource: Resource, namespace: Option<&str>, name: &str) -> Option<Value> {
+        Some(self.objects.get(resource, namespace, name).await.ok()?.decode().unwrap())
+    }
+
+    pub(super) async fn count(&self, resource: Resource, namespace: &str) -> usize {
+        let selection = Selection { namespace: Some(namespace.into()), ..Selection::default() };
+        self.objects.list(resource, &selection).await.unwrap().items.len()
+    }
+
+    fn active(&self) -> Vec<Arc<Pod>> {
+        let pods = self.cache.pods.in_namespace("default");
+        pods.into_iter().filter(|p| super::pods::is_active(p)).collect()
+    }
+
+    /// Plays the nodes: every pod that is there runs and is ready.
+    pub(super) async fn run_pods(&self) {
+        for (n, pod) in self.active().iter().enumerate() {
+            if super::pods::is_ready(pod) {
+                continue;
+            }
+            let now = Timestamp::now().to_string();
+            let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.0.{}", n + 2),
+                "podIPs": [{"ip": format!("10.244.0.{}", n + 2)}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+            let name = pod.metadata.name_str();
+            // The pod may be gone meanwhile: a rollout goes on while we look.
+            let patch = Patch::Strategic(status);
+            let sub = Some(Subresource::Status);
+            let _ = self.objects.patch(Resource::PODS, Some("default"), name, sub, patch, &options()).await;
+        }
+    }
+}
+
+fn deployment(replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "web:1",
+                    "ports": [{"name": "http", "containerPort": 8080}]}]}}},
+    })
+}
+
+fn is_complete(deployment: &Value, image: &str, replicas: i64) -> bool {
+    let status = &deployment["status"];
+    let count = |field: &str| status[field].as_i64().unwrap_or(0);
+    deployment["spec"]["template"]["spec"]["containers"][0]["image"] == image
+        && status["observedGeneration"] == deployment["metadata"]["generation"]
+        && [count("replicas"), count("updatedReplicas"), count("availableReplicas")] == [replicas; 3]
+}
+
+impl Cluster {
+    async fn rolled_out(&self, image: &str, replicas: i64) -> Value {
+        until(&format!("{image} rolled out"), async || {
+            self.run_pods().await;
+            let found = self.get(Resource::DEPLOYMENTS, Some("default"), "web").await?;
+            is_complete(&found, image, replicas).then_some(found)
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_rolls_out_is_updated_scaled_and_undone() {
+    let cluster = cluster().await;
+    cluster.create(Resource::DEPLOYMENTS, Some("default"), deployment(4)).await;
+    let first = cluster.rolled_out("web:1", 4).await;
+    assert_eq!(first["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+    let container = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}});
+    cluster.patch(Resource::DEPLOYMENTS, "web", None, container("web:2")).await;
+    let second = cluster.rolled_out("web:2", 4).await;
+    assert_eq!(second["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
+    assert_eq!(cluster.count(Resource::REPLICA_SETS, "default").await, 2);
+    cluster.patch(Resource::DEPLOYMENTS, "web", None, json!({"spec": {"replicas": 7}})).await;
+    cluster.rolled_out("web:2", 7).await;
+    cluster.patch(Resource::DEPLOYMENTS, "web", None, container("web:1")).await;
+    let third = cluster.rolled_out("web:1", 7).await;
+    assert_eq!(third["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(cluster.count(Resource::REPLICA_SETS, "default").await, 2, "the old set came back");
+    assert_eq!(cluster.active().len(), 7, "no pod too many");
+}
+
+#[tokio::test]
+async fn ready_pods_become_endpoints_of_their_service() {
+    let cluster = cluster().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    cluster.create(Resource::SERVICES, Some("default"), service).await;
+    cluster.create(Resource::DEPLOYMENTS, Some("default"), deployment(3)).await;
+    cluster.rolled_out("web:1", 3).await;
+    let ready = |cluster: &Cluster| {
+        let slices = cluster.cache.slices.in_namespace("default");
+        let endpoints = slices.iter().flat_map(|s| s.endpoints.iter().flatten());
+        endpoints.filter(|e| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true))).count()
+    };
+    until("three ready endpoints", async || (ready(&cluster) == 3).then_some(())).await;
+    until("three addresses in Endpoints", async || {
+        let endpoints = cluster.get(Resource::ENDPOINTS, Some("default"), "web").await?;
+        (endpoints["subsets"][0]["addresses"].as_array()?.len() == 3).then_some(())
+    })
+    .await;
+    cluster.delete(Resource::SERVICES, Some("default"), "web").await;
+    until("no slices", async || cluster.cache.slices.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_namespace_is_furnished_and_takes_its_content_with_it() {
+    let cluster = cluster().await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    cluster.create(Resource::NAMESPACES, None, namespace).await;
+    until("account", async || cluster.get(Resource::SERVICE_ACCOUNTS, Some("shop"), "default").await).await;
+    let ca = until("authority", async || {
+        cluster.get(Resource::CONFIG_MAPS, Some("shop"), "kube-root-ca.crt").await
+    })
+    .await;
+    assert_eq!(ca["data"]["ca.crt"], "-----BEGIN CERTIFICATE-----");
+    cluster.create(Resource::DEPLOYMENTS, Some("shop"), deployment(2)).await;
+    until("pods", async || (cluster.count(Resource::PODS, "shop").await == 2).then_some(())).await;
+    cluster.delete(Resource::NAMESPACES, None, "shop").await;
+    until("namespace gone", async || {
+        cluster.get(Resource::NAMESPACES, None, "shop").await.is_none().then_some(())
+    })
+    .await;
+    for resource in [Resource::PODS, Resource::DEPLOYMENTS, Resource::REPLICA_SETS, Resource::EVENTS] {
+        assert_eq!(cluster.count(resource, "shop").await, 0, "{resource}");
+    }
+}
+
+#[tokio::test]
+async fn every_node_gets_a_range_of_its_own() {
+    let cluster = cluster().await;
+    for n in 0..20 {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("n{n}")}});
+        cluster.create(Resource::NODES, None, node).await;
+    }
+    let range = |node: &Node| node.spec.as_ref()?.pod_cidr.clone();
+    let ranges = until("ranges", async || {
+        let ranges: std::collections::BTreeSet<_> =
+            cluster.cache.nodes.all().iter().filter_map(|n| range(n)).collect();
+        (ranges.len() == 20).then_some(ranges)
+    })
+    .await;
+    assert!(ranges.contains("10.244.19.0/24"), "{ranges:?}");
+}
