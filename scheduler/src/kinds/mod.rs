@@ -1,6 +1,7 @@
 //! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
+mod cluster;
 mod config;
 pub mod decode;
 mod endpoints;
@@ -11,6 +12,7 @@ pub mod quantity;
 pub mod schema;
 mod service;
 mod table;
+mod validate;
 pub mod wire;
 mod workload;
 

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Kind, Scope, Subresource, View, config, endpoints, json::ensure, pod, print, service, workload};
+use super::{
+    Kind, Scope, Subresource, View, cluster, config, endpoints, json::ensure, pod, print, service, workload,
+};
 use crate::model::{Cause, Resource};
 
 /// Every kind.
@@ -98,6 +100,7 @@ const NAMESPACE: Kind = Kind {
         }
     },
     prepare_update: keep_status,
+    validate: cluster::validate_namespace,
     columns: print::NAMESPACE_COLUMNS,
     cells: print::namespace,
     ..BASE
@@ -114,6 +117,7 @@ const NODE: Kind = Kind {
     definition: "io.k8s.api.core.v1.Node",
     fields: &["spec.unschedulable"],
     prepare_update: keep_status,
+    validate: cluster::validate_node,
     columns: print::NODE_COLUMNS,
     cells: print::node,
     ..BASE
@@ -150,6 +154,8 @@ const POD: Kind = Kind {
     defaults: pod::defaults::pod,
     prepare_create: pod::defaults::fresh_status,
     prepare_update: keep_status,
+    validate: pod::validate::pod,
+    warnings: |pod| pod::validate::warnings(&pod["spec"], "spec"),
     columns: print::POD_COLUMNS,
     cells: print::pod,
     ..BASE
@@ -167,7 +173,11 @@ const SERVICE: Kind = Kind {
     fields: &["spec.clusterIP", "spec.type"],
     defaults: service::defaults,
     prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
-    prepare_update: keep_status,
+    prepare_update: |new, old| {
+        keep_status(new, old);
+        service::update::prepare(new, old);
+    },
+    validate: service::validate::service,
     columns: print::SERVICE_COLUMNS,
     cells: print::service,
     ..BASE
@@ -181,6 +191,7 @@ const ENDPOINTS: Kind = Kind {
     short_names: &["ep"],
     definition: "io.k8s.api.core.v1.Endpoints",
     defaults: endpoints::defaults,
+    validate: endpoints::validate,
     columns: print::ENDPOINTS_COLUMNS,
     cells: print::endpoints,
     ..BASE
@@ -193,6 +204,7 @@ const CONFIG_MAP: Kind = Kind {
     singular: "configmap",
     short_names: &["cm"],
     definition: "io.k8s.api.core.v1.ConfigMap",
+    validate: config::validate_config_map,
     columns: print::CONFIG_MAP_COLUMNS,
     cells: print::config_map,
     ..BASE
@@ -208,6 +220,7 @@ const SECRET: Kind = Kind {
     defaults: config::secret_defaults,
     prepare_create: config::merge_string_data,
     prepare_update: config::prepare_secret_update,
+    validate: config::validate_secret,
     columns: print::SECRET_COLUMNS,
     cells: print::secret,
     ..BASE
@@ -220,6 +233,7 @@ const SERVICE_ACCOUNT: Kind = Kind {
     singular: "serviceaccount",
     short_names: &["sa"],
     definition: "io.k8s.api.core.v1.ServiceAccount",
+    validate: cluster::validate_service_account,
     columns: print::SERVICE_ACCOUNT_COLUMNS,
     cells: print::service_account,
     ..BASE
@@ -245,6 +259,7 @@ const EVENT: Kind = Kind {
         "source",
         "type",
     ],
+    validate: cluster::validate_event,
     columns: print::EVENT_COLUMNS,
     cells: print::event,
     ..BASE
@@ -264,6 +279,7 @@ const LEASE: Kind = Kind {
     plural: "leases",
     singular: "lease",
     definition: "io.k8s.api.coordination.v1.Lease",
+    validate: cluster::validate_lease,
     columns: print::LEASE_COLUMNS,
     cells: print::lease,
     ..BASE
@@ -278,6 +294,7 @@ const ENDPOINT_SLICE: Kind = Kind {
     definition: "io.k8s.api.discovery.v1.EndpointSlice",
     defaults: endpoints::slice_defaults,
     generation: true,
+    validate: endpoints::validate_slice,
     columns: print::ENDPOINT_SLICE_COLUMNS,
     cells: print::endpoint_slice,
     ..BASE
@@ -297,6 +314,8 @@ const DEPLOYMENT: Kind = Kind {
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,
+    validate: workload::validate_deployment,
+    warnings: workload::warnings,
     columns: print::DEPLOYMENT_COLUMNS,
     cells: print::deployment,
     ..BASE
@@ -317,6 +336,8 @@ const REPLICA_SET: Kind = Kind {
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,
+    validate: workload::validate_replica_set,
+    warnings: workload::warnings,
     columns: print::REPLICA_SET_COLUMNS,
     cells: print::replica_set,
     ..BASE

@@ -1,6 +1,17 @@
 //! Pods, and the pod templates of workloads.
 
+mod affinity;
+mod containers;
 pub(super) mod defaults;
+mod env;
+mod probes;
+mod security;
+mod update;
+pub(super) mod validate;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 
@@ -46,32 +57,4 @@ pub fn unsupported_volumes(spec: &Value) -> Vec<(String, String)> {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn qos_class_follows_requests_and_limits() {
-        let spec = |resources: Value| json!({"containers": [{"name": "c", "resources": resources}]});
-        let full = json!({"cpu": "1", "memory": "1Gi"});
-        for (resources, expected) in [
-            (json!({}), "BestEffort"),
-            (json!({"limits": full, "requests": full}), "Guaranteed"),
-            (json!({"limits": full}), "Guaranteed"),
-            (json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
-            (json!({"requests": {"cpu": "500m"}}), "Burstable"),
-        ] {
-            assert_eq!(qos_class(&spec(resources.clone())), expected, "{resources}");
-        }
-    }
-
-    #[test]
-    fn unsupported_volumes_are_named() {
-        let spec = json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "nfs": {"server": "x"}}]});
-        assert_eq!(unsupported_volumes(&spec), [("b".to_owned(), "nfs".to_owned())]);
-    }
 }

@@ -1,5 +1,11 @@
 //! Services.
 
+pub(super) mod update;
+pub(super) mod validate;
+
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Map, Value, json};
 
 use super::json::{ensure, is_unset, items_mut, set_default};
@@ -10,9 +16,6 @@ pub(super) fn defaults(service: &mut Value) {
     let spec = ensure(service, "spec");
     set_default(spec, "sessionAffinity", "None");
     set_default(spec, "type", "ClusterIP");
-    if spec["sessionAffinity"] == "None" {
-        spec.remove("sessionAffinityConfig");
-    }
     if spec["sessionAffinity"] == "ClientIP" {
         set_default(ensure(ensure(spec, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds", 10800);
     }

@@ -1,0 +1,195 @@
+//! Validation of containers: names, images, ports, environment, mounts, resources.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{env, probes, security};
+use crate::kinds::{
+    json::{items, members, text},
+    quantity::Quantity,
+    validate::{Path, Problems, names},
+};
+
+/// All containers of a pod spec; `volumes` are the names that mounts may use.
+pub(super) fn check(spec: &Value, volumes: &BTreeSet<&str>, path: &Path, problems: &mut Problems) {
+    if items(&spec["containers"]).is_empty() {
+        problems.required(&path.field("containers"), "");
+    }
+    let mut seen = BTreeSet::new();
+    let mut host_ports = BTreeSet::new();
+    for list in ["initContainers", "containers"] {
+        for (index, container) in items(&spec[list]).iter().enumerate() {
+            let path = path.field(list).index(index);
+            let name = text(container, "name");
+            if name.is_empty() {
+                problems.required(&path.field("name"), "");
+            } else {
+                problems.all(&path.field("name"), name, names::dns_label(name));
+            }
+            if !name.is_empty() && !seen.insert(name) {
+                problems.duplicate(&path.field("name"), name);
+            }
+            self::container(container, volumes, &path, problems);
+            if list == "initContainers" {
+                init_container(container, &path, problems);
+            } else if !container["restartPolicy"].is_null() {
+                problems.forbidden(&path.field("restartPolicy"), "may not be set for non-init containers");
+            }
+            check_host_ports(container, &mut host_ports, &path, problems);
+        }
+    }
+}
+
+fn container(container: &Value, volumes: &BTreeSet<&str>, path: &Path, problems: &mut Problems) {
+    let image = text(container, "image");
+    if image.is_empty() {
+        problems.required(&path.field("image"), "");
+    } else if image.trim() != image {
+        problems.invalid(&path.field("image"), image, "must not have leading or trailing whitespace");
+    }
+    let policies = ["Always", "IfNotPresent", "Never"];
+    problems.one_of(&path.field("imagePullPolicy"), text(container, "imagePullPolicy"), &policies);
+    let policies = ["FallbackToLogsOnError", "File"];
+    problems.one_of(
+        &path.field("terminationMessagePolicy"),
+        text(container, "terminationMessagePolicy"),
+        &policies,
+    );
+    ports(&container["ports"], &path.field("ports"), problems);
+    env::check(container, path, problems);
+    mounts(&container["volumeMounts"], volumes, &path.field("volumeMounts"), problems);
+    resources(&container["resources"], &path.field("resources"), problems);
+    probes::check(container, path, problems);
+    security::container(&container["securityContext"], &path.field("securityContext"), problems);
+}
+
+/// An init container runs to its end, so nothing that watches it running makes sense, unless it is a sidecar.
+fn init_container(container: &Value, path: &Path, problems: &mut Problems) {
+    match text(container, "restartPolicy") {
+        "Always" => return,
+        "" => {}
+        other => problems.unsupported(&path.field("restartPolicy"), other, &["Always"]),
+    }
+    for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if !container[field].is_null() {
+            let why = "may not be set for init containers without restartPolicy=Always";
+            problems.forbidden(&path.field(field), why);
+        }
+    }
+}
+
+fn ports(ports: &Value, path: &Path, problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for (index, port) in items(ports).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(port, "name");
+        if !name.is_empty() {
+            let complaints = names::port_name(name);
+            if complaints.is_empty() && !seen.insert(name) {
+                problems.duplicate(&path.field("name"), name);
+            }
+            problems.all(&path.field("name"), name, complaints);
+        }
+        match port["containerPort"].as_i64().unwrap_or_default() {
+            0 => problems.required(&path.field("containerPort"), ""),
+            number => problems.port(&path.field("containerPort"), number),
+        }
+        if let Some(number) = port["hostPort"].as_i64().filter(|n| *n != 0) {
+            problems.port(&path.field("hostPort"), number);
+        }
+        problems.one_of(&path.field("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"]);
+    }
+}
+
+fn check_host_ports(container: &Value, taken: &mut BTreeSet<String>, path: &Path, problems: &mut Problems) {
+    for (index, port) in items(&container["ports"]).iter().enumerate() {
+        if let Some(number) = port["hostPort"].as_i64().filter(|n| *n != 0) {
+            let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+            if !taken.insert(key.clone()) {
+                problems.duplicate(&path.field("ports").index(index).field("hostPort"), key);
+            }
+        }
+    }
+}
+
+fn mounts(mounts: &Value, volumes: &BTreeSet<&str>, path: &Path, problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for (index, mount) in items(mounts).iter().enumerate() {
+        let path = path.index(index);
+        let (name, target) = (text(mount, "name"), text(mount, "mountPath"));
+        if name.is_empty() {
+            problems.required(&path.field("name"), "");
+        } else if !volumes.contains(name) {
+            problems.not_found(&path.field("name"), name);
+        }
+        if target.is_empty() {
+            problems.required(&path.field("mountPath"), "");
+        } else if !seen.insert(target) {
+            problems.invalid(&path.field("mountPath"), target, "must be unique");
+        }
+        for field in ["subPath", "subPathExpr"] {
+            relative(text(mount, field), &path.field(field), problems);
+        }
+        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+            let why = "subPathExpr and subPath are mutually exclusive";
+            problems.invalid(&path.field("subPathExpr"), text(mount, "subPathExpr"), why);
+        }
+    }
+}
+
+/// A path below some directory: neither absolute nor climbing out.
+pub(super) fn relative(value: &str, path: &Path, problems: &mut Problems) {
+    if value.starts_with('/') {
+        problems.invalid(path, value, "must be a relative path");
+    }
+    if value.split('/').any(|part| part == "..") {
+        problems.invalid(path, value, "must not contain '..'");
+    }
+}
+
+fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
+    let quantity = |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok());
+    for field in ["limits", "requests"] {
+        for (name, value) in members(&resources[field]) {
+            let path = path.field(field).key(name);
+            resource_name(name, &path, problems);
+            let Some(amount) = quantity(value) else { continue };
+            if amount.is_negative() {
+                problems.invalid(&path, value.clone(), "must be greater than or equal to 0");
+            } else if is_extended(name) && !amount.is_whole() {
+                problems.invalid(&path, value.clone(), "must be an integer");
+            }
+        }
+    }
+    for (name, request) in members(&resources["requests"]) {
+        let limit = &resources["limits"][name];
+        let (Some(wanted), Some(most)) = (quantity(request), quantity(limit)) else {
+            if is_extended(name) && limit.is_null() {
+                problems
+                    .required(&path.field("limits"), "Limit must be set for non overcommitable resources");
+            }
+            continue;
+        };
+        if is_extended(name) && wanted != most {
+            let why = format!("must be equal to {name} limit of {most}");
+            problems.invalid(&path.field("requests"), request.clone(), why);
+        } else if wanted > most {
+            let why = format!("must be less than or equal to {name} limit of {most}");
+            problems.invalid(&path.field("requests"), request.clone(), why);
+        }
+    }
+}
+
+fn is_extended(name: &str) -> bool {
+    name.starts_with("hugepages-") || (name.contains('/') && !name.contains("kubernetes.io/"))
+}
+
+fn resource_name(name: &str, path: &Path, problems: &mut Problems) {
+    let complaints = names::qualified_name(name);
+    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if complaints.is_empty() && !name.contains('/') && !standard {
+        problems.invalid(path, name, "must be a standard resource for containers");
+    }
+    problems.all(path, name, complaints);
+}

@@ -1,0 +1,226 @@
+//! Validation of pods: what is refused, in upstream's words, and what passes.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn problems(spec: Value) -> Vec<String> {
+    let mut pod = json!({"metadata": {"name": "p", "namespace": "default"}, "spec": spec});
+    defaults::pod(&mut pod);
+    let causes = validate::pod(&pod, None);
+    causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+}
+
+/// The problems of a pod whose one container has `extra`.
+fn container(extra: Value) -> Vec<String> {
+    let mut container = json!({"name": "c", "image": "i:1"});
+    container.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    problems(json!({"containers": [container], "volumes": [{"name": "v", "emptyDir": {}}]}))
+}
+
+/// The problems of an otherwise fine pod whose spec has `extra`.
+fn spec(extra: Value) -> Vec<String> {
+    let mut spec = json!({"containers": [{"name": "c", "image": "i:1"}]});
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    problems(spec)
+}
+
+#[test]
+fn containers() {
+    assert_eq!(problems(json!({})), ["spec.containers: Required value"]);
+    assert_eq!(
+        problems(json!({"containers": [{"name": "a"}, {"name": "a", "image": "i"}]})),
+        ["spec.containers[0].image: Required value", "spec.containers[1].name: Duplicate value: \"a\""]
+    );
+    for (extra, expected) in [
+        (
+            json!({"ports": [{"containerPort": 70000}]}),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            json!({"ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81, "name": "a"}]}),
+            "spec.containers[0].ports[1].name: Duplicate value: \"a\"",
+        ),
+        (
+            json!({"imagePullPolicy": "Sometimes"}),
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
+             \"IfNotPresent\", \"Never\"",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "gone", "mountPath": "/x"}]}),
+            "spec.containers[0].volumeMounts[0].name: Not found: \"gone\"",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}, {"name": "v", "mountPath": "/x"}]}),
+            "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/x\": must be unique",
+        ),
+        (
+            json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            json!({"resources": {"requests": {"memory": "-1"}}}),
+            "spec.containers[0].resources.requests[memory]: Invalid value: \"-1\": must be greater than or equal to 0",
+        ),
+        (
+            json!({"env": [{"name": "A", "value": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nope"}}}]}),
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.nope\": error converting \
+             fieldPath: field label not supported: spec.nope",
+        ),
+        (
+            json!({"livenessProbe": {}}),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
+        (
+            json!({"readinessProbe": {"exec": {"command": ["x"]}, "tcpSocket": {"port": 1}}}),
+            "spec.containers[0].readinessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
+        ),
+        (
+            json!({"livenessProbe": {"tcpSocket": {"port": 80}, "successThreshold": 2}}),
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
+        ),
+        (
+            json!({"securityContext": {"runAsUser": -5}}),
+            "spec.containers[0].securityContext.runAsUser: Invalid value: -5: must be between 0 and 2147483647, inclusive",
+        ),
+    ] {
+        assert_eq!(container(extra), [expected]);
+    }
+}
+
+#[test]
+fn the_pod_as_a_whole() {
+    for (extra, expected) in [
+        (
+            json!({"restartPolicy": "Sometimes"}),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        ),
+        (
+            json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
+            "spec.tolerations[0].operator: Invalid value: \"b\": value must be empty when `operator` is 'Exists'",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "emptyDir": {}, "secret": {"secretName": "s"}}]}),
+            "spec.volumes[0].secret: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "secret": {}}]}),
+            "spec.volumes[0].secret.secretName: Required value",
+        ),
+        (
+            json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 101, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}}}),
+            "spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: \
+             101: must be in the range 1-100",
+        ),
+        (
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]}}}}),
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].\
+             matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+        ),
+        (
+            json!({"dnsPolicy": "None"}),
+            "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None",
+        ),
+        (
+            json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
+            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
+        ),
+    ] {
+        assert_eq!(spec(extra), [expected]);
+    }
+}
+
+#[test]
+fn volumes_that_no_agent_provides_are_still_legal() {
+    for source in [
+        json!({"nfs": {"server": "s", "path": "/"}}),
+        json!({"persistentVolumeClaim": {"claimName": "c"}}),
+        json!({"csi": {"driver": "d"}}),
+        json!({"hostPath": {"path": "/var/log"}}),
+    ] {
+        let mut volume = source;
+        volume["name"] = json!("v");
+        assert!(spec(json!({"volumes": [volume]})).is_empty());
+    }
+}
+
+fn update(change: impl Fn(&mut Value)) -> Vec<String> {
+    let mut old = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    defaults::pod(&mut old);
+    let mut new = old.clone();
+    change(&mut new);
+    validate::pod(&new, Some(&old)).iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+}
+
+#[test]
+fn updates_may_change_images_and_add_tolerations() {
+    assert!(update(|pod| pod["spec"]["containers"][0]["image"] = json!("i:2")).is_empty());
+    assert!(
+        update(|pod| pod["spec"]["tolerations"] = json!([{"key": "a", "operator": "Exists"}])).is_empty()
+    );
+    assert!(update(|pod| pod["spec"]["activeDeadlineSeconds"] = json!(10)).is_empty());
+    assert!(update(|pod| pod["spec"]["nodeName"] = json!("node-1")).is_empty(), "that is a binding");
+    assert!(update(|pod| pod["metadata"]["labels"] = json!({"a": "b"})).is_empty());
+}
+
+#[test]
+fn updates_may_change_nothing_else() {
+    let refused = update(|pod| pod["spec"]["containers"][0]["command"] = json!(["sh"]));
+    assert_eq!(
+        refused,
+        ["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,\
+          `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
+          tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n\
+          changed: spec.containers"]
+    );
+    let refused = update(|pod| pod["spec"]["containers"] = json!([]));
+    assert_eq!(refused, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+}
+
+#[test]
+fn metadata() {
+    let mut pod = json!({"metadata": {"name": "Bad", "labels": {"a b": "c"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    defaults::pod(&mut pod);
+    let fields: Vec<String> = validate::pod(&pod, None).into_iter().map(|c| c.field).collect();
+    assert_eq!(fields, ["metadata.name", "metadata.labels"]);
+}
+
+#[test]
+fn shadowed_variables_are_warned_about() {
+    let spec = json!({"containers": [{"name": "c", "env": [{"name": "A"}, {"name": "A"}],
+        "resources": {"limits": {"memory": "128m"}}}]});
+    assert_eq!(
+        validate::warnings(&spec, "spec"),
+        [
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].resources.limits[memory]: fractional byte value \"128m\" is invalid, must be an integer",
+        ]
+    );
+}
+
+#[test]
+fn qos_class_follows_requests_and_limits() {
+    let spec = |resources: Value| json!({"containers": [{"name": "c", "resources": resources}]});
+    let full = json!({"cpu": "1", "memory": "1Gi"});
+    for (resources, expected) in [
+        (json!({}), "BestEffort"),
+        (json!({"limits": full, "requests": full}), "Guaranteed"),
+        (json!({"limits": full}), "Guaranteed"),
+        (json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
+        (json!({"requests": {"cpu": "500m"}}), "Burstable"),
+    ] {
+        assert_eq!(qos_class(&spec(resources.clone())), expected, "{resources}");
+    }
+}
+
+#[test]
+fn unsupported_volumes_are_named() {
+    let spec = json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "nfs": {"server": "x"}}]});
+    assert_eq!(unsupported_volumes(&spec), [("b".to_owned(), "nfs".to_owned())]);
+}

@@ -1,0 +1,100 @@
+//! What an update of a pod may change.
+
+use serde_json::{Map, Value};
+
+use crate::kinds::{
+    json::{items, members, text},
+    validate::{Path, Problems},
+};
+
+const ALLOWED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
+    tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// Compares two pod specs.
+pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
+    let path = Path::new("spec");
+    for list in ["containers", "initContainers"] {
+        if items(&new[list]).len() != items(&old[list]).len() {
+            problems.forbidden(&path.field(list), "pod updates may not add or remove containers");
+        }
+        for (index, container) in items(&new[list]).iter().enumerate() {
+            let image = text(container, "image");
+            let path = path.field(list).index(index).field("image");
+            if image.is_empty() {
+                problems.required(&path, "");
+            } else if image.trim() != image {
+                problems.invalid(&path, image, "must not have leading or trailing whitespace");
+            }
+        }
+    }
+    deadline(new, old, &path.field("activeDeadlineSeconds"), problems);
+    tolerations(new, old, &path.field("tolerations"), problems);
+    if !problems.is_empty() {
+        return;
+    }
+    let (fixed_new, fixed_old) = (fixed(new, old), fixed(old, old));
+    if fixed_new != fixed_old {
+        let mut changed: Vec<&String> =
+            members(&fixed_old).chain(members(&fixed_new)).map(|(field, _)| field).collect();
+        changed.sort();
+        changed.dedup();
+        changed.retain(|field| fixed_new.get(*field) != fixed_old.get(*field));
+        let changed: Vec<String> = changed.into_iter().map(|field| format!("spec.{field}")).collect();
+        problems.forbidden(&path, format!("{ALLOWED}\nchanged: {}", changed.join(", ")));
+    }
+}
+
+/// The spec without what may change.
+fn fixed(spec: &Value, old: &Value) -> Value {
+    let mut out = spec.as_object().cloned().unwrap_or_default();
+    for field in ["activeDeadlineSeconds", "tolerations"] {
+        out.remove(field);
+    }
+    // A pod gets its node once, by a binding.
+    if text(old, "nodeName").is_empty() {
+        out.remove("nodeName");
+    }
+    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0)
+        && out.get("terminationGracePeriodSeconds").and_then(Value::as_i64) == Some(1)
+    {
+        out.insert("terminationGracePeriodSeconds".to_owned(), old["terminationGracePeriodSeconds"].clone());
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = out.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.remove("image");
+        }
+    }
+    Value::Object(out)
+}
+
+fn deadline(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
+        (Some(new), old) => {
+            problems.in_range(path, new, 0, i64::from(i32::MAX));
+            if old.is_some_and(|old| old < new) {
+                problems.invalid(path, new, "must be less than or equal to previous value");
+            }
+        }
+        (None, Some(old)) => {
+            problems.invalid(path, old, "must not update from a positive integer to nil value");
+        }
+        (None, None) => {}
+    }
+}
+
+/// Existing tolerations stay (their seconds may change); new ones may come.
+fn tolerations(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    let plain = |toleration: &Value| -> Map<String, Value> {
+        let mut out = toleration.as_object().cloned().unwrap_or_default();
+        out.remove("tolerationSeconds");
+        out
+    };
+    let wanted = items(&new["tolerations"]);
+    let kept = |old: &Value| wanted.iter().any(|new| plain(new) == plain(old));
+    if !items(&old["tolerations"]).iter().all(kept) {
+        problems.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
+    }
+    super::validate::tolerations(&new["tolerations"], path, problems);
+}

@@ -1,0 +1,139 @@
+//! Validation, shared parts: paths, the list of what is wrong in upstream's words, and the rules that hold for
+//! many kinds.
+
+pub(super) mod meta;
+pub(super) mod names;
+pub(super) mod selectors;
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::model::Cause;
+
+/// Where a value is: `spec.containers[0].image`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Path(String);
+
+impl Path {
+    pub(super) fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    pub(super) fn field(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self::new(name) } else { Self(format!("{self}.{name}")) }
+    }
+
+    pub(super) fn index(&self, index: usize) -> Self {
+        Self(format!("{self}[{index}]"))
+    }
+
+    pub(super) fn key(&self, key: &str) -> Self {
+        Self(format!("{self}[{key}]"))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything that is wrong with an object.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Cause>);
+
+impl Problems {
+    pub(super) fn into_causes(self) -> Vec<Cause> {
+        self.0
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, reason: &'static str, path: &Path, message: String) {
+        self.0.push(Cause { reason, field: path.to_string(), message });
+    }
+
+    pub(super) fn required(&mut self, path: &Path, detail: &str) {
+        let message =
+            if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+        self.add("FieldValueRequired", path, message);
+    }
+
+    pub(super) fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: impl fmt::Display) {
+        let value = value.into();
+        self.add("FieldValueInvalid", path, format!("Invalid value: {value}: {detail}"));
+    }
+
+    pub(super) fn forbidden(&mut self, path: &Path, detail: impl fmt::Display) {
+        self.add("FieldValueForbidden", path, format!("Forbidden: {detail}"));
+    }
+
+    pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
+        self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", value.into()));
+    }
+
+    pub(super) fn not_found(&mut self, path: &Path, value: &str) {
+        self.add("FieldValueNotFound", path, format!("Not found: {value:?}"));
+    }
+
+    pub(super) fn too_long(&mut self, path: &Path, max: usize) {
+        self.add("FieldValueTooLong", path, format!("Too long: may not be more than {max} bytes"));
+    }
+
+    pub(super) fn unsupported(&mut self, path: &Path, value: &str, supported: &[&str]) {
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let message = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
+        self.add("FieldValueNotSupported", path, message);
+    }
+
+    /// All complaints of one of the checks in [`names`].
+    pub(super) fn all(&mut self, path: &Path, value: &str, complaints: Vec<String>) {
+        for complaint in complaints {
+            self.invalid(path, value, complaint);
+        }
+    }
+
+    /// A text that must be one of `supported`; empty counts as missing.
+    pub(super) fn one_of(&mut self, path: &Path, value: &str, supported: &[&str]) {
+        if value.is_empty() {
+            self.required(path, "");
+        } else if !supported.contains(&value) {
+            self.unsupported(path, value, supported);
+        }
+    }
+
+    /// A number, when it is there, that may not be below zero.
+    pub(super) fn not_negative(&mut self, path: &Path, value: &Value) {
+        if let Some(number) = value.as_i64().filter(|n| *n < 0) {
+            self.invalid(path, number, "must be greater than or equal to 0");
+        }
+    }
+
+    pub(super) fn in_range(&mut self, path: &Path, number: i64, low: i64, high: i64) {
+        if !(low..=high).contains(&number) {
+            self.invalid(path, number, format!("must be between {low} and {high}, inclusive"));
+        }
+    }
+
+    pub(super) fn port(&mut self, path: &Path, number: i64) {
+        self.in_range(path, number, 1, 65535);
+    }
+
+    /// A port by number or by name.
+    pub(super) fn port_or_name(&mut self, path: &Path, port: &Value) {
+        match port {
+            Value::String(name) => self.all(path, name, names::port_name(name)),
+            number => self.port(path, number.as_i64().unwrap_or_default()),
+        }
+    }
+
+    /// A field that an update may not change.
+    pub(super) fn immutable(&mut self, path: &Path, new: &Value, old: &Value) {
+        if new != old {
+            self.invalid(path, new.clone(), "field is immutable");
+        }
+    }
+}

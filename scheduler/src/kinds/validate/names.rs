@@ -1,0 +1,172 @@
+//! The syntax of names, labels and keys. Each check returns its complaints, none when the text is fine.
+
+const DNS_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
+    must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const DNS_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+    or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const DNS_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
+    an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+    validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const QUALIFIED_NAME: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with \
+    an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+    '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex \
+    used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
+    'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than \
+    '='";
+
+const MAX_LABEL: usize = 63;
+const MAX_SUBDOMAIN: usize = 253;
+
+fn collect(complaints: &[(bool, &str)]) -> Vec<String> {
+    complaints.iter().filter(|(wrong, _)| *wrong).map(|(_, text)| (*text).to_owned()).collect()
+}
+
+fn max(length: usize) -> String {
+    format!("must be no more than {length} bytes")
+}
+
+fn ends(text: &str, legal: impl Fn(char) -> bool) -> bool {
+    text.starts_with(&legal) && text.ends_with(&legal)
+}
+
+fn is_lower(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+fn is_dns_label(text: &str) -> bool {
+    ends(text, is_lower) && text.chars().all(|c| is_lower(c) || c == '-')
+}
+
+fn is_word(text: &str) -> bool {
+    ends(text, |c| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// An RFC 1123 label: container and namespace names.
+pub(in crate::kinds) fn dns_label(text: &str) -> Vec<String> {
+    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!is_dns_label(text), DNS_LABEL)])
+}
+
+/// An RFC 1123 subdomain: the names of most objects.
+pub(in crate::kinds) fn dns_subdomain(text: &str) -> Vec<String> {
+    let legal = text.split('.').all(is_dns_label);
+    collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!legal, DNS_SUBDOMAIN)])
+}
+
+/// An RFC 1035 label: names of Services.
+pub(in crate::kinds) fn dns_1035_label(text: &str) -> Vec<String> {
+    let legal = is_dns_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase());
+    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!legal, DNS_1035_LABEL)])
+}
+
+/// A label or annotation key, a taint key, a finalizer: a name with an optional DNS prefix.
+pub(in crate::kinds) fn qualified_name(text: &str) -> Vec<String> {
+    let (prefix, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
+        [name] => (None, *name),
+        [prefix, name] => (Some(*prefix), *name),
+        _ => {
+            let tail = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+            return vec![format!("a qualified name {QUALIFIED_NAME} {tail}")];
+        }
+    };
+    let mut out = Vec::new();
+    match prefix {
+        Some("") => out.push("prefix part must be non-empty".to_owned()),
+        Some(prefix) => out.extend(dns_subdomain(prefix).into_iter().map(|c| format!("prefix part {c}"))),
+        None => {}
+    }
+    if name.is_empty() {
+        out.push("name part must be non-empty".to_owned());
+    } else if name.len() > MAX_LABEL {
+        out.push(format!("name part {}", max(MAX_LABEL)));
+    }
+    if !is_word(name) {
+        out.push(format!("name part {QUALIFIED_NAME}"));
+    }
+    out
+}
+
+/// The value of a label.
+pub(in crate::kinds) fn label_value(text: &str) -> Vec<String> {
+    let legal = text.is_empty() || is_word(text);
+    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!legal, LABEL_VALUE)])
+}
+
+/// A key of a ConfigMap or Secret: also a file name.
+pub(in crate::kinds) fn config_key(text: &str) -> Vec<String> {
+    let legal =
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    collect(&[
+        (text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)),
+        (!legal, CONFIG_KEY),
+        (text == ".", "must not be '.'"),
+        (text == "..", "must not be '..'"),
+        (text.len() > 2 && text.starts_with(".."), "must not start with '..'"),
+    ])
+}
+
+/// The name of an environment variable.
+pub(in crate::kinds) fn env_name(text: &str) -> Vec<String> {
+    let legal = !text.is_empty() && text.chars().all(|c| (' '..='~').contains(&c) && c != '=');
+    collect(&[(!legal, ENV_NAME)])
+}
+
+/// The name of a port (an IANA service name).
+pub(in crate::kinds) fn port_name(text: &str) -> Vec<String> {
+    let legal = text.chars().all(|c| is_lower(c) || c == '-');
+    collect(&[
+        (text.len() > 15, "must be no more than 15 characters"),
+        (!legal, "must contain only alphanumeric characters (a-z, 0-9), and hyphens (-)"),
+        (!text.contains(|c: char| c.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (text.contains("--"), "must not contain consecutive hyphens"),
+        (text.starts_with('-') || text.ends_with('-'), "must not begin or end with a hyphen"),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_upstreams_syntax() {
+        for (check, good, bad) in [
+            (dns_label as fn(&str) -> Vec<String>, "my-name", "My_name"),
+            (dns_label, "0a", "-a"),
+            (dns_subdomain, "a.b-c.1", "a..b"),
+            (dns_1035_label, "a1", "1a"),
+            (qualified_name, "example.com/MyName", "example.com/"),
+            (qualified_name, "app", "a b"),
+            (qualified_name, "a_b.c", "x/y/z"),
+            (label_value, "", "-"),
+            (label_value, "v1.2_3", "a/b"),
+            (config_key, "nginx.conf", "a b"),
+            (config_key, "a..b", "..a"),
+            (env_name, "my.VAR-1", "A=B"),
+            (port_name, "http-2", "HTTP"),
+            (port_name, "a", "80"),
+        ] {
+            assert!(check(good).is_empty(), "{good}: {:?}", check(good));
+            assert!(!check(bad).is_empty(), "{bad}");
+        }
+        assert!(dns_label(&"a".repeat(63)).is_empty());
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+    }
+
+    #[test]
+    fn messages_are_upstreams() {
+        assert_eq!(
+            dns_subdomain("Bad_Name"),
+            [
+                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and \
+              must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            ]
+        );
+    }
+}

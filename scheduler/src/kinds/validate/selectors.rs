@@ -1,0 +1,50 @@
+//! Label selectors as objects.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Path, Problems, meta, names};
+use crate::{
+    kinds::json::{items, members, text},
+    model::LabelSelector,
+};
+
+/// Checks a `LabelSelector` object.
+pub(in crate::kinds) fn label_selector(selector: &Value, path: &Path, problems: &mut Problems) {
+    meta::labels(&selector["matchLabels"], &path.field("matchLabels"), problems);
+    for (index, expression) in items(&selector["matchExpressions"]).iter().enumerate() {
+        let path = path.field("matchExpressions").index(index);
+        let values = items(&expression["values"]);
+        match text(expression, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                problems.required(&path.field("values"), why);
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                problems.forbidden(&path.field("values"), why);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => problems.invalid(&path.field("operator"), other, "not a valid selector operator"),
+        }
+        let key = text(expression, "key");
+        problems.all(&path.field("key"), key, names::qualified_name(key));
+        for (index, value) in values.iter().filter_map(Value::as_str).enumerate() {
+            problems.all(&path.field("values").index(index), value, names::label_value(value));
+        }
+    }
+}
+
+/// Whether a selector object selects something in particular.
+pub(in crate::kinds) fn is_empty(selector: &Value) -> bool {
+    members(&selector["matchLabels"]).next().is_none() && items(&selector["matchExpressions"]).is_empty()
+}
+
+/// Whether a selector object matches `labels`; one that does not parse matches nothing.
+pub(in crate::kinds) fn matches(selector: &Value, labels: &Value) -> bool {
+    let labels: BTreeMap<String, String> =
+        members(labels).map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect();
+    let selector = serde_json::from_value(selector.clone()).ok();
+    selector.and_then(|s| LabelSelector::from_object(&s).ok()).is_some_and(|s| s.matches(&labels))
+}
