@@ -9,6 +9,7 @@
 
 mod answer;
 mod flows;
+mod icmp;
 mod maps;
 mod packet;
 mod panic;

@@ -2,7 +2,7 @@
 //!
 //! Sizes here are floors; the agent sets the configured ones at load.
 
-use core::ptr::{addr_of, read_volatile};
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use agent_ebpf_common::{
     abi::{
@@ -170,6 +170,15 @@ impl Tables for KernelTables {
     fn remember(&self, value: AffinityValue) {
         // A full table evicts; when even that fails the client is bound at its next connection.
         let _ = AFFINITY.insert(&value.key, &value, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn touch(&self, key: AffinityKey, now: u32) {
+        if let Some(value) = AFFINITY.get_ptr_mut(&key) {
+            // SAFETY: an element of the map. Should it have been recycled meanwhile, another client stays bound
+            // a little longer.
+            unsafe { write_volatile(addr_of_mut!((*value).last), now) };
+        }
     }
 
     #[inline(always)]

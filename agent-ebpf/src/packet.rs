@@ -19,7 +19,7 @@ use crate::maps::{FRAGMENTS, count_drop};
 
 /// Bytes of the Ethernet header in front of every packet here.
 pub(crate) const ETHERNET: u32 = 14;
-const IPV4: u32 = 0x0800_u16.to_be() as u32;
+pub(crate) const IPV4: u32 = 0x0800_u16.to_be() as u32;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -78,12 +78,12 @@ pub(crate) fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N
 }
 
 #[inline(always)]
-fn word(bytes: [u8; 4]) -> u32 {
+pub(crate) fn word(bytes: [u8; 4]) -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
 #[inline(always)]
-fn half(bytes: [u8; 2]) -> u16 {
+pub(crate) fn half(bytes: [u8; 2]) -> u16 {
     u16::from_ne_bytes(bytes)
 }
 

@@ -12,6 +12,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use crate::{
     answer::refuse,
     flows::{claim, follow, record},
+    icmp,
     maps::{KernelTables, count_connection, frontend, is_node_address, ticks},
     packet::{Packet, Verdict, parse, rewrite, swap_ethernet},
 };
@@ -85,7 +86,7 @@ fn forward(ctx: &TcContext, packet: &Packet, to: &Tuple, flags: u32) -> Verdict 
 
 #[inline(always)]
 fn entering(ctx: &TcContext) -> Verdict {
-    let Some(packet) = parse(ctx, LEG_TO_POD) else { return Verdict::PASS };
+    let Some(packet) = parse(ctx, LEG_TO_POD) else { return icmp::entering(ctx) };
     let Some(flow) = follow(&packet, LEG_TO_POD) else { return Verdict::PASS };
     match rewrite(ctx, &packet, &packet.tuple.rewritten(&flow)) {
         Some(()) => Verdict::PASS,

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::{layout, sh::cargo, up};
+use crate::{ebpf, layout, sh::cargo, up};
 
 /// Pod start and footprint on a cluster of one node.
 pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
@@ -34,4 +34,18 @@ pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
         .shown();
     let stopped = cluster.stop();
     measured.and(stopped)
+}
+
+/// Connect latency and programming time of the service datapath: the agent's own code, without a cluster.
+pub(crate) fn connect(rounds: u32) -> Result<()> {
+    let root = layout::root()?;
+    ebpf::build(&root)?;
+    let results = root.join("target/bench-results");
+    std::fs::create_dir_all(&results)?;
+    cargo()
+        .dir(&root)
+        .args(["bench", "--quiet", "--package", "gantry-agent", "--bench", "connect", "--"])
+        .args(["--rounds", &rounds.to_string(), "--json"])
+        .arg(results.join("connect.json"))
+        .shown()
 }

@@ -73,6 +73,12 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Connect to a service beside direct, nftables and iptables; programming time.
+    Connect {
+        /// Rounds in which the variants take turns.
+        #[arg(long, default_value_t = 15)]
+        rounds: u32,
+    },
     /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
     Pods {
         /// How many.
@@ -91,6 +97,7 @@ fn main() -> ExitCode {
         Command::Down { name } => up::down(&name),
         Command::Test { suites } => test::run(&suites),
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
+        Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };

@@ -302,3 +302,52 @@ fn tcp_from_outside_to_both_kinds_of_backend_and_to_none() {
     });
     assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_backend_that_refuses_is_heard() {
+    let node = Node::new();
+    make_router();
+    let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
+    let dataplane = node.open();
+    // Nobody listens there: the backend's own kernel answers with a port unreachable.
+    node.publish(
+        &dataplane,
+        &table([("dns", service("10.96.0.10", 80, Protocol::Udp, &[&server.endpoint(53)]))]),
+    );
+    client.attach(&dataplane);
+    server.attach(&dataplane);
+    let error = client.within(|| {
+        let socket = datagram_socket();
+        socket.connect(VIP).unwrap();
+        exchange(&socket, "x").unwrap_err()
+    });
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_load_balancer_address_takes_clients_from_its_ranges_only() {
+    let mut node = Node::new();
+    node.config.uplink = Some("up0".to_owned());
+    node.config.pod_sockets = false;
+    make_router();
+    let world = World::new();
+    let pod = Pod::new("10.244.0.2");
+    let _server = pod.serve(8080);
+    let dataplane = node.open();
+    let mut web = service("10.96.0.10", 80, Protocol::Tcp, &[&pod.endpoint(8080)]);
+    web.load_balancer_ips = vec![("192.0.2.77".parse().unwrap(), None)];
+    web.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    node.publish(&dataplane, &table([("web", web.clone())]));
+    pod.attach(&dataplane);
+    crate::support::run("ip addr add 192.0.2.77/32 dev lo");
+    let from_outside = || {
+        let address = "192.0.2.77:80".parse().unwrap();
+        world.0.within(|| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)))
+    };
+    assert_eq!(from_outside().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    web.source_ranges.push("192.0.2.0/28".parse().unwrap());
+    node.publish(&dataplane, &table([("web", web)]));
+    from_outside().unwrap();
+}

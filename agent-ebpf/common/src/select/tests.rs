@@ -37,6 +37,11 @@ impl Tables for Memory {
     fn remember(&self, value: AffinityValue) {
         self.affinity.borrow_mut().insert(value.key, value);
     }
+    fn touch(&self, key: AffinityKey, now: u32) {
+        if let Some(value) = self.affinity.borrow_mut().get_mut(&key) {
+            value.last = now;
+        }
+    }
     fn in_source_range(&self, _service: u32, client_be: u32) -> bool {
         self.allowed == Some(client_be)
     }

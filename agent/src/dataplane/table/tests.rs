@@ -104,6 +104,7 @@ impl Tables for Memory {
         None
     }
     fn remember(&self, _value: AffinityValue) {}
+    fn touch(&self, _key: AffinityKey, _now: u32) {}
     fn in_source_range(&self, _service: u32, _client_be: u32) -> bool {
         true
     }
