@@ -3,25 +3,40 @@
 //! Start: store, objects, first objects, controllers and sessions, API last, so that whoever gets an answer
 //! gets it from a whole scheduler. Stop: API first, the store last, so that nothing acknowledged is lost.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::{PodDefaults, ServiceAddresses, ServiceRanges},
     api::{self, Api, Server, ServerError},
     bootstrap,
+    cache::Cache,
     config::Config,
+    events::Recorder,
     kinds,
     model::{ApiError, Resource},
+    nodes::{ClusterFacts, Nodes, NodesConfig, NodesError, NodesParts},
     objects::{Admission, Objects},
-    pki::{self, Alpn, Authority, PkiError, Serving},
+    pki::{self, Alpn, Authority, PkiError, Serving, Tokens},
+    placement,
     store::{Keyring, Layout, OpenError, SealError, SqliteOptions, SqliteStore},
 };
 
 /// Lifetime of the serving certificate, which is replaced long before.
 const SERVING_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Lifetime of node certificates; agents renew them over their session after two thirds.
+const NODE_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long tasks may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,12 +52,29 @@ pub enum StartError {
     /// The CA or the serving certificate.
     #[error("cannot set up the cluster's certificates")]
     Pki(#[from] PkiError),
-    /// A listener.
-    #[error("cannot serve")]
+    /// The API's listener.
+    #[error("cannot serve the API")]
     Server(#[from] ServerError),
+    /// The listener for agents.
+    #[error("cannot listen for agents on {address}")]
+    NodePort {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The first objects.
     #[error("cannot create the system's own objects")]
     Bootstrap(#[source] ApiError),
+}
+
+/// What ended a running scheduler.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The node port.
+    #[error("the port for agents failed")]
+    Nodes(#[from] NodesError),
 }
 
 /// A running scheduler.
@@ -52,6 +84,7 @@ pub struct App {
     stop: CancellationToken,
     tasks: TaskTracker,
     ready: watch::Sender<bool>,
+    failures: mpsc::Receiver<Failure>,
 }
 
 /// The resources and fields that the store indexes, from the kind table.
@@ -62,16 +95,51 @@ pub fn layout() -> Layout {
 impl App {
     /// Starts everything.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let started = Self::assemble(config, stop.clone(), tasks.clone()).await;
+        if started.is_err() {
+            // What runs already must not outlive the failure.
+            stop.cancel();
+            tasks.close();
+            tasks.wait().await;
+        }
+        started
+    }
+
+    async fn assemble(
+        config: &Config,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Result<Self, StartError> {
         let mut registry = Registry::default();
-        let objects = Objects::new(Arc::new(open_store(config)?), admission(config));
+        let cache = Cache::default();
+        let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
+        let recorder = Recorder::start(&objects, &stop, &tasks);
+        placement::start(placement::Dependencies {
+            objects: objects.clone(),
+            cache: cache.clone(),
+            recorder: recorder.clone(),
+            metrics: placement::Metrics::new(&mut registry),
+            stop: stop.clone(),
+            tracker: tasks.clone(),
+        });
+        cache.start(&objects, &stop, &tasks);
         bootstrap::first_objects(&objects, config).await.map_err(StartError::Bootstrap)?;
 
-        let authority = Arc::new(Authority::open(&config.pki_dir(), SystemTime::now())?);
-        let serving =
-            Serving::issue(authority.clone(), config.serving_names(), SERVING_LIFETIME, SystemTime::now())?;
+        let now = SystemTime::now();
+        let authority = Arc::new(Authority::open(&config.pki_dir(), now)?);
+        let serving = Serving::issue(authority.clone(), config.serving_names(), SERVING_LIFETIME, now)?;
         tasks.spawn(serving.clone().keep_fresh(stop.clone()));
+        let parts = NodesParts {
+            objects: objects.clone(),
+            authority: authority.clone(),
+            serving: serving.clone(),
+            tokens: Tokens::open(&config.pki_dir())?,
+            recorder,
+            config: nodes_config(config),
+        };
+        let nodes = Nodes::start(parts, &mut registry, &stop, &tasks);
+        let failures = serve_nodes(config.nodes_listen, nodes, &tasks).await?;
 
         let (ready, is_ready) = watch::channel(false);
         let parts = api::Parts {
@@ -88,8 +156,18 @@ impl App {
         let tls = pki::server_config(&authority, serving, Alpn::Http)?;
         tasks.spawn(server.run(api, tls, stop.clone()));
         ready.send_replace(true);
-        tracing::info!(api = %api_address, data = %config.data_dir.display(), "scheduler started");
-        Ok(Self { objects, api_address, stop, tasks, ready })
+        let data = config.data_dir.display();
+        tracing::info!(api = %api_address, nodes = %config.nodes_listen, %data, "scheduler started");
+        Ok(Self { objects, api_address, stop, tasks, ready, failures })
+    }
+
+    /// Returns when a part that everything depends on has ended. Cancel-safe.
+    pub async fn failed(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            // All parts ended well, which they only do when they are told to.
+            None => std::future::pending().await,
+        }
     }
 
     /// Where the API listens.
@@ -126,7 +204,47 @@ fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
     })?)
 }
 
-/// The admission chain.
-fn admission(_config: &Config) -> Vec<Arc<dyn Admission>> {
-    Vec::new()
+/// The admission chain. What it follows in `cache` must not be started yet.
+fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
+    let cluster = &config.cluster;
+    let ranges = ServiceRanges {
+        addresses: cluster.service_cidr,
+        ports: cluster.node_ports.clone(),
+        dns: cluster.dns_ip,
+    };
+    vec![Arc::new(PodDefaults), Arc::new(ServiceAddresses::new(ranges, cache))]
+}
+
+fn nodes_config(config: &Config) -> NodesConfig {
+    let cluster = &config.cluster;
+    NodesConfig {
+        heartbeat: config.timing.heartbeat,
+        lease: config.timing.lease,
+        certificate_lifetime: NODE_CERTIFICATE_LIFETIME,
+        cluster: ClusterFacts {
+            domain: cluster.domain.clone(),
+            service_cidr: cluster.service_cidr.into(),
+            pod_cidr: cluster.pod_cidr.into(),
+            dns_ip: cluster.dns_ip.into(),
+            node_ports: (*cluster.node_ports.start(), *cluster.node_ports.end()),
+        },
+    }
+}
+
+/// Serves agents; the receiver gets what ends it.
+async fn serve_nodes(
+    address: SocketAddr,
+    nodes: Nodes,
+    tasks: &TaskTracker,
+) -> Result<mpsc::Receiver<Failure>, StartError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::NodePort { address, source })?;
+    let (failed, failures) = mpsc::channel(1);
+    tasks.spawn(async move {
+        if let Err(error) = nodes.serve(listener).await {
+            // Nobody listens any more only when the scheduler is ending anyway.
+            drop(failed.send(error.into()).await);
+        }
+    });
+    Ok(failures)
 }

@@ -12,9 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    app::{App, StartError},
+    app::{App, Failure, StartError},
     config::{Config, ConfigError, LogFormat},
     pki::{Authority, PkiError, Token, Tokens, Validity, kubeconfig},
+    supervisor,
 };
 
 /// Exit code: done.
@@ -114,6 +115,9 @@ pub enum CommandError {
     /// The scheduler did not start.
     #[error("cannot start")]
     Start(#[from] StartError),
+    /// The scheduler ended by itself.
+    #[error("stopped")]
+    Failed(#[from] Failure),
     /// Certificates and tokens.
     #[error("cannot use the cluster's certificates or tokens")]
     Pki(#[from] PkiError),
@@ -130,7 +134,12 @@ impl CommandError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Ttl(_) => BAD_USAGE,
-            Self::Runtime(_) | Self::Start(_) | Self::Pki(_) | Self::NoToken(_) | Self::Output(_) => FAILURE,
+            Self::Runtime(_)
+            | Self::Start(_)
+            | Self::Failed(_)
+            | Self::Pki(_)
+            | Self::NoToken(_)
+            | Self::Output(_) => FAILURE,
         }
     }
 }
@@ -156,14 +165,19 @@ fn serve(config: &Config) -> Result<(), CommandError> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Runtime)?;
-        let app = App::start(config).await?;
-        // Both are cancel-safe: a signal that is not taken is kept.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut app = App::start(config).await?;
+        supervisor::ready();
+        let watchdog = supervisor::watchdog();
+        // All are cancel-safe: a signal or failure that is not taken is kept, the watchdog keeps nothing.
+        let failure = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            () = watchdog => None,
+            failure = app.failed() => Some(failure),
+        };
+        supervisor::stopping();
         app.stop().await;
-        Ok(())
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
     })
 }
 

@@ -23,3 +23,4 @@ pub mod placement;
 pub mod serve;
 pub mod store;
 pub mod streams;
+mod supervisor;
