@@ -20,6 +20,9 @@ mod session;
 mod status_queue;
 mod usage;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::IpAddr,
     sync::Arc,
