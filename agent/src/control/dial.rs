@@ -1,7 +1,7 @@
 //! Streams: the scheduler asks over the session, the agent dials back. Each has a connection of its own, so that
 //! a slow reader of one cannot hold up the session by HTTP/2 flow control.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use gantry_proto::node::v1::{self as pb, node_client::NodeClient};
@@ -19,6 +19,8 @@ use crate::model::{Chain, StreamEnd, StreamRefusal};
 
 /// Frames that wait in each direction.
 const BUFFER: usize = 16;
+/// How long the last frames may take to be read.
+const LINGER: Duration = Duration::from_secs(30);
 /// The largest frame.
 const MAX_FRAME: usize = 4 << 20;
 
@@ -99,7 +101,7 @@ async fn pump(
     let (output, mut from_handler) = mpsc::channel(BUFFER);
     // A task of its own: when the client goes, the handler sees both ends close and winds up in its own time.
     let handler = tokio::spawn(stream(StreamChannel { input, output }));
-    let deliver = async {
+    let deliver = async move {
         while let Some(chunk) = from_handler.recv().await {
             if frames.send(convert::stream_output(chunk)).await.is_err() {
                 return;
@@ -111,10 +113,14 @@ async fn pump(
         // The last frame; when the client has gone there is nobody to tell.
         let _ = frames.send(convert::stream_end(end)).await;
     };
+    let mut receive = std::pin::pin!(receive(inbound, to_handler));
     // Cancel-safe: whichever ends first ends the stream, nothing is resumed.
     tokio::select! {
-        () = deliver => {}
-        () = receive(inbound, to_handler) => {}
+        () = deliver => {
+            // To hang up now would take the last frame back: the scheduler does it once it has read it.
+            let _ = tokio::time::timeout(LINGER, receive).await;
+        }
+        () = &mut receive => {}
     }
 }
 

@@ -35,12 +35,8 @@ pub struct Validity {
 impl Validity {
     /// `lifetime` from `now` on.
     pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
-        Self { from: now - CLOCK_SKEW, until: now + lifetime }
-    }
-
-    /// When to replace it: after two thirds of the time from `now` to its end.
-    pub fn renewal(&self, now: SystemTime) -> Duration {
-        self.until.duration_since(now).unwrap_or_default() * 2 / 3
+        // Holders renew at two thirds of the whole: the skew must stay a small part of it.
+        Self { from: now - CLOCK_SKEW.min(lifetime / 10), until: now + lifetime }
     }
 
     /// The end in Unix seconds.
