@@ -50,24 +50,23 @@ impl Metrics {
             cache_hits: Counter::default(),
             upstream_failures: Counter::default(),
         };
-        let registry = registry.sub_registry_with_prefix("agent_dns");
         registry.register(
-            "requests",
+            "agent_dns_requests",
             "Questions answered, by where the answer came from and its response code",
             metrics.requests.clone(),
         );
         registry.register(
-            "request_duration_seconds",
+            "agent_dns_request_duration_seconds",
             "Time from the arrival of a question to its answer",
             metrics.duration.clone(),
         );
         registry.register(
-            "cache_hits",
+            "agent_dns_cache_hits",
             "Questions for names outside the cluster answered from the cache",
             metrics.cache_hits.clone(),
         );
         registry.register(
-            "upstream_failures",
+            "agent_dns_upstream_failures",
             "Attempts to ask one of the host's name servers that brought no usable answer",
             metrics.upstream_failures.clone(),
         );
