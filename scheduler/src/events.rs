@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cache::{Cached, MetaExt},
+    cache::Cached,
     model::{Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
 };

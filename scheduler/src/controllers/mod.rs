@@ -12,16 +12,12 @@ mod pods;
 mod replicaset;
 pub mod runner;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ipnet::Ipv4Net;
 
 use self::runner::Runtime;
-use crate::{
-    cache::{Cache, Client, WriteError},
-    events::Recorder,
-    objects::Objects,
-};
+use crate::{cache::Cache, events::Recorder, objects::Objects};
 
 /// What the loops are told of the cluster.
 #[derive(Clone, Debug)]
@@ -32,6 +28,10 @@ pub struct Settings {
     pub node_prefix: u8,
     /// The certificate authority that pods are told to trust, PEM.
     pub ca_pem: Arc<str>,
+    /// Where load balancer addresses come from; empty: services wait for one.
+    pub load_balancer_pool: Vec<Ipv4Net>,
+    /// A node whose lease was not renewed for so long is lost.
+    pub lease: Duration,
 }
 
 /// What the loops need from the process.
@@ -49,15 +49,13 @@ pub struct Dependencies {
 }
 
 /// Starts every loop. Call before the cache is started, so that none misses a change.
-pub async fn start(dependencies: Dependencies) -> Result<(), WriteError> {
+pub fn start(dependencies: Dependencies) {
     let Dependencies { objects, cache, recorder, runtime, settings } = dependencies;
-    namespace::bootstrap(&Client::new(&objects, &cache, "bootstrap")).await?;
     namespace::start(&objects, &cache, &runtime, settings.ca_pem);
     ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
     replicaset::start(&objects, &cache, &recorder, &runtime);
     deployment::start(&objects, &cache, &recorder, &runtime);
     endpoints::start(&objects, &cache, &recorder, &runtime);
-    Ok(())
 }
 
 #[cfg(test)]

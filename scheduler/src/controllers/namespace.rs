@@ -20,8 +20,6 @@ use crate::{
 const COMPONENT: &str = "namespace-controller";
 /// How often the content of an ending namespace is looked at when no event says that it went.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Namespaces that every cluster has.
-const SYSTEM: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// The ConfigMap that tells pods which authority to trust.
 const ROOT_CA: &str = "kube-root-ca.crt";
 
@@ -58,20 +56,6 @@ pub(super) fn start(objects: &Objects, cache: &Cache, runtime: &Runtime, ca_pem:
     });
     let client = Client::new(objects, cache, COMPONENT);
     runtime.spawn(Namespaces { cache: cache.clone(), client, ca_pem }, &queue);
-}
-
-/// Makes the namespaces that every cluster has. Called before anything else runs.
-pub(super) async fn bootstrap(client: &Client) -> Result<(), WriteError> {
-    for name in SYSTEM {
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        match client.create(&Namespace { metadata, ..Namespace::default() }).await {
-            Err(error) if error.is_already_exists() => {}
-            other => {
-                other?;
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Controller for Namespaces {

@@ -16,11 +16,11 @@ use super::{
     start,
 };
 use crate::{
-    cache::{Cache, Id, MetaExt},
+    cache::{Cache, MetaExt},
     events::Recorder,
     kinds::Subresource,
     model::Resource,
-    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WriteOptions},
+    objects::{DeleteOptions, Objects, Patch, Selection, WriteOptions},
 };
 
 pub(super) struct Cluster {
@@ -42,11 +42,13 @@ pub(super) async fn cluster() -> Cluster {
         pod_range: "10.244.0.0/16".parse().unwrap(),
         node_prefix: 24,
         ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+        load_balancer_pool: vec!["192.0.2.8/30".parse().unwrap()],
+        lease: Duration::from_secs(1),
     };
     let recorder = Recorder::start(&objects, &stop, &tracker);
     let dependencies =
         Dependencies { objects: objects.clone(), cache: cache.clone(), recorder, runtime, settings };
-    start(dependencies).await.unwrap();
+    start(dependencies);
     cache.start(&objects, &stop, &tracker);
     Cluster { objects, cache }
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::{
     api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
 use super::model::{
@@ -92,7 +93,7 @@ impl Sets {
     }
 }
 
-fn age(set: &ReplicaSet) -> (Option<k8s_openapi::jiff::Timestamp>, &str) {
+fn age(set: &ReplicaSet) -> (Option<Timestamp>, &str) {
     (set.metadata.creation_timestamp.as_ref().map(|t| t.0), set.metadata.name_str())
 }
 
