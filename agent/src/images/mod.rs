@@ -1,12 +1,21 @@
 //! Pulls images from registries into containerd's content store and unpacks them: in parallel, with mirrors, an
 //! alias map, credentials from pull secrets, and progress that the pod's events show. Never runs anything.
 
+mod containerd;
+mod ingest;
 pub(crate) mod local;
+mod names;
 mod platform;
+mod pull;
+mod registry;
+mod share;
+mod unpack;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+
+pub use containerd::ContainerdImages;
 
 /// What an image says about how to run it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +41,17 @@ pub struct Credential {
     pub username: String,
     /// Password; never logged.
     pub password: String,
+}
+
+/// Where images come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageSettings {
+    /// Names that are served under another: whole references, repositories, or prefixes that end at a slash.
+    pub aliases: BTreeMap<String, String>,
+    /// Registry host to hosts with the same content, asked before it.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Hosts without TLS. Registries on loopback addresses need not be named.
+    pub plain_http: Vec<String>,
 }
 
 /// Bytes so far.

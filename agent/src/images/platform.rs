@@ -8,6 +8,8 @@ use serde::Deserialize;
 pub(crate) struct Document {
     /// Present in an index.
     pub(crate) manifests: Option<Vec<Entry>>,
+    /// Of the document itself; optional in older ones.
+    pub(crate) media_type: Option<String>,
 }
 
 /// One image of an index.

@@ -55,7 +55,8 @@ impl Exit {
     pub(super) fn state(self, started_ms: Option<i64>) -> ContainerState {
         ContainerState::Exited {
             code: self.code,
-            started_ms: started_ms.unwrap_or(self.finished_ms),
+            // The start is recorded after it: a very short life may have ended before.
+            started_ms: started_ms.map_or(self.finished_ms, |started| started.min(self.finished_ms)),
             finished_ms: self.finished_ms,
             oom_killed: self.oom_killed,
         }

@@ -11,9 +11,6 @@ use std::{
 
 use gantry_agent::runtime::{Containerd, ContainerdRuntime, Handler, Options};
 
-/// The namespace that the tests use.
-pub(crate) const NAMESPACE: &str = "gantry-test";
-
 /// A running containerd.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -62,6 +59,11 @@ impl Host {
         }
     }
 
+    /// containerd namespace of its own: the OCI runtime's state is not kept per containerd.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.cgroup[1..]
+    }
+
     /// Everything of this host on disk.
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
@@ -74,7 +76,7 @@ impl Host {
 
     /// A client of it.
     pub(crate) fn client(&self) -> Containerd {
-        Containerd::new(&self.socket(), NAMESPACE).unwrap()
+        Containerd::new(&self.socket(), self.namespace()).unwrap()
     }
 
     /// A new adapter, as after a restart of the agent.
@@ -118,6 +120,7 @@ impl Drop for Host {
         for pid in self.processes() {
             let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGKILL);
         }
+        let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(self.namespace()));
         let deadline = Instant::now() + Duration::from_secs(5);
         while remove_cgroup(&group).is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));

@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::host::{Host, NAMESPACE};
+use super::host::Host;
 
 const APPLETS: &[&str] = &[
     "sh", "sleep", "cat", "echo", "id", "env", "ls", "true", "false", "head", "yes", "kill", "stat", "tr",
@@ -179,7 +179,7 @@ impl TestImage {
         let output = Command::new("ctr")
             .arg("--address")
             .arg(host.socket())
-            .args(["--namespace", NAMESPACE, "images", "import"])
+            .args(["--namespace", host.namespace(), "images", "import"])
             .arg(archive)
             .output()
             .unwrap();

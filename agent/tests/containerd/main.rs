@@ -4,6 +4,8 @@
 
 mod host;
 mod image;
+mod pulls;
+mod registry;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
