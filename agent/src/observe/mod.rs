@@ -20,9 +20,11 @@ use crate::{
     volumes::{VolumeError, Volumes},
 };
 
+mod host;
 mod last_words;
 mod records;
 
+pub use host::{Host, Machine};
 pub use last_words::LastWords;
 pub use records::Records;
 

@@ -106,6 +106,7 @@ impl Pods {
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let stop = self.stop.clone();
+        let mut node = self.tools.node.clone();
         loop {
             // All cancel-safe: watch, channels and interval keep what was not taken; a stream's next() too.
             tokio::select! {
@@ -118,6 +119,11 @@ impl Pods {
                         }
                     }
                     // Its sender lives as long as the agent.
+                    Err(_) => break,
+                },
+                // The cluster's ranges or the node's addresses: every plan may be another one.
+                changed = node.changed() => match changed {
+                    Ok(()) => self.ring_all(),
                     Err(_) => break,
                 },
                 Some(event) = events.next() => self.event(&event),

@@ -15,7 +15,9 @@ use super::{DesiredState, Metrics};
 use crate::{
     apply::chain,
     dataplane::Dataplane,
-    model::{Desired, FailedKind, FailedObject, NodeView, ServiceTable, Upstream},
+    dns::{Names, SharedNames},
+    lifecycle::Gate,
+    model::{ClusterNetwork, Desired, FailedKind, FailedObject, NodeView, ServiceTable, Upstream},
     net::Network,
 };
 
@@ -24,7 +26,6 @@ const RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// What programming needs.
-#[derive(Clone)]
 pub struct Programmer {
     /// eBPF.
     pub dataplane: Arc<dyn Dataplane>,
@@ -34,6 +35,10 @@ pub struct Programmer {
     pub upstream: Arc<dyn Upstream>,
     /// The node: its name and addresses.
     pub node: watch::Receiver<Arc<NodeView>>,
+    /// What the name server answers from.
+    pub names: SharedNames,
+    /// Opened by the first table that is programmed.
+    pub programmed: Gate,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -42,12 +47,14 @@ pub struct Programmer {
 #[derive(Default)]
 struct Done {
     desired: Option<Arc<Desired>>,
+    cluster: Option<ClusterNetwork>,
     announced: Option<Vec<IpAddr>>,
 }
 
 /// Programs every desired state until cancelled.
 pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop: CancellationToken) {
     let mut done = Done::default();
+    let mut node = programmer.node.clone();
     let mut retry = RETRY;
     loop {
         let current = desired.borrow_and_update().clone();
@@ -60,6 +67,8 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
         // All cancel-safe: a watch, a timer, a flag.
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return },
+            // The cluster's ranges came: names can be answered.
+            changed = node.changed() => if changed.is_err() { return },
             () = timer => retry = (retry * 2).min(MAX_RETRY),
             () = stop.cancelled() => return,
         }
@@ -79,7 +88,9 @@ impl Programmer {
         if !same_peers && let Err(error) = self.network.set_peers(&desired.peers).await {
             failed.push(failure(FailedKind::Peer, desired.generation, chain(&error)));
         }
-        if before.as_ref().is_none_or(|before| !same_services(&before.services, &desired.services)) {
+        let same = before.as_ref().is_some_and(|before| same_services(&before.services, &desired.services));
+        self.name(desired, done, same, &mut failed);
+        if !same {
             self.services(desired, done, &mut failed).await;
         }
         self.metrics.published(began.elapsed().as_secs_f64(), desired.generation, failed.is_empty());
@@ -89,9 +100,25 @@ impl Programmer {
         let any = !failed.is_empty();
         if !any {
             done.desired = Some(Arc::clone(desired));
+            self.programmed.open();
         }
         self.upstream.programmed(desired.epoch, desired.generation, failed);
         any
+    }
+
+    /// Names and load balancer have one source: both are replaced by the same pass.
+    fn name(&self, desired: &Desired, done: &mut Done, same: bool, failed: &mut Vec<FailedObject>) {
+        let cluster = self.node.borrow().cluster.clone();
+        let Some(cluster) = cluster.filter(|cluster| !same || done.cluster.as_ref() != Some(cluster)) else {
+            return;
+        };
+        match Names::new(cluster.clone(), Arc::new(desired.services.clone())) {
+            Ok(names) => {
+                self.names.store(Some(Arc::new(names)));
+                done.cluster = Some(cluster);
+            }
+            Err(error) => failed.push(failure(FailedKind::Service, desired.generation, chain(&error))),
+        }
     }
 
     async fn services(&self, desired: &Arc<Desired>, done: &mut Done, failed: &mut Vec<FailedObject>) {

@@ -21,6 +21,7 @@ struct Agent {
     desired: watch::Sender<Option<Arc<Desired>>>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    _nodes: watch::Sender<Arc<NodeView>>,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -41,6 +42,7 @@ impl Agent {
             Observer::new(ports.clone(), records.clone(), clock.clone(), LastWords::new(layout.clone()));
         let apply = Apply::new(ports.clone(), records.clone(), events.clone(), clock.clone(), layout);
         let prober = Prober::new(ports.runtime.clone(), records.clone(), events.clone(), clock);
+        let nodes = watch::Sender::new(view);
         let tools = Tools {
             observer,
             apply,
@@ -48,7 +50,7 @@ impl Agent {
             records,
             upstream: heard.clone(),
             events,
-            node: watch::channel(view).1,
+            node: nodes.subscribe(),
             health: watch::channel(None).0,
             metrics: Arc::default(),
         };
@@ -58,7 +60,7 @@ impl Agent {
             tokio::spawn(Pods::new(tools, ports.runtime.clone(), receiver, stop.clone()).run()),
             tokio::spawn(prober.run(stop.clone())),
         ];
-        Self { node: node.clone(), heard, desired: sender, stop, tasks, dir: dir.clone() }
+        Self { node: node.clone(), heard, desired: sender, stop, tasks, _nodes: nodes, dir: dir.clone() }
     }
 
     fn want(&self, wanted: Desired) {

@@ -1,0 +1,178 @@
+//! What the node says of itself: facts at the start of a session, vitals with every heartbeat.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{
+    cgroup::{Cgroups, Enforcement},
+    config::NodeConfig,
+    control::NodeReporter,
+    images::Images,
+    model::{ContainerUsage, NodeCondition, NodeFacts, NodeView, Vitals},
+    observe::{Clock, Host, Machine, Records},
+    runtime::Runtime,
+};
+
+/// Speaks for the node.
+pub(super) struct Reporter {
+    pub(super) node: NodeConfig,
+    pub(super) host: Host,
+    pub(super) machine: Machine,
+    pub(super) view: watch::Receiver<Arc<NodeView>>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) images: Arc<dyn Images>,
+    pub(super) cgroups: Arc<dyn Cgroups>,
+    pub(super) records: Arc<Records>,
+    /// Why the runtime does not answer.
+    pub(super) health: watch::Receiver<Option<String>>,
+    pub(super) clock: Clock,
+}
+
+/// Capacity less what is kept for the machine.
+pub(super) fn allocatable(node: &NodeConfig, machine: &Machine) -> (i64, i64) {
+    let memory = i64::try_from(machine.memory).unwrap_or(i64::MAX);
+    let cpu = i64::from(machine.cpus) * 1000;
+    ((cpu - node.reserved_cpu_milli).max(0), (memory - node.reserved_memory).max(0))
+}
+
+impl Reporter {
+    fn resources(&self, cpu_milli: i64, memory: i64) -> BTreeMap<String, String> {
+        let cpu = match cpu_milli % 1000 {
+            0 => (cpu_milli / 1000).to_string(),
+            _ => format!("{cpu_milli}m"),
+        };
+        let mut resources = BTreeMap::from([
+            ("cpu".to_owned(), cpu),
+            ("memory".to_owned(), format!("{}Ki", memory / 1024)),
+            ("pods".to_owned(), self.node.max_pods.to_string()),
+        ]);
+        let state_dir = &self.view.borrow().layout.state_dir;
+        if let Some((all, _)) = Host::disk(state_dir) {
+            resources.insert("ephemeral-storage".to_owned(), format!("{}Ki", all / 1024));
+        }
+        resources
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.node.labels.clone();
+        let own = [
+            ("kubernetes.io/hostname", self.node.name.as_str()),
+            ("kubernetes.io/arch", architecture()),
+            ("kubernetes.io/os", "linux"),
+        ];
+        labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        labels
+    }
+
+    fn conditions(&self) -> Vec<NodeCondition> {
+        let view = self.view.borrow().clone();
+        let mut conditions = self.host.pressure(&view.layout.state_dir);
+        conditions.push(limits(&self.cgroups.enforcement()));
+        if let Some(why) = self.health.borrow().as_ref() {
+            conditions.push(NodeCondition {
+                kind: "Ready".to_owned(),
+                status: "False".to_owned(),
+                reason: "ContainerRuntimeUnhealthy".to_owned(),
+                message: format!("the container runtime does not answer: {why}"),
+            });
+        }
+        conditions
+    }
+
+    fn containers(&self) -> Vec<ContainerUsage> {
+        let time_ms = (self.clock)();
+        let mut usages = Vec::new();
+        for pod in self.records.list() {
+            let status = self.records.get(&pod).status.unwrap_or_default();
+            let init = status.init_container_statuses.unwrap_or_default();
+            for container in status.container_statuses.unwrap_or_default().into_iter().chain(init) {
+                if container.state.is_none_or(|state| state.running.is_none()) {
+                    continue;
+                }
+                // A container that ended in between, or a cgroup that cannot be read, has no usage to tell.
+                let Ok(Some(usage)) = self.cgroups.container_usage(&pod, &container.name) else { continue };
+                usages.push(ContainerUsage {
+                    pod: pod.clone(),
+                    container: container.name.as_str().into(),
+                    cpu_nano_seconds: usage.cpu_ns,
+                    memory_working_set_bytes: usage.memory_working_set,
+                    time_ms,
+                });
+            }
+        }
+        usages
+    }
+}
+
+/// Whether limits hold, where everybody looks.
+fn limits(enforcement: &Enforcement) -> NodeCondition {
+    let (status, reason, message) = match enforcement {
+        Enforcement::Enforced => {
+            ("True", "ControllersDelegated", "CPU, memory and process limits are enforced".to_owned())
+        }
+        Enforcement::BestEffort { missing } => (
+            "False",
+            "ControllersMissing",
+            format!(
+                "limits are NOT enforced on this node: the cgroup v2 controllers {} are missing and enforcement is best-effort",
+                missing.join(", ")
+            ),
+        ),
+    };
+    NodeCondition {
+        kind: "LimitsEnforced".to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+/// As Go and the container world name it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[async_trait]
+impl NodeReporter for Reporter {
+    async fn facts(&self) -> NodeFacts {
+        let view = self.view.borrow().clone();
+        let memory = i64::try_from(self.machine.memory).unwrap_or(i64::MAX);
+        let (cpu, allocatable_memory) = allocatable(&self.node, &self.machine);
+        let mut addresses: Vec<_> =
+            view.addresses.iter().map(|address| ("InternalIP".to_owned(), address.to_string())).collect();
+        addresses.push(("Hostname".to_owned(), self.node.name.to_string()));
+        NodeFacts {
+            capacity: self.resources(i64::from(self.machine.cpus) * 1000, memory),
+            allocatable: self.resources(cpu, allocatable_memory),
+            labels: self.labels(),
+            taints: self.node.taints.clone(),
+            addresses,
+            kernel_version: self.machine.kernel.clone(),
+            os_image: self.machine.os_image.clone(),
+            container_runtime: self
+                .runtime
+                .version()
+                .await
+                .unwrap_or_else(|_| "containerd://unknown".to_owned()),
+            architecture: architecture().to_owned(),
+            machine_id: self.machine.machine_id.clone(),
+            boot_id: self.machine.boot_id.clone(),
+            conditions: self.conditions(),
+        }
+    }
+
+    async fn vitals(&self) -> Vitals {
+        Vitals {
+            conditions: self.conditions(),
+            node: self.host.usage((self.clock)()),
+            containers: self.containers(),
+            images: self.images.list().await.unwrap_or_default(),
+        }
+    }
+}

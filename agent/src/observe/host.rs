@@ -1,0 +1,222 @@
+//! The machine: what it is and how it is. Read from /proc, /etc and the file system, below a root that tests replace.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::model::{NodeCondition, NodeUsage, Resolver};
+
+/// The kubelet's eviction thresholds: below them a node counts as under pressure.
+const MIN_MEMORY_BYTES: u64 = 100 << 20;
+const MIN_DISK_SHARE: f64 = 0.10;
+const MIN_PID_SHARE: f64 = 0.05;
+
+/// A reader of one machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+/// What does not change while the machine is up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// `6.1.0-13-amd64`
+    pub kernel: String,
+    /// `Debian GNU/Linux 12 (bookworm)`
+    pub os_image: String,
+    /// `/etc/machine-id`
+    pub machine_id: String,
+    /// Of this boot.
+    pub boot_id: String,
+}
+
+impl Host {
+    /// This machine.
+    pub fn new() -> Self {
+        Self { root: "/".into() }
+    }
+
+    /// A machine below another root.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    fn read(&self, path: &str) -> io::Result<String> {
+        fs::read_to_string(self.root.join(path))
+    }
+
+    fn line(&self, path: &str) -> String {
+        self.read(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    }
+
+    /// What it is.
+    pub fn machine(&self) -> Machine {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let os_release = self.read("etc/os-release").unwrap_or_default();
+        let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+        Machine {
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            memory: self.memory().map_or(0, |(total, _)| total),
+            kernel: self.line("proc/sys/kernel/osrelease"),
+            os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
+            machine_id: self.line("etc/machine-id"),
+            boot_id: self.line("proc/sys/kernel/random/boot_id"),
+        }
+    }
+
+    /// Total and available memory in bytes.
+    fn memory(&self) -> Option<(u64, u64)> {
+        let text = self.read("proc/meminfo").ok()?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kilobytes: u64 = line.trim_start_matches(':').split_whitespace().next()?.parse().ok()?;
+            Some(kilobytes * 1024)
+        };
+        Some((field("MemTotal")?, field("MemAvailable")?))
+    }
+
+    /// CPU time and working set of the whole machine.
+    pub fn usage(&self, now_ms: i64) -> Option<NodeUsage> {
+        let stat = self.read("proc/stat").ok()?;
+        let fields: Vec<u64> =
+            stat.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal: all but the two kinds of idling. A tick is 10 ms.
+        let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum();
+        let (total, available) = self.memory()?;
+        Some(NodeUsage {
+            cpu_nano_seconds: busy * 10_000_000,
+            memory_working_set_bytes: total.saturating_sub(available),
+            time_ms: now_ms,
+        })
+    }
+
+    /// Bytes of the file system that holds `path`: all, and those that are free.
+    pub fn disk(path: &Path) -> Option<(u64, u64)> {
+        let stat = nix::sys::statvfs::statvfs(path).ok()?;
+        let unit = stat.fragment_size();
+        Some((stat.blocks() * unit, stat.blocks_available() * unit))
+    }
+
+    /// The pressure conditions that upstream's nodes have, from what is there now.
+    pub fn pressure(&self, state_dir: &Path) -> Vec<NodeCondition> {
+        let memory = self.memory().is_some_and(|(_, available)| available < MIN_MEMORY_BYTES);
+        let disk = Self::disk(state_dir).is_some_and(|(all, free)| share(free, all) < MIN_DISK_SHARE);
+        let pids = self.free_pids().is_some_and(|free| free < MIN_PID_SHARE);
+        vec![
+            condition(
+                "MemoryPressure",
+                memory,
+                ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
+                "memory",
+            ),
+            condition(
+                "DiskPressure",
+                disk,
+                ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
+                "disk space",
+            ),
+            condition("PIDPressure", pids, ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"], "PID"),
+        ]
+    }
+
+    fn free_pids(&self) -> Option<f64> {
+        let most: u64 = self.line("proc/sys/kernel/pid_max").parse().ok()?;
+        // `0.1 0.2 0.3 1/345 6789`: runnable and all.
+        let load = self.line("proc/loadavg");
+        let used: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+        Some(share(most.saturating_sub(used), most))
+    }
+
+    /// The machine's own resolver configuration.
+    pub fn resolver(path: &Path) -> Resolver {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let mut resolver = Resolver::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let keyword = words.next();
+            let rest = words.map(str::to_owned);
+            match keyword {
+                Some("nameserver") => resolver.nameservers.extend(rest.take(1)),
+                // The last line counts, as for the C library.
+                Some("search" | "domain") => resolver.searches = rest.collect(),
+                Some("options") => resolver.options.extend(rest),
+                _ => {}
+            }
+        }
+        resolver
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than a double has")]
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
+}
+
+fn condition(kind: &str, pressed: bool, reasons: [&str; 2], what: &str) -> NodeCondition {
+    let state = if pressed { "insufficient" } else { "sufficient" };
+    NodeCondition {
+        kind: kind.to_owned(),
+        status: if pressed { "True" } else { "False" }.to_owned(),
+        reason: reasons[usize::from(!pressed)].to_owned(),
+        message: format!("the node has {state} {what} available"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_read_from_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in [
+            ("etc/os-release", "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            ("etc/machine-id", "abc\n"),
+            ("proc/sys/kernel/osrelease", "6.1.0\n"),
+            ("proc/sys/kernel/random/boot_id", "b\n"),
+            ("proc/sys/kernel/pid_max", "1000\n"),
+            ("proc/loadavg", "0.1 0.2 0.3 1/990 12\n"),
+            ("proc/meminfo", "MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable:  1024 kB\n"),
+            ("proc/stat", "cpu  10 0 5 1000 3 1 1 0 0 0\ncpu0 1\n"),
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let host = Host::at(dir.path().to_owned());
+        let machine = host.machine();
+        assert_eq!((machine.memory, machine.kernel.as_str()), (2 << 20, "6.1.0"));
+        assert_eq!(machine.os_image, "Debian GNU/Linux 12 (bookworm)");
+        let usage = host.usage(5).unwrap();
+        assert_eq!((usage.cpu_nano_seconds, usage.memory_working_set_bytes), (170_000_000, 1 << 20));
+        let pressure = host.pressure(dir.path());
+        let state = |kind: &str| pressure.iter().find(|c| c.kind == kind).unwrap().status.clone();
+        assert_eq!((state("MemoryPressure"), state("PIDPressure")), ("True".into(), "True".into()));
+    }
+
+    #[test]
+    fn the_resolver_configuration_is_read_as_the_c_library_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(
+            &path,
+            "# x\nnameserver 192.0.2.1\ndomain a.example\nsearch b.example c.example\noptions ndots:2\n",
+        )
+        .unwrap();
+        let resolver = Host::resolver(&path);
+        assert_eq!(resolver.nameservers, ["192.0.2.1"]);
+        assert_eq!(resolver.searches, ["b.example", "c.example"]);
+        assert_eq!(resolver.options, ["ndots:2"]);
+    }
+}
