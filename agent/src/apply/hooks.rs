@@ -15,9 +15,9 @@ use crate::{
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Apply {
-    pub(super) fn post_start(&self, job: &Job, call: HookCall) {
+    pub(super) fn post_start(&self, job: &Job, call: &HookCall) {
         let apply = self.clone();
-        self.in_background(job, &call, {
+        self.in_background(job, call, {
             let (call, job) = (call.clone(), job.clone());
             async move {
                 let outcome = apply.run_hook(&call).await;
@@ -36,9 +36,9 @@ impl Apply {
         });
     }
 
-    pub(super) fn pre_stop(&self, job: &Job, call: HookCall) {
+    pub(super) fn pre_stop(&self, job: &Job, call: &HookCall) {
         let apply = self.clone();
-        self.in_background(job, &call, {
+        self.in_background(job, call, {
             let (call, job) = (call.clone(), job.clone());
             async move {
                 let run = tokio::time::timeout(call.limit().unwrap_or_default(), apply.run_hook(&call));

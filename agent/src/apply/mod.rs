@@ -88,13 +88,15 @@ impl Apply {
                 Step::EnsureNetwork(network) => self.ensure_network(job, &network).await,
                 Step::EnsureCgroup { qos, limits } => {
                     let done = self.ports.cgroups.ensure_pod(&job.uid, qos, &limits);
-                    let _ = self.note(job, Subject::Cgroup, done.map(|()| job.state.memory().cgroup = true));
+                    if self.note(job, Subject::Cgroup, done).is_ok() {
+                        job.state.memory().cgroup = true;
+                    }
                 }
                 Step::EnsureVolume(volume) => self.ensure_volume(job, &volume).await,
                 Step::Image(request) => self.image(job, request).await,
                 // Ordered, so run elsewhere.
                 Step::Launch(_) => {}
-                Step::PostStart(call) => self.post_start(job, call),
+                Step::PostStart(call) => self.post_start(job, &call),
                 Step::BeginStop { target, message, pre_stop } => {
                     self.begin_stop(job, &target, message, pre_stop)
                 }
@@ -167,7 +169,7 @@ impl Apply {
             );
         }
         if let Some(call) = pre_stop {
-            self.pre_stop(job, call);
+            self.pre_stop(job, &call);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// Why a container is not running.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(super) struct Waiting {
     /// Upstream's reason.
     pub reason: &'static str,
     /// For people; empty for none.
@@ -31,7 +31,7 @@ pub struct Waiting {
 
 /// Steps of a pod in the making.
 #[derive(Debug, Default)]
-pub struct Draft {
+pub(super) struct Draft {
     /// Steps so far.
     pub steps: Vec<Step>,
     /// Why containers wait.
@@ -42,7 +42,7 @@ pub struct Draft {
 
 impl Draft {
     /// Asks for another plan at this time.
-    pub fn wake_at(&mut self, ms: i64) {
+    pub(super) fn wake_at(&mut self, ms: i64) {
         self.wake_ms = Some(self.wake_ms.map_or(ms, |known| known.min(ms)));
     }
 
@@ -74,7 +74,7 @@ enum Passed {
 }
 
 /// Plans all containers of a pod that is to run.
-pub fn plan(subjects: &Subjects<'_>, draft: &mut Draft) {
+pub(super) fn plan(subjects: &Subjects<'_>, draft: &mut Draft) {
     let initialized = init_containers(subjects, draft);
     for container in &subjects.spec.containers {
         if !initialized {
@@ -86,6 +86,41 @@ pub fn plan(subjects: &Subjects<'_>, draft: &mut Draft) {
             break;
         }
     }
+}
+
+/// Nothing will be started any more: the regular containers have ended for good, or an init container has failed and
+/// may not be repeated.
+pub(super) fn over(subjects: &Subjects<'_>) -> bool {
+    let ended_for_good = |container: &Container, init: bool| {
+        let policy = container_policy(subjects.spec, container, init);
+        match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
+            Standing::Ended { end, image, .. } => !again(container, policy, end.code, image),
+            _ => false,
+        }
+    };
+    let spec = subjects.spec;
+    let failed = |container: &Container| {
+        let standing = standing(subjects.pod, subjects.seen, &container.name.as_str().into());
+        matches!(standing, Standing::Ended { end, .. } if end.code != 0) && ended_for_good(container, true)
+    };
+    let plain = spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container));
+    (!spec.containers.is_empty() && spec.containers.iter().all(|container| ended_for_good(container, false)))
+        || (!main_started(subjects) && plain.into_iter().any(failed))
+}
+
+/// Whether an ended container is started again.
+fn again(container: &Container, policy: RestartPolicy, code: i32, image: Option<&str>) -> bool {
+    changed(container, image)
+        || match policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => code != 0,
+            RestartPolicy::Never => false,
+        }
+}
+
+/// It was made from another image than the one that is wanted now.
+fn changed(container: &Container, image: Option<&str>) -> bool {
+    image.is_some() && image != container.image.as_deref()
 }
 
 /// Whether all init containers are done; plans the one whose turn it is, and the sidecars before it.
@@ -104,7 +139,7 @@ fn init_containers(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
 }
 
 /// A regular container has run since the pod's sandbox was made: the init containers are done for good.
-pub fn main_started(subjects: &Subjects<'_>) -> bool {
+pub(super) fn main_started(subjects: &Subjects<'_>) -> bool {
     subjects.spec.containers.iter().any(|container| {
         match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
             Standing::Running { .. } => true,
@@ -133,18 +168,11 @@ fn one(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, init: 
             if init && !is_sidecar(container) && end.code == 0 && !end.lost {
                 return Passed::Yes;
             }
-            let changed = image.is_some() && image != container.image.as_deref();
             let level = level_after(level, end.started_ms, end.finished_ms);
             let policy = container_policy(subjects.spec, container, init);
-            let again = changed
-                || match policy {
-                    RestartPolicy::Always => true,
-                    RestartPolicy::OnFailure => end.code != 0,
-                    RestartPolicy::Never => false,
-                };
-            if again {
+            if again(container, policy, end.code, image) {
                 // What a reboot took or the user replaced did not crash.
-                let level = if changed || end.lost { None } else { Some(level) };
+                let level = if changed(container, image) || end.lost { None } else { Some(level) };
                 restart(subjects, draft, container, attempt, level, end.finished_ms);
             }
             Passed::No
@@ -301,7 +329,7 @@ pub(super) fn target(observed: &ObservedContainer) -> Target {
 }
 
 /// Attempts that nobody asks for any more: all but the latest two of each container.
-pub fn stale(seen: &ObservedPod, draft: &mut Draft) {
+pub(super) fn stale(seen: &ObservedPod, draft: &mut Draft) {
     for attempts in seen.containers.values() {
         let keep = attempts.len().saturating_sub(2);
         for old in &attempts[..keep] {

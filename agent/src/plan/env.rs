@@ -9,10 +9,10 @@ use super::{context::Context, expand::expand, fields, links::service_variables, 
 use crate::model::{DesiredPod, ObservedPod};
 
 /// Name and value in the order the process gets them, without duplicates.
-pub type Environment = Vec<(String, String)>;
+pub(super) type Environment = Vec<(String, String)>;
 
 /// All that a container finds in its environment besides what its image says.
-pub fn environment(
+pub(super) fn environment(
     context: &Context<'_>,
     pod: &DesiredPod,
     seen: &ObservedPod,
@@ -49,7 +49,7 @@ pub fn environment(
 }
 
 /// What `$(VAR)` in commands, arguments and subPathExpr may refer to.
-pub fn as_map(environment: &Environment) -> BTreeMap<String, String> {
+pub(super) fn as_map(environment: &Environment) -> BTreeMap<String, String> {
     environment.iter().cloned().collect()
 }
 
@@ -96,7 +96,7 @@ fn from_source(
     if let Some(reference) = &source.secret_ref {
         match context.secret(&pod.name.namespace, &reference.name) {
             Some(secret) => {
-                pairs.extend(secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0))))
+                pairs.extend(secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0))));
             }
             None if reference.optional == Some(true) => {}
             None => return Err(format!("secret {:?} not found", reference.name)),

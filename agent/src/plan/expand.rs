@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Replaces the references to known variables.
-pub fn expand(input: &str, known: &BTreeMap<String, String>) -> String {
+pub(super) fn expand(input: &str, known: &BTreeMap<String, String>) -> String {
     let mut output = String::with_capacity(input.len());
     let mut rest = input;
     while let Some(at) = rest.find('$') {

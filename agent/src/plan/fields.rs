@@ -16,7 +16,7 @@ use super::{
 use crate::model::{DesiredPod, ObservedPod};
 
 /// The value of a pod field. `Err` holds upstream's text for a path that names nothing.
-pub fn field(
+pub(super) fn field(
     context: &Context<'_>,
     pod: &DesiredPod,
     seen: &ObservedPod,
@@ -69,7 +69,7 @@ fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
 }
 
 /// The value of a container's resource; a limit that is not set is the node's allocatable.
-pub fn resource(
+pub(super) fn resource(
     context: &Context<'_>,
     container: &Container,
     selector: &ResourceFieldSelector,

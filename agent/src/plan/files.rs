@@ -12,7 +12,7 @@ use crate::{
 const MAX_NAMESERVERS: usize = 3;
 
 /// The files of a pod whose network is there.
-pub fn pod_files(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> Vec<PodFile> {
+pub(super) fn pod_files(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> Vec<PodFile> {
     let hostname =
         if pod::host_network(&pod.pod) { context.node.name.to_string() } else { pod::hostname(pod) };
     vec![

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The image when it is there for this attempt. Otherwise plans its look-up or says what it waits for.
-pub fn look_up<'a>(
+pub(super) fn look_up<'a>(
     subjects: &Subjects<'a>,
     draft: &mut Draft,
     container: &Container,

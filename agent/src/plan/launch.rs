@@ -30,7 +30,7 @@ const TERMINATION_PATH: &str = "/dev/termination-log";
 
 /// Which attempt is launched, and how deep in back-off it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// From 0.
     pub number: u32,
     /// See [`LEVEL_LABEL`].
@@ -38,7 +38,7 @@ pub struct Attempt {
 }
 
 /// Composes the step, or says why the container cannot be configured (`CreateContainerConfigError`).
-pub fn launch(
+pub(super) fn launch(
     context: &Context<'_>,
     pod: &DesiredPod,
     seen: &ObservedPod,

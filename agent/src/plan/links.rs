@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use crate::model::{Protocol, ServiceId, ServiceSpec, ServiceTable};
 
 /// Variables for the services of `namespace` (when `all`), and always for `default/kubernetes`.
-pub fn service_variables(services: &ServiceTable, namespace: &str, all: bool) -> BTreeMap<String, String> {
+pub(super) fn service_variables(
+    services: &ServiceTable,
+    namespace: &str,
+    all: bool,
+) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let master = |id: &ServiceId| &*id.namespace == "default" && &*id.name == "kubernetes";
     // The namespace's own services come last: one named `kubernetes` shadows the API's.

@@ -58,20 +58,24 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     let mut subjects = Subjects { context, pod, spec, seen, prepared: false };
     let (mut finished, mut failing) = (false, BTreeMap::new());
     if pod::deleted(&pod.pod) {
-        let over = termination::stop_all(&subjects, &mut draft, pod::grace_ms(&pod.pod));
+        let over = termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
         finished = over && termination::clear(seen, &mut draft);
     } else if ended.is_some() || expired {
-        if termination::stop_all(&subjects, &mut draft, pod::grace_ms(&pod.pod)) {
+        if termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod)) {
             release(seen, &mut draft);
         }
     } else {
         failing = prepare(&mut subjects, &mut draft);
-        containers::plan(&subjects, &mut draft);
+        if containers::over(&subjects) {
+            // Only sidecars are left, and they end with those they served.
+            termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
+        } else {
+            containers::plan(&subjects, &mut draft);
+        }
         containers::stale(seen, &mut draft);
     }
     let outcome = Outcome { ended, expired, failing };
     let status = pod_status(&subjects, &draft, previous, &outcome);
-    end_sidecars(&subjects, &mut draft, &status);
     hold(seen, &mut draft);
     PodPlan {
         probes: probes::targets(&subjects, pod::deleted(&pod.pod)),
@@ -121,12 +125,12 @@ fn prepare(subjects: &mut Subjects<'_>, draft: &mut Draft) -> BTreeMap<String, S
         let amounts = resources::pod_amounts(subjects.spec);
         let node = subjects.context.node;
         let limits = if node.enforced { amounts.limits(node.pids_max) } else { Limits::default() };
-        let step = Step::EnsureCgroup { qos: resources::qos(&subjects.pod.pod), limits };
+        let step = Step::EnsureCgroup { qos: qos(&subjects.pod.pod), limits };
         retry(seen, draft, &Subject::Cgroup, step);
     }
     if seen.network.is_none() || !seen.attached {
         prepared = false;
-        let host_network = pod::host_network(&subjects.pod.pod);
+        let host_network = host_network(&subjects.pod.pod);
         // Without the cluster's ranges there is no address to give.
         if host_network || subjects.context.node.cluster.is_some() {
             let step = Step::EnsureNetwork(PodNetwork {
@@ -187,24 +191,6 @@ fn release(seen: &ObservedPod, draft: &mut Draft) {
     }
 }
 
-/// When the regular containers of a pod are over for good, its sidecars end too.
-fn end_sidecars(subjects: &Subjects<'_>, draft: &mut Draft, status: &PodStatus) {
-    let main = status.container_statuses.iter().flatten();
-    let mut all_over = main.clone().count() > 0;
-    for (container, status) in subjects.spec.containers.iter().zip(main) {
-        let end = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-        let policy = pod::container_policy(subjects.spec, container, false);
-        all_over &= end.is_some_and(|end| match policy {
-            pod::RestartPolicy::Always => false,
-            pod::RestartPolicy::OnFailure => end.exit_code == 0,
-            pod::RestartPolicy::Never => true,
-        });
-    }
-    if all_over && subjects.seen.any_running() && draft.steps.is_empty() {
-        termination::stop_all(subjects, draft, pod::grace_ms(&subjects.pod.pod));
-    }
-}
-
 fn pod_status(
     subjects: &Subjects<'_>,
     draft: &Draft,
@@ -213,11 +199,7 @@ fn pod_status(
 ) -> PodStatus {
     let spec = subjects.spec;
     let has_init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
-    let creating = if has_init && subjects.prepared && !containers::main_started(subjects) {
-        "PodInitializing"
-    } else {
-        "ContainerCreating"
-    };
+    let creating = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let default = Waiting { reason: creating, message: creating_message(subjects, outcome) };
     let statuses = |list: &[k8s_openapi::api::core::v1::Container], init: bool| {
         let each =
@@ -261,7 +243,7 @@ fn pod_status(
         pod_ip: addresses.first().cloned(),
         pod_ips: (!addresses.is_empty()).then(|| addresses.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: start_time.or_else(|| status::time(subjects.seen.now_ms)),
-        qos_class: Some(resources::qos_name(resources::qos(&subjects.pod.pod)).to_owned()),
+        qos_class: Some(resources::qos_name(qos(&subjects.pod.pod)).to_owned()),
         observed_generation: subjects.pod.pod.metadata.generation,
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
@@ -302,7 +284,7 @@ fn addresses(subjects: &Subjects<'_>, previous: Option<&PodStatus>, phase: Phase
     if let Some(own) = own {
         return vec![own.v4.to_string()];
     }
-    if pod::host_network(&subjects.pod.pod) {
+    if host_network(&subjects.pod.pod) {
         return subjects.context.node.addresses.iter().map(ToString::to_string).take(1).collect();
     }
     // The address of a pod that is over or going is still the one it had.

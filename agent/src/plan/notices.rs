@@ -9,7 +9,7 @@ use super::{pod::formatted, step::Notice};
 use crate::model::DesiredPod;
 
 /// Events for what is new in `now`.
-pub fn notices(
+pub(super) fn notices(
     pod: &DesiredPod,
     before: Option<&PodStatus>,
     now: &PodStatus,

@@ -12,7 +12,7 @@ use super::{
 
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Not all containers have been started.
     Pending,
     /// At least one runs, or is being restarted.
@@ -25,7 +25,7 @@ pub enum Phase {
 
 impl Phase {
     /// As written in the status.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Phase::Pending => "Pending",
             Phase::Running => "Running",
@@ -35,13 +35,13 @@ impl Phase {
     }
 
     /// The pod will not run again.
-    pub fn is_terminal(self) -> bool {
+    pub(super) fn is_terminal(self) -> bool {
         matches!(self, Phase::Succeeded | Phase::Failed)
     }
 }
 
 /// The phase that a reported status has, when it is a terminal one.
-pub fn terminal(status: Option<&PodStatus>) -> Option<Phase> {
+pub(super) fn terminal(status: Option<&PodStatus>) -> Option<Phase> {
     match status?.phase.as_deref()? {
         "Succeeded" => Some(Phase::Succeeded),
         "Failed" => Some(Phase::Failed),
@@ -81,7 +81,7 @@ impl Counts {
 }
 
 /// The phase. `init` and `main` are the statuses in the order of the specification.
-pub fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus]) -> Phase {
+pub(super) fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus]) -> Phase {
     let policy = restart_policy(spec);
     let main_ran = main.iter().any(|status| status.container_id.is_some());
     let mut pending_init = false;
@@ -126,7 +126,7 @@ pub fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus])
 
 /// What the conditions are made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub(super) struct Facts<'a> {
     /// The pod, for readiness gates, generation and conditions that others own.
     pub pod: &'a Pod,
     /// The last reported status: transition times.
@@ -151,7 +151,7 @@ struct Verdict {
 }
 
 /// All conditions: the agent's own five, then those of others as they are.
-pub fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
+pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
     let ready_containers = containers_ready(facts);
     let ready = ready(facts, &ready_containers);
     let verdicts = [

@@ -8,13 +8,13 @@ use crate::model::{ContainerName, DesiredPod};
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
 /// A restartable init container.
-pub fn is_sidecar(container: &Container) -> bool {
+pub(super) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
 /// `spec.restartPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
+pub(super) enum RestartPolicy {
     /// Whatever its exit code was.
     Always,
     /// When it failed.
@@ -24,7 +24,7 @@ pub enum RestartPolicy {
 }
 
 /// The pod's policy for its regular containers.
-pub fn restart_policy(spec: &PodSpec) -> RestartPolicy {
+pub(super) fn restart_policy(spec: &PodSpec) -> RestartPolicy {
     match spec.restart_policy.as_deref() {
         Some("Never") => RestartPolicy::Never,
         Some("OnFailure") => RestartPolicy::OnFailure,
@@ -33,7 +33,7 @@ pub fn restart_policy(spec: &PodSpec) -> RestartPolicy {
 }
 
 /// The policy that holds for this very container.
-pub fn container_policy(spec: &PodSpec, container: &Container, init: bool) -> RestartPolicy {
+pub(super) fn container_policy(spec: &PodSpec, container: &Container, init: bool) -> RestartPolicy {
     match (init, restart_policy(spec)) {
         (true, _) if is_sidecar(container) => RestartPolicy::Always,
         // An init container that succeeded is done whatever the policy.
@@ -43,7 +43,7 @@ pub fn container_policy(spec: &PodSpec, container: &Container, init: bool) -> Re
 }
 
 /// Regular containers, then init containers, with whether it is one of the latter.
-pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
+pub(super) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
     let init = spec.init_containers.iter().flatten().map(|container| (container, true));
     spec.containers.iter().map(|container| (container, false)).chain(init)
 }
@@ -59,7 +59,7 @@ pub fn formatted(pod: &DesiredPod) -> String {
 }
 
 /// The pod is to go.
-pub fn deleted(pod: &Pod) -> bool {
+pub(super) fn deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
@@ -71,7 +71,7 @@ pub fn grace_ms(pod: &Pod) -> i64 {
 }
 
 /// The host name its containers see.
-pub fn hostname(pod: &DesiredPod) -> String {
+pub(super) fn hostname(pod: &DesiredPod) -> String {
     let name = pod.pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
     let mut name = name.unwrap_or_else(|| pod.name.name.to_string());
     // The kernel takes 63 characters; upstream cuts and drops what may not end a name.
@@ -85,7 +85,7 @@ pub fn host_network(pod: &Pod) -> bool {
 }
 
 /// The pull policy, with upstream's default by tag where the API server set none.
-pub fn pull_policy(container: &Container) -> &str {
+pub(super) fn pull_policy(container: &Container) -> &str {
     if let Some(policy) = container.image_pull_policy.as_deref() {
         return policy;
     }

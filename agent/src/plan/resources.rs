@@ -90,7 +90,7 @@ const NOTHING: Amounts =
 
 /// What the pod as a whole may use: the larger of its containers with the sidecars, and each init container
 /// with the sidecars that run beside it.
-pub fn pod_amounts(spec: &PodSpec) -> Amounts {
+pub(super) fn pod_amounts(spec: &PodSpec) -> Amounts {
     let mut sidecars = NOTHING;
     let mut init_peak = NOTHING;
     for container in spec.init_containers.iter().flatten() {
@@ -145,7 +145,7 @@ pub fn qos(pod: &Pod) -> Qos {
 }
 
 /// `status.qosClass`.
-pub fn qos_name(qos: Qos) -> &'static str {
+pub(super) fn qos_name(qos: Qos) -> &'static str {
     match qos {
         Qos::Guaranteed => "Guaranteed",
         Qos::Burstable => "Burstable",
@@ -154,7 +154,7 @@ pub fn qos_name(qos: Qos) -> &'static str {
 }
 
 /// oom_score_adj of a container as the kubelet computes it.
-pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i32 {
+pub(super) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i32 {
     let critical = pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|p| p >= 2_000_000_000);
     if critical {
         return OOM_GUARANTEED;

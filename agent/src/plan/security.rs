@@ -12,7 +12,7 @@ use crate::{
 
 /// The security part of a container's specification.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Security {
+pub(super) struct Security {
     /// See `ContainerSpec`.
     pub user: Option<u32>,
     /// See `ContainerSpec`.
@@ -36,12 +36,12 @@ pub struct Security {
 }
 
 /// `fsGroup`, which volumes belong to.
-pub fn fs_group(pod: &Pod) -> Option<u32> {
+pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
     pod.spec.as_ref()?.security_context.as_ref()?.fs_group.and_then(id)
 }
 
 /// Joins both contexts and checks runAsNonRoot against the image.
-pub fn security(
+pub(super) fn security(
     pod: &DesiredPod,
     container: &Container,
     image: &ImageInfo,

@@ -12,7 +12,7 @@ const LOST_CODE: i32 = 137;
 
 /// The latest attempt of a container.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing<'a> {
+pub(super) enum Standing<'a> {
     /// Never created.
     Absent,
     /// Created and not started: the agent was interrupted, or the start failed.
@@ -39,7 +39,7 @@ pub enum Standing<'a> {
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
+pub(super) struct End {
     /// Exit code.
     pub code: i32,
     /// Unix milliseconds; 0 when unknown.
@@ -53,7 +53,7 @@ pub struct End {
 }
 
 /// The standing of a container.
-pub fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerName) -> Standing<'a> {
+pub(super) fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerName) -> Standing<'a> {
     let Some(container) = seen.latest(name) else {
         return reported(previous(pod, seen), &seen.record.status, name);
     };
@@ -72,7 +72,7 @@ pub fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerNam
 }
 
 /// How an ended container ended.
-pub fn end_of(container: &ObservedContainer) -> End {
+pub(super) fn end_of(container: &ObservedContainer) -> End {
     match container.state {
         ContainerState::Exited { code, started_ms, finished_ms, oom_killed } => {
             let reason = match (oom_killed, code) {
@@ -93,17 +93,20 @@ pub fn end_of(container: &ObservedContainer) -> End {
 }
 
 /// The back-off level an attempt was started with.
-pub fn level(container: &ObservedContainer) -> u32 {
+pub(super) fn level(container: &ObservedContainer) -> u32 {
     container.labels.get(super::launch::LEVEL_LABEL).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// The status as last reported by this agent, or as the scheduler has it.
-pub fn previous<'a>(pod: &'a DesiredPod, seen: &'a ObservedPod) -> Option<&'a PodStatus> {
+pub(super) fn previous<'a>(pod: &'a DesiredPod, seen: &'a ObservedPod) -> Option<&'a PodStatus> {
     seen.record.status.as_ref().or(pod.pod.status.as_ref())
 }
 
 /// The last reported status of one container.
-pub fn previous_container<'a>(status: Option<&'a PodStatus>, name: &str) -> Option<&'a ContainerStatus> {
+pub(super) fn previous_container<'a>(
+    status: Option<&'a PodStatus>,
+    name: &str,
+) -> Option<&'a ContainerStatus> {
     let status = status?;
     let init = status.init_container_statuses.iter().flatten();
     status.container_statuses.iter().flatten().chain(init).find(|status| status.name == name)
@@ -149,6 +152,6 @@ fn from_status(terminated: &ContainerStateTerminated) -> End {
 }
 
 /// The id an attempt has in `status.containerStatuses[].containerID`.
-pub fn container_id(id: &ContainerId) -> String {
+pub(super) fn container_id(id: &ContainerId) -> String {
     format!("containerd://{id}")
 }

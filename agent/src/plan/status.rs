@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Unix milliseconds as the API writes time: whole seconds.
-pub fn time(ms: i64) -> Option<Time> {
+pub(super) fn time(ms: i64) -> Option<Time> {
     if ms <= 0 {
         return None;
     }
@@ -29,14 +29,14 @@ pub fn time(ms: i64) -> Option<Time> {
 }
 
 /// A running container counts as started when its postStart hook and its startup probe are done.
-pub fn started(container: &Container, record: Option<&ContainerRecord>) -> bool {
+pub(super) fn started(container: &Container, record: Option<&ContainerRecord>) -> bool {
     let hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
     let hook_done = !hook || record.is_some_and(|record| record.post_start == Hook::Done);
     hook_done && (container.startup_probe.is_none() || record.is_some_and(|record| record.started))
 }
 
 /// The status of one container.
-pub fn container_status(
+pub(super) fn container_status(
     subjects: &Subjects<'_>,
     draft: &Draft,
     container: &Container,

@@ -20,7 +20,7 @@ const TERM: i32 = 15;
 
 /// Why and how gently.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub(super) struct Stop {
     /// For the event.
     pub message: String,
     /// From the first step to SIGKILL.
@@ -28,7 +28,11 @@ pub struct Stop {
 }
 
 /// Grace of a container that a probe condemned: the probe's own, else the pod's.
-pub fn probe_grace_ms(subjects: &Subjects<'_>, container: &Container, condemned: Option<Condemned>) -> i64 {
+pub(super) fn probe_grace_ms(
+    subjects: &Subjects<'_>,
+    container: &Container,
+    condemned: Option<Condemned>,
+) -> i64 {
     let probe = match condemned {
         Some(Condemned::Liveness) => container.liveness_probe.as_ref(),
         Some(Condemned::Startup) => container.startup_probe.as_ref(),
@@ -39,7 +43,7 @@ pub fn probe_grace_ms(subjects: &Subjects<'_>, container: &Container, condemned:
 }
 
 /// The next step towards the end of one running container.
-pub fn stop(
+pub(super) fn stop(
     subjects: &Subjects<'_>,
     draft: &mut Draft,
     container: &Container,
@@ -95,7 +99,7 @@ fn stop_signal(container: &Container) -> i32 {
 }
 
 /// Stops all that runs in a pod which is to end. True when nothing runs any more.
-pub fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64) -> bool {
+pub(super) fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64) -> bool {
     let running = |container: &Container| {
         let latest = subjects.seen.latest(&ContainerName::new(container.name.as_str()))?;
         matches!(latest.state, ContainerState::Running { .. }).then_some(latest)
@@ -142,7 +146,7 @@ fn strangers(pod: &DesiredPod, seen: &ObservedPod, draft: &mut Draft) -> bool {
 }
 
 /// Removes what is left of a pod in which nothing runs: containers, then the rest. True when nothing is.
-pub fn clear(seen: &ObservedPod, draft: &mut Draft) -> bool {
+pub(super) fn clear(seen: &ObservedPod, draft: &mut Draft) -> bool {
     let containers = seen.containers.values().flatten();
     let removals = containers.map(|observed| Step::Remove { target: target(observed), log: false });
     draft.steps.extend(removals);
@@ -163,7 +167,7 @@ pub fn clear(seen: &ObservedPod, draft: &mut Draft) -> bool {
 
 /// The end of a pod that nobody wants any more and whose specification nobody may know: a signal, two seconds,
 /// SIGKILL, and everything removed. True when nothing is left.
-pub fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
+pub(super) fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
     let mut over = true;
     for observed in seen.containers.values().flatten() {
         if !matches!(observed.state, ContainerState::Running { .. }) {
@@ -189,7 +193,7 @@ pub fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
 }
 
 /// A postStart hook that failed shows its text with the container's end.
-pub fn hook_failure<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a str> {
+pub(super) fn hook_failure<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a str> {
     match &seen.record.of(&observed.container, observed.attempt)?.post_start {
         Hook::Failed(message) => Some(message),
         Hook::Pending | Hook::Done => None,

@@ -25,10 +25,10 @@ const DEFAULT_MODE: i32 = 0o644;
 type Files = BTreeMap<String, FileContent>;
 
 /// One volume: ready to be made, or why not.
-pub type Resolved = Result<VolumeSpec, String>;
+pub(super) type Resolved = Result<VolumeSpec, String>;
 
 /// All volumes of the pod, by name.
-pub fn resolve(
+pub(super) fn resolve(
     context: &Context<'_>,
     pod: &DesiredPod,
     seen: &ObservedPod,

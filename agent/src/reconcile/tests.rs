@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -31,7 +34,7 @@ impl Agent {
         let view: Arc<NodeView> = Arc::new(view(dir.path()));
         let layout = view.layout.clone();
         let records = Arc::new(Records::open(layout.records_dir()).unwrap());
-        let begin = tokio::time::Instant::now();
+        let begin = Instant::now();
         let clock_node = node.clone();
         // The node's clock goes with tokio's: paused time moves both.
         let clock: crate::observe::Clock =
@@ -158,13 +161,13 @@ async fn crashes_are_restarted_with_growing_delays() {
     let (_, message) = waiting(&report).unwrap();
     assert_eq!(message, "back-off 10s restarting failed container=web pod=p1_default(p1)");
     assert_eq!(report.status.phase.as_deref(), Some("Running"));
-    let before = tokio::time::Instant::now();
+    let before = Instant::now();
     agent
         .until("the second restart", |report| {
             report.status.container_statuses.as_ref().unwrap()[0].restart_count == 2
         })
         .await;
-    assert!(before.elapsed() >= std::time::Duration::from_secs(10));
+    assert!(before.elapsed() >= Duration::from_secs(10));
     assert!(
         agent
             .events()
@@ -193,7 +196,7 @@ async fn a_restarted_agent_restarts_nothing_and_flips_nothing() {
     let again = Agent::start(&node, &dir, Some(desired([probed])));
     let first = again.until("a report", |_| true).await;
     assert_eq!(condition(&first, "Ready"), "True");
-    tokio::time::sleep(std::time::Duration::from_secs(130)).await;
+    sleep(Duration::from_secs(130)).await;
     assert!(again.heard.said().reports.iter().all(|report| condition(report, "Ready") == "True"));
     assert!(node.state().log.iter().filter(|line| line.starts_with("exec")).count() > 10);
     assert_eq!(starts(&node), ["start p1.web.0"]);
@@ -207,15 +210,15 @@ async fn what_nobody_wants_is_removed_but_only_when_desired_is_known() {
     agent.kill().await;
 
     let again = Agent::start(&node, &dir, None);
-    tokio::time::sleep(std::time::Duration::from_secs(130)).await;
+    sleep(Duration::from_secs(130)).await;
     assert_eq!(node.state().containers.len(), 1);
     again.want(Desired::default());
     let empty = async {
         while !node.state().networks.is_empty() || !node.state().containers.is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), empty).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), empty).await.unwrap();
     assert!(node.state().cgroups.is_empty());
     drop(again.dir);
 }
@@ -276,7 +279,7 @@ async fn a_container_that_ignores_its_signal_is_killed_when_the_grace_is_over() 
     node.state().stubborn.insert("web".into());
     let agent = Agent::start(&node, &dir, Some(desired([web()])));
     agent.until("Running", is_running).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     agent.want(desired([deleted(web(), 5)]));
     agent.until("finished", |report| report.finished).await;
     let took = began.elapsed().as_secs();

@@ -146,7 +146,7 @@ impl State {
 }
 
 /// A pod from JSON; uid and names are filled in.
-pub fn pod(uid: &str, spec: serde_json::Value) -> DesiredPod {
+pub fn pod(uid: &str, spec: impl serde::Serialize) -> DesiredPod {
     let object = serde_json::json!({
         "apiVersion": "v1", "kind": "Pod", "spec": spec,
         "metadata": {"name": uid, "namespace": "default", "uid": uid, "generation": 1}});
