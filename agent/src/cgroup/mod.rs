@@ -1,7 +1,12 @@
 //! The cgroup v2 tree under the agent's own root: QoS class / pod / container, with weights and limits, and the
 //! files that statistics and OOM detection read. Works on a root path, so tests use a temporary directory.
 
+mod tree;
+mod usage;
+
 use std::path::PathBuf;
+
+pub use tree::{CgroupTree, TreeSettings};
 
 use crate::{model::PodUid, runtime::Limits};
 

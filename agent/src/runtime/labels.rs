@@ -44,7 +44,7 @@ pub(super) fn of(spec: &ContainerSpec, image_id: &str) -> HashMap<String, String
         (POD_NAMESPACE.to_owned(), spec.pod_namespace.clone()),
         (POD_NAME.to_owned(), spec.pod_name.clone()),
         (IMAGE_ID.to_owned(), image_id.to_owned()),
-        (CGROUP.to_owned(), spec.cgroup.clone()),
+        (CGROUP.to_owned(), super::spec::cgroup(spec)),
         (LOG.to_owned(), spec.log_path.to_string_lossy().into_owned()),
     ]);
     if let Some((pod, container, _)) = spec.id.parts() {

@@ -76,7 +76,8 @@ pub struct ContainerSpec {
     pub ipcns: Option<PathBuf>,
     /// See `netns`.
     pub utsns: Option<PathBuf>,
-    /// Path of the container's cgroup below the cgroup v2 mount: `/gantry/pods/burstable/pod<uid>/<container>`.
+    /// Path of the container's cgroup below the cgroup v2 mount: `/gantry/pods/burstable/pod<uid>/<container>`. The
+    /// attempt gets a directory of its own in it.
     pub cgroup: String,
     /// Limits; all `None` where the host enforces none.
     pub limits: Limits,

@@ -193,7 +193,7 @@ fn linux(spec: &ContainerSpec, capabilities: &HashSet<Capability>) -> Result<Lin
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(spec)))
-        .set_cgroups_path(Some(spec.cgroup.clone().into()))
+        .set_cgroups_path(Some(cgroup(spec).into()))
         .set_resources(Some(resources(spec)))
         .set_devices(None)
         .set_rootfs_propagation(None)
@@ -209,6 +209,12 @@ fn linux(spec: &ContainerSpec, capabilities: &HashSet<Capability>) -> Result<Lin
             .set_seccomp(seccomp_profile(spec, capabilities)?);
     }
     Ok(linux)
+}
+
+/// A cgroup for each attempt: the one before keeps its own, with the facts in it, until its record is removed.
+pub(super) fn cgroup(spec: &ContainerSpec) -> String {
+    let attempt = spec.id.parts().map_or(0, |(.., attempt)| attempt);
+    format!("{}/{attempt}", spec.cgroup)
 }
 
 fn seccomp_profile(

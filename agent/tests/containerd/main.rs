@@ -43,7 +43,7 @@ fn spec(host: &Host, attempt: u32, script: &str) -> ContainerSpec {
         netns: None,
         ipcns: None,
         utsns: None,
-        cgroup: format!("{}/pod/main-{attempt}", host.cgroup),
+        cgroup: format!("{}/pod/main", host.cgroup),
         limits: Limits::default(),
         oom_score_adj: 500,
         log_path: log_path(host, attempt),
@@ -123,7 +123,7 @@ async fn a_container_lives_and_its_end_stays_known_until_removed() {
     assert!(observed.image_id.starts_with("docker.io/library/test@sha256:"), "{}", observed.image_id);
     assert_eq!(observed.labels["team"], "a");
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert!(cgroup.contains(&spec.cgroup), "{cgroup}");
+    assert!(cgroup.contains(&format!("{}/0", spec.cgroup)), "{cgroup}");
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
     eventually("the log has the line", async || (log(&host, 0) == "hello\n").then_some(())).await;
 

@@ -1,0 +1,126 @@
+//! Usage counters of a cgroup. CPU time is in every cgroup; where the memory controller is missing, memory is what the
+//! processes in the cgroup have resident, from /proc.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{CgroupError, Usage};
+
+/// Counters of this directory; `None` when it does not exist.
+pub(super) fn read(directory: &Path) -> Result<Option<Usage>, CgroupError> {
+    let Some(cpu) = file(&directory.join("cpu.stat"))? else { return Ok(None) };
+    let mut usage = Usage {
+        cpu_ns: value(&cpu, "usage_usec") * 1000,
+        throttled_periods: value(&cpu, "nr_throttled"),
+        throttled_ns: value(&cpu, "throttled_usec") * 1000,
+        ..Usage::default()
+    };
+    match file(&directory.join("memory.current"))? {
+        Some(current) => {
+            usage.memory_usage = number(&current);
+            let stat = file(&directory.join("memory.stat"))?.unwrap_or_default();
+            usage.memory_working_set = usage.memory_usage.saturating_sub(value(&stat, "inactive_file"));
+            let events = file(&directory.join("memory.events"))?.unwrap_or_default();
+            usage.oom_kills = value(&events, "oom_kill");
+        }
+        None => {
+            let pids = processes(directory)?;
+            usage.memory_usage = pids.iter().filter_map(|pid| resident(Path::new("/proc"), pid)).sum();
+            usage.memory_working_set = usage.memory_usage;
+            usage.pids = pids.len() as u64;
+        }
+    }
+    if let Some(pids) = file(&directory.join("pids.current"))? {
+        usage.pids = number(&pids);
+    }
+    Ok(Some(usage))
+}
+
+/// `None` when the file, or the cgroup itself, is gone.
+fn file(path: &PathBuf) -> Result<Option<String>, CgroupError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(CgroupError::Path { operation: "read", path: path.clone(), source }),
+    }
+}
+
+/// The value of a line `name value`; 0 when there is none.
+fn value(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map_or(0, number)
+}
+
+fn number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or_default()
+}
+
+/// Processes of the cgroup and those below it.
+fn processes(directory: &Path) -> Result<Vec<String>, CgroupError> {
+    let own = file(&directory.join("cgroup.procs"))?.unwrap_or_default();
+    let mut pids: Vec<String> = own.lines().map(str::to_owned).collect();
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(pids) };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
+        pids.extend(processes(&entry.path())?);
+    }
+    Ok(pids)
+}
+
+/// Resident bytes of a process, without what it shares with others; `None` when it has ended.
+fn resident(proc: &Path, pid: &str) -> Option<u64> {
+    let statm = fs::read_to_string(proc.join(pid).join("statm")).ok()?;
+    let mut pages = statm.split_ascii_whitespace().skip(1).map(number);
+    let (resident, shared) = (pages.next()?, pages.next()?);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident.saturating_sub(shared) * u64::try_from(page).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_come_from_the_controllers() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("cpu.stat", "usage_usec 5\nuser_usec 3\nnr_throttled 2\nthrottled_usec 7\n"),
+            ("memory.current", "1000\n"),
+            ("memory.stat", "anon 600\ninactive_file 300\n"),
+            ("memory.events", "oom 9\noom_kill 1\noom_group_kill 8\n"),
+            ("pids.current", "4\n"),
+        ] {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let expected = Usage {
+            cpu_ns: 5000,
+            memory_working_set: 700,
+            memory_usage: 1000,
+            oom_kills: 1,
+            throttled_periods: 2,
+            throttled_ns: 7000,
+            pids: 4,
+        };
+        assert_eq!(read(directory.path()).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn without_controllers_memory_is_that_of_the_processes() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("0");
+        fs::create_dir(&below).unwrap();
+        fs::write(directory.path().join("cpu.stat"), "usage_usec 5\n").unwrap();
+        fs::write(below.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let usage = read(directory.path()).unwrap().unwrap();
+        assert!(usage.memory_working_set > 0 && usage.pids == 1, "{usage:?}");
+    }
+
+    #[test]
+    fn no_cgroup_no_counters() {
+        assert_eq!(read(Path::new("/nonexistent")).unwrap(), None);
+    }
+}
