@@ -5,6 +5,7 @@
 
 mod deployment;
 mod endpoints;
+mod garbage;
 mod ipam;
 mod namespace;
 mod owner;
@@ -52,6 +53,7 @@ pub struct Dependencies {
 pub fn start(dependencies: Dependencies) {
     let Dependencies { objects, cache, recorder, runtime, settings } = dependencies;
     namespace::start(&objects, &cache, &runtime, settings.ca_pem);
+    garbage::start(&objects, &runtime);
     ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
     replicaset::start(&objects, &cache, &recorder, &runtime);
     deployment::start(&objects, &cache, &recorder, &runtime);

@@ -20,7 +20,7 @@ use crate::{
     events::Recorder,
     kinds::Subresource,
     model::Resource,
-    objects::{DeleteOptions, Objects, Patch, Selection, WriteOptions},
+    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WriteOptions},
 };
 
 pub(super) struct Cluster {
@@ -229,4 +229,65 @@ async fn every_node_gets_a_range_of_its_own() {
     })
     .await;
     assert!(ranges.contains("10.244.19.0/24"), "{ranges:?}");
+}
+
+impl Cluster {
+    async fn delete_with(&self, propagation: Propagation) {
+        let delete = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+        let deployments = Resource::DEPLOYMENTS;
+        self.objects.delete(deployments, Some("default"), "web", &delete, &options()).await.unwrap();
+    }
+
+    async fn with_two_pods() -> Self {
+        let cluster = cluster().await;
+        cluster.create(Resource::DEPLOYMENTS, Some("default"), deployment(2)).await;
+        cluster.rolled_out("web:1", 2).await;
+        cluster
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_deployment_takes_its_sets_and_pods_with_it() {
+    let cluster = Cluster::with_two_pods().await;
+    cluster.delete_with(Propagation::Background).await;
+    until("all gone", async || {
+        let left = cluster.count(Resource::PODS, "default").await
+            + cluster.count(Resource::REPLICA_SETS, "default").await;
+        (left == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn foreground_deletion_ends_with_the_owner() {
+    let cluster = Cluster::with_two_pods().await;
+    // A pod that is held holds its set, and that the deployment.
+    let pod = cluster.active()[0].metadata.name_str().to_owned();
+    let hold = |list: Value| json!({"metadata": {"finalizers": list}});
+    cluster.patch(Resource::PODS, &pod, None, hold(json!(["example.org/hold"]))).await;
+    cluster.delete_with(Propagation::Foreground).await;
+    until("one pod left", async || (cluster.count(Resource::PODS, "default").await == 1).then_some(())).await;
+    for resource in [Resource::DEPLOYMENTS, Resource::REPLICA_SETS] {
+        assert_eq!(cluster.count(resource, "default").await, 1, "{resource} waits");
+    }
+    let release = Patch::Merge(hold(Value::Null));
+    cluster.objects.patch(Resource::PODS, Some("default"), &pod, None, release, &options()).await.unwrap();
+    until("deployment gone", async || {
+        (cluster.count(Resource::DEPLOYMENTS, "default").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.count(Resource::REPLICA_SETS, "default").await, 0);
+}
+
+#[tokio::test]
+async fn orphans_stay() {
+    let cluster = Cluster::with_two_pods().await;
+    cluster.delete_with(Propagation::Orphan).await;
+    until("deployment gone", async || {
+        (cluster.count(Resource::DEPLOYMENTS, "default").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.active().len(), 2);
+    let sets = cluster.cache.replica_sets.in_namespace("default");
+    assert!(sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty));
 }

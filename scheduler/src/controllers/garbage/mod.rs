@@ -1,0 +1,288 @@
+//! Owner garbage collection: what has lost its owners goes; what is deleted in the foreground waits for its
+//! dependents; what is deleted as an orphan lets them go first.
+//!
+//! It watches every kind, undecoded, and decodes metadata only of what it acts on.
+
+mod graph;
+mod plan;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::json;
+use tokio::sync::watch;
+
+use self::{
+    graph::Graph,
+    plan::{Action, FOREGROUND, ORPHAN, Owner, plan},
+};
+use super::runner::{Controller, Next, Queue, Runtime};
+use crate::{
+    cache::{MetaExt, WriteError},
+    kinds::{self, Scope},
+    model::{ApiError, Key, Object, Reason, Resource},
+    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WatchEvent, WriteOptions},
+};
+
+/// Wait between a watch that ended and the next.
+const AGAIN: Duration = Duration::from_millis(200);
+
+struct Garbage {
+    objects: Objects,
+    options: WriteOptions,
+    graph: Arc<Graph>,
+    /// How many kinds have been listed whole.
+    listed: watch::Receiver<usize>,
+    kinds: usize,
+}
+
+/// Starts the collector.
+pub(super) fn start(objects: &Objects, runtime: &Runtime) {
+    let queue: Arc<Queue<Key>> = runtime.queue(Garbage::NAME);
+    let graph = Arc::new(Graph::default());
+    let (listed_in, listed) = watch::channel(0);
+    let listed_in = Arc::new(listed_in);
+    let stored: Vec<Resource> =
+        kinds::all().iter().filter(|k| k.view.is_none()).map(|k| k.resource).collect();
+    for resource in &stored {
+        let feed = Feed {
+            objects: objects.clone(),
+            graph: graph.clone(),
+            queue: queue.clone(),
+            resource: *resource,
+            listed: Some(listed_in.clone()),
+        };
+        let stop = runtime.stop.clone();
+        runtime.tracker.spawn(async move {
+            // Cancel-safe: the graph is made anew at the next start.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = feed.run() => {}
+            }
+        });
+    }
+    let options = WriteOptions::controller("generic-garbage-collector");
+    let garbage = Garbage { objects: objects.clone(), options, graph, listed, kinds: stored.len() };
+    runtime.spawn(garbage, &queue);
+}
+
+/// One kind's watch.
+struct Feed {
+    objects: Objects,
+    graph: Arc<Graph>,
+    queue: Arc<Queue<Key>>,
+    resource: Resource,
+    listed: Option<Arc<watch::Sender<usize>>>,
+}
+
+impl Feed {
+    async fn run(mut self) {
+        loop {
+            if let Err(error) = self.follow().await {
+                tracing::warn!(resource = %self.resource, %error, "watch ended, listing again");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn follow(&mut self) -> Result<(), ApiError> {
+        let mut watch = self.objects.watch(self.resource, Selection::default(), None).await?;
+        let mut list = Some(HashSet::new());
+        while let Some(event) = watch.next().await {
+            match event? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    if let Some(list) = &mut list {
+                        list.insert(object.key.clone());
+                    }
+                    self.look(self.graph.observe(&object));
+                }
+                WatchEvent::Deleted(object) => self.forget(&object.key, Some(&object)),
+                WatchEvent::Bookmark(_) => {
+                    for key in
+                        list.take().map(|l| self.graph.missing(self.resource, &l)).into_iter().flatten()
+                    {
+                        self.forget(&key, None);
+                    }
+                    if let Some(listed) = self.listed.take() {
+                        listed.send_modify(|n| *n += 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The owners of what went may have waited for it.
+    fn forget(&self, key: &Key, last: Option<&Object>) {
+        let owners = last.map(metadata).and_then(|m| m.owner_references).unwrap_or_default();
+        let key_of = |uid: &Arc<str>| {
+            let owner = owners.iter().find(|o| o.uid == **uid)?;
+            owner_key(owner, key.namespace.as_deref())
+        };
+        self.look(self.graph.forget(key, key_of));
+    }
+
+    fn look(&self, keys: Vec<Key>) {
+        for key in keys {
+            self.queue.add(key);
+        }
+    }
+}
+
+fn metadata(object: &Object) -> ObjectMeta {
+    #[derive(serde::Deserialize)]
+    struct Only {
+        metadata: ObjectMeta,
+    }
+    object.decode::<Only>().map(|o| o.metadata).unwrap_or_default()
+}
+
+/// Where an owner is; `None` when it is of a kind that is not served or cannot be where the reference says.
+fn owner_key(owner: &OwnerReference, namespace: Option<&str>) -> Option<Key> {
+    let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+    let kind = kinds::by_gvk(group, version, &owner.kind)?;
+    match (kind.scope, namespace) {
+        (Scope::Cluster, _) => Some(Key::cluster(kind.resource, &owner.name)),
+        (Scope::Namespaced, Some(namespace)) => Some(Key::namespaced(kind.resource, namespace, &owner.name)),
+        (Scope::Namespaced, None) => None,
+    }
+}
+
+impl Controller for Garbage {
+    type Key = Key;
+    const NAME: &'static str = "garbage_collector";
+    const WORKERS: usize = 4;
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
+        // Without the whole graph nobody can say that an object has no dependents.
+        let all = self.kinds;
+        if self.listed.clone().wait_for(|listed| *listed >= all).await.is_err() {
+            return Ok(Next::Done);
+        }
+        let Some(object) = self.objects.stored(key) else { return Ok(Next::Done) };
+        let meta = metadata(&object);
+        let namespace = key.namespace.as_deref();
+        let action = plan(
+            &meta,
+            |owner| self.owner(owner, namespace),
+            || !self.graph.dependents(meta.uid_str()).is_empty(),
+        );
+        match action {
+            Action::Nothing => {}
+            Action::Delete(propagation) => self.delete(&object, propagation).await?,
+            Action::Disown(owners) => self.disown(&object, &meta, &owners).await?,
+            Action::Orphan => {
+                for dependent in self.dependents(&meta) {
+                    let owners = HashSet::from([meta.uid_str().to_owned()]);
+                    self.disown(&dependent, &metadata(&dependent), &owners).await?;
+                }
+                self.release(&object, &meta, ORPHAN).await?;
+            }
+            Action::Foreground => return self.foreground(&object, &meta).await,
+        }
+        Ok(Next::Done)
+    }
+
+    fn all(&self) -> Vec<Key> {
+        self.graph.owned()
+    }
+}
+
+impl Garbage {
+    fn owner(&self, owner: &OwnerReference, namespace: Option<&str>) -> Owner {
+        // Nobody knows the kind: it is not for us to say that the owner is gone.
+        let Some(key) = owner_key(owner, namespace) else { return Owner::Solid };
+        match self.objects.stored(&key) {
+            Some(found) if *found.uid == *owner.uid => {
+                let waits =
+                    found.deleting && metadata(&found).finalizers.iter().flatten().any(|f| f == FOREGROUND);
+                if waits { Owner::Waiting } else { Owner::Solid }
+            }
+            Some(_) | None => Owner::Absent,
+        }
+    }
+
+    fn dependents(&self, meta: &ObjectMeta) -> Vec<Arc<Object>> {
+        self.graph.dependents(meta.uid_str()).iter().filter_map(|key| self.objects.stored(key)).collect()
+    }
+
+    async fn delete(&self, object: &Object, propagation: Propagation) -> Result<(), WriteError> {
+        let delete = DeleteOptions {
+            propagation: Some(propagation),
+            uid: Some(object.uid.to_string()),
+            ..DeleteOptions::default()
+        };
+        let key = &object.key;
+        let namespace = key.namespace.as_deref();
+        fine(
+            self.objects.remove(key.resource, namespace, &key.name, &delete, &self.options).await.map(|_| ()),
+        )
+    }
+
+    async fn disown(
+        &self,
+        object: &Object,
+        meta: &ObjectMeta,
+        owners: &HashSet<String>,
+    ) -> Result<(), WriteError> {
+        let before = meta.owner_references.clone().unwrap_or_default();
+        let after: Vec<_> = before.iter().filter(|o| !owners.contains(&o.uid)).collect();
+        if after.len() == before.len() {
+            return Ok(());
+        }
+        self.patch(object, json!({"ownerReferences": after})).await
+    }
+
+    /// Removes a finalizer that has done its work.
+    async fn release(&self, object: &Object, meta: &ObjectMeta, finalizer: &str) -> Result<(), WriteError> {
+        let left: Vec<_> = meta.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
+        self.patch(object, json!({"finalizers": left})).await
+    }
+
+    async fn patch(&self, object: &Object, mut metadata: serde_json::Value) -> Result<(), WriteError> {
+        metadata["uid"] = (*object.uid).into();
+        metadata["resourceVersion"] = object.revision.to_string().into();
+        let key = &object.key;
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let namespace = key.namespace.as_deref();
+        let patched =
+            self.objects.patch(key.resource, namespace, &key.name, None, patch, &self.options).await;
+        fine(patched.map(|_| ()))
+    }
+
+    /// Deletes the dependents; the object goes when none that blocks it is left. The last of them to go brings
+    /// it back here.
+    async fn foreground(&self, object: &Object, meta: &ObjectMeta) -> Result<Next, WriteError> {
+        let mut blocked = false;
+        for dependent in self.dependents(meta) {
+            let owners = metadata(&dependent).owner_references.unwrap_or_default();
+            let mine = owners.iter().find(|o| o.uid == meta.uid_str());
+            blocked |= mine.is_some_and(|o| o.block_owner_deletion == Some(true));
+            let others = owners.iter().filter(|o| o.uid != meta.uid_str());
+            let namespace = dependent.key.namespace.as_deref();
+            let kept = others.into_iter().any(|o| self.owner(o, namespace) == Owner::Solid);
+            if kept {
+                let owners = HashSet::from([meta.uid_str().to_owned()]);
+                self.disown(&dependent, &metadata(&dependent), &owners).await?;
+            } else if !dependent.deleting {
+                let has_own = !self.graph.dependents(&dependent.uid).is_empty();
+                let propagation = if has_own { Propagation::Foreground } else { Propagation::Background };
+                self.delete(&dependent, propagation).await?;
+            }
+        }
+        if !blocked {
+            self.release(object, meta, FOREGROUND).await?;
+            return Ok(Next::Done);
+        }
+        Ok(Next::After(Duration::from_secs(5)))
+    }
+}
+
+/// What is gone already, or is another object by now, needs nothing more.
+fn fine(result: Result<(), ApiError>) -> Result<(), WriteError> {
+    match result {
+        Err(error) if error.reason == Reason::NotFound => Ok(()),
+        other => other.map_err(WriteError::from),
+    }
+}
