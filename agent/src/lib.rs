@@ -8,6 +8,7 @@
 pub mod app;
 pub mod apply;
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;

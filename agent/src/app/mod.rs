@@ -32,8 +32,11 @@ use crate::{
     serve::{Endpoints, ServeError, Sources},
 };
 
+mod adapters;
 mod cluster;
 mod reporter;
+
+pub use adapters::{AdapterError, open};
 
 /// How long steps under way may take when the agent is asked to stop; systemd waits longer.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
