@@ -14,8 +14,8 @@ use crate::{
     logs::Rotation,
     model::{StreamRefusal, StreamRequest},
     net::{KernelNetwork, NetError},
-    observe::Ports,
-    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Options},
+    observe::{Host, Ports},
+    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options},
     volumes::NodeVolumes,
 };
 
@@ -41,7 +41,9 @@ pub enum AdapterError {
     #[error("cannot find the agent's own program")]
     Program(#[source] std::io::Error),
     /// The logger is not there.
-    #[error("{path} is not there: it writes the containers' logs; install it beside gantry-agent or set containerd.logger")]
+    #[error(
+        "{path} is not there: it writes the containers' logs; install it beside gantry-agent or set containerd.logger"
+    )]
     Logger {
         /// Where it was looked for.
         path: PathBuf,
@@ -54,6 +56,7 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
         mount: config.cgroup.mount.clone(),
         root: config.cgroup.root.clone(),
         required: config.cgroup.required,
+        allocatable: allocatable(config),
     })?;
     warn_without_limits(&crate::cgroup::Cgroups::enforcement(&cgroups));
     let client = Containerd::new(&config.containerd.socket, &config.containerd.namespace)?;
@@ -82,6 +85,16 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
         streams: Arc::new(NoStreams),
         figures: Arc::new(move || Some(figures.snapshot())),
     })
+}
+
+/// Pods together get what is not reserved; without a reservation there is nothing to hold them to.
+fn allocatable(config: &Config) -> Limits {
+    let node = &config.node;
+    if node.reserved_cpu_milli == 0 && node.reserved_memory == 0 {
+        return Limits::default();
+    }
+    let (_, memory) = super::reporter::allocatable(node, &Host::new().machine());
+    Limits { memory_max: (node.reserved_memory > 0).then_some(memory), ..Limits::default() }
 }
 
 fn options(
@@ -128,6 +141,9 @@ struct NoStreams;
 #[async_trait]
 impl StreamHandler for NoStreams {
     async fn open(&self, _request: StreamRequest) -> Result<OpenStream, StreamRefusal> {
-        Err(StreamRefusal { code: 501, message: "this node cannot serve exec, attach, logs or port-forward".to_owned() })
+        Err(StreamRefusal {
+            code: 501,
+            message: "this node cannot serve exec, attach, logs or port-forward".to_owned(),
+        })
     }
 }
