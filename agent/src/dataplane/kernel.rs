@@ -226,3 +226,6 @@ fn uplink_hooks(interface: &str) -> [TcHook<'_>; 2] {
         TcHook { program: "uplink_out", interface, side: TcAttachType::Egress },
     ]
 }
+
+#[cfg(test)]
+mod tests;

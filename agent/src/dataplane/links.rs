@@ -191,3 +191,47 @@ where
         .try_into()
         .map_err(|source| kernel("find", name, source))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::dataplane::{DataplaneConfig, TableSizes};
+
+    fn output(line: &str) -> String {
+        let mut words = line.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What kernels before 6.6 use, on whatever kernel this is.
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_filter_is_replaced_in_place_and_outlives_its_agent() {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        output("ip link add va type veth peer name vb");
+        let scratch = tempfile::tempdir().unwrap();
+        let config = DataplaneConfig {
+            pins: scratch.path().join("bpf"),
+            cgroup: scratch.path().to_owned(),
+            uplink: None,
+            pod_sockets: true,
+            sizes: TableSizes { frontends: 1024, backends: 1024, affinity: 4096, flows: 4096, pods: 64 },
+        };
+        let hook = TcHook { program: "from_pod", interface: "va", side: TcAttachType::Ingress };
+        for _ in 0..3 {
+            let mut loaded = loader::load(&config).unwrap();
+            load_programs(&mut loaded.object).unwrap();
+            attach_filter(program(&mut loaded.object, hook.program).unwrap(), hook).unwrap();
+        }
+        let filters = output("tc filter show dev va ingress");
+        assert_eq!(filters.matches("handle 0x1 from_pod").count(), 1, "{filters}");
+        qdisc_detach_program(hook.interface, hook.side, hook.program).unwrap();
+        assert!(!output("tc filter show dev va ingress").contains("from_pod"));
+        loader::remove_pins(&config.pins).unwrap();
+    }
+}

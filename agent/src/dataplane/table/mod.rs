@@ -11,6 +11,7 @@ mod port;
 mod recover;
 
 use std::{
+    cmp,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
@@ -110,6 +111,8 @@ pub(super) struct Table<M> {
     waiting: HashMap<FrontendKey, BTreeSet<PortId>>,
     /// Services to look at again: a frontend they wait for became free.
     again: BTreeSet<ServiceId>,
+    /// Services of which a part could not be programmed.
+    unsettled: BTreeSet<ServiceId>,
     heads: Indices,
     services: Indices,
     rows: Extents,
@@ -132,6 +135,7 @@ impl<M: TableMaps> Table<M> {
             owners: HashMap::new(),
             waiting: HashMap::new(),
             again: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
             heads: Indices::new(heads, 0),
             services: Indices::new(heads, 0),
             rows: Extents::new(rows),
@@ -150,10 +154,14 @@ impl<M: TableMaps> Table<M> {
         services: &ServiceTable,
         node: &NodeName,
     ) -> Result<Programmed, DataplaneError> {
-        if self.node.as_ref() != Some(node) {
-            // Locality changed for every endpoint: compare everything.
-            self.published.clear();
-            self.node = Some(node.clone());
+        // Locality changes with the node for every endpoint.
+        let everything = self.node.as_ref() != Some(node);
+        self.node = Some(node.clone());
+        let mut difference = diff(&self.published, services, everything);
+        for id in &self.unsettled {
+            if let Some(spec) = services.get(id).filter(|_| !difference.changed.contains_key(id)) {
+                difference.changed.insert(id.clone(), Arc::clone(spec));
+            }
         }
         let mut failure = None;
         let mut done = Programmed::default();
@@ -162,19 +170,29 @@ impl<M: TableMaps> Table<M> {
             failure = failure.take().or(result.err());
             ok
         };
-        let gone: Vec<PortId> = self.gone(services);
-        for id in gone {
-            done.removed += 1;
-            note(self.remove_port(&id));
+        // Removals first: an address may change hands within one pass.
+        for id in difference.gone {
+            let (removed, result) = self.remove_ports(&id, None);
+            done.removed += removed;
+            if note(result) {
+                self.published.remove(&id);
+                self.unsettled.remove(&id);
+            }
         }
-        for (id, spec) in changed(services, &self.published) {
+        for (id, spec) in &difference.changed {
+            let (removed, result) = self.remove_ports(id, Some(spec));
+            done.removed += removed;
+            note(result);
+        }
+        for (id, spec) in difference.changed {
             let (changed, result) = self.apply_service(&id, &spec, node);
             done.changed += changed;
             if note(result) {
-                self.published.insert(id, spec);
+                self.unsettled.remove(&id);
             } else {
-                self.published.remove(&id);
+                self.unsettled.insert(id.clone());
             }
+            self.published.insert(id, spec);
         }
         while let Some(id) = self.again.pop_first() {
             let Some(spec) = services.get(&id) else { continue };
@@ -182,10 +200,39 @@ impl<M: TableMaps> Table<M> {
             done.changed += changed;
             note(result);
         }
-        self.published.retain(|id, _| services.contains_key(id));
         note(self.finish_recovery());
         done.kept = self.ports.len().saturating_sub(done.changed);
         failure.map_or(Ok(done), Err)
+    }
+
+    /// Removes the ports of a service that `spec` does not have; all of them without one.
+    fn remove_ports(
+        &mut self,
+        id: &ServiceId,
+        spec: Option<&ServiceSpec>,
+    ) -> (usize, Result<(), DataplaneError>) {
+        let bound = |proto, port| PortId { service: id.clone(), proto, port };
+        let stale: Vec<PortId> = self
+            .ports
+            .range(bound(0, 0)..=bound(u8::MAX, u16::MAX))
+            .map(|(id, _)| id)
+            .filter(|id| {
+                !spec.is_some_and(|spec| {
+                    spec.ports.iter().any(|port| {
+                        port.port == id.port && endpoints::protocol_number(port.protocol) == Some(id.proto)
+                    })
+                })
+            })
+            .cloned()
+            .collect();
+        let (mut removed, mut result) = (0, Ok(()));
+        for id in stale {
+            match self.remove_port(&id) {
+                Ok(()) => removed += 1,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        (removed, result)
     }
 
     /// Applies all ports of a service; the number that changed, and the first failure.
@@ -206,19 +253,6 @@ impl<M: TableMaps> Table<M> {
             }
         }
         (changed, result)
-    }
-
-    /// Published ports that are not wanted any more.
-    fn gone(&self, services: &ServiceTable) -> Vec<PortId> {
-        let wanted = |id: &PortId| {
-            services.get(&id.service).is_some_and(|spec| {
-                let same = self.published.get(&id.service).is_some_and(|old| Arc::ptr_eq(old, spec));
-                same || spec.ports.iter().any(|port| {
-                    port.port == id.port && endpoints::protocol_number(port.protocol) == Some(id.proto)
-                })
-            })
-        };
-        self.ports.keys().filter(|id| !wanted(id)).cloned().collect()
     }
 
     /// What can be freed after a grace period; the caller waits for one and calls [`Table::release`].
@@ -318,13 +352,41 @@ impl<M: TableMaps> Table<M> {
     }
 }
 
-/// Services that are new or not what was published, in order.
-fn changed(services: &ServiceTable, published: &ServiceTable) -> Vec<(ServiceId, Arc<ServiceSpec>)> {
-    services
-        .iter()
-        .filter(|(id, spec)| !published.get(*id).is_some_and(|old| Arc::ptr_eq(old, spec)))
-        .map(|(id, spec)| (id.clone(), Arc::clone(spec)))
-        .collect()
+/// What is different between two tables.
+#[derive(Default)]
+struct Difference {
+    gone: Vec<ServiceId>,
+    changed: ServiceTable,
+}
+
+/// One walk over both tables side by side. Unchanged services share their value and the text of their names
+/// with the last table, so that each costs three comparisons of pointers.
+fn diff(old: &ServiceTable, new: &ServiceTable, everything: bool) -> Difference {
+    let mut difference = Difference::default();
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return difference,
+            (Some(_), None) => cmp::Ordering::Less,
+            (None, Some(_)) => cmp::Ordering::Greater,
+            (Some((before, _)), Some((now, _))) if same_text(before, now) => cmp::Ordering::Equal,
+            (Some((before, _)), Some((now, _))) => before.cmp(now),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let now = if order.is_ge() { new.next() } else { None };
+        match (before, now) {
+            (Some((id, _)), None) => difference.gone.push(id.clone()),
+            (Some((_, before)), Some((_, now))) if !everything && Arc::ptr_eq(before, now) => {}
+            (_, Some((id, now))) => {
+                difference.changed.insert(id.clone(), Arc::clone(now));
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+fn same_text(a: &ServiceId, b: &ServiceId) -> bool {
+    Arc::ptr_eq(&a.name, &b.name) && Arc::ptr_eq(&a.namespace, &b.namespace)
 }
 
 #[cfg(test)]
