@@ -19,13 +19,31 @@ struct Extra {
     verbs: &'static [&'static str],
 }
 
-const EXTRAS: [Extra; 3] = [
+const EXTRAS: [Extra; 5] = [
     Extra {
         group: "authentication.k8s.io",
         version: "v1",
         plural: "selfsubjectreviews",
         singular: "selfsubjectreview",
         kind: "SelfSubjectReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    Extra {
+        group: "authorization.k8s.io",
+        version: "v1",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        kind: "SelfSubjectAccessReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    Extra {
+        group: "authorization.k8s.io",
+        version: "v1",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        kind: "SelfSubjectRulesReview",
         scope: Scope::Cluster,
         verbs: &["create"],
     },

@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 pub mod decode;
 mod endpoints;
+mod events;
 mod json;
 pub mod pod;
 mod print;
@@ -38,6 +39,11 @@ pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Kind
 /// The kind that objects name themselves after.
 pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
+
+/// What a field selector sees of an object that does not have the field at `path`.
+pub fn unset_field(path: &str) -> &'static str {
+    if matches!(path, "spec.unschedulable" | "spec.hostNetwork") { "false" } else { "" }
 }
 
 /// Whether objects live in a namespace.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Kind, Scope, Subresource, View, cluster, config, endpoints, json::ensure, pod, print, service, workload,
+    Kind, Scope, Subresource, View, cluster, config, endpoints, events, json::ensure, pod, print, service,
+    workload,
 };
 use crate::model::{Cause, Resource};
 
@@ -35,9 +36,6 @@ fn no_causes(_: &Value, _: Option<&Value>) -> Vec<Cause> {
 }
 fn no_warnings(_: &Value) -> Vec<String> {
     Vec::new()
-}
-fn same(value: &Value) -> Value {
-    value.clone()
 }
 fn no_cells(_: &Value, _: i64) -> Vec<Value> {
     Vec::new()
@@ -256,7 +254,6 @@ const EVENT: Kind = Kind {
         "involvedObject.fieldPath",
         "reason",
         "reportingComponent",
-        "source",
         "type",
     ],
     validate: cluster::validate_event,
@@ -267,8 +264,10 @@ const EVENT: Kind = Kind {
 
 const EVENT_VIEW: Kind = Kind {
     group: "events.k8s.io",
+    // Without a short name: `ev` means core events, and kubectl would warn at each use that it could mean these.
+    short_names: &[],
     definition: "io.k8s.api.events.v1.Event",
-    view: Some(View { from_stored: same, to_stored: same }),
+    view: Some(View { from_stored: events::from_stored, to_stored: events::to_stored }),
     ..EVENT
 };
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{List, Objects, Selection, WatchEvent, WatchStream, row};
 use crate::{
+    kinds,
     model::{ApiError, Key, Object, Reason, Resource, Revision},
     store::{Event, Scan, Watcher},
 };
@@ -72,7 +73,7 @@ impl Selection {
         let field = |path: &str| match path {
             "metadata.name" => &*object.key.name,
             "metadata.namespace" => object.key.namespace_str(),
-            path => object.fields.get(path).map_or("", String::as_str),
+            path => object.fields.get(path).map_or(kinds::unset_field(path), String::as_str),
         };
         (self.namespace.is_none() || self.namespace == object.key.namespace)
             && self.labels.matches(&object.labels)

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{kinds::Kind, model::Cause};
 
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED_POINTER: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
 
 /// Applies `config` as `writer.manager`. The result carries its `metadata.managedFields`; it equals `live` when
 /// the apply changes nothing. Fields that the manager applied before and leaves out now go, unless somebody else
@@ -30,7 +30,7 @@ pub fn apply(
     let shape = Shape::of_definition(kind.definition);
     let set = to_set(shape, &config, "")
         .map_err(|e| PatchError::Malformed(typed_patch_error(kind, &config, &e)))?;
-    let step = Step { kind, shape, config: &config, set: owned(kind, writer.subresource, &set), writer };
+    let step = Step { kind, shape, config: &config, set, writer };
     match step.run(live, force) {
         Err(Conflicts(conflicts)) if writer.manager == "kubectl" => {
             let allowed = live.map_or_else(FieldSet::default, |live| step.unchanged_last_applied(live));
@@ -56,6 +56,7 @@ struct Step<'a> {
     kind: &'a Kind,
     shape: Shape<'a>,
     config: &'a Value,
+    /// All that `config` sets, also what nobody owns (the name).
     set: FieldSet,
     writer: &'a Writer<'a>,
 }
@@ -71,6 +72,8 @@ impl Step<'_> {
         let last = std::mem::replace(&mut entry.fields, self.set.clone());
         entry.api_version = self.kind.api_version();
         let mut after = self.prune(merged, &last, &managers);
+        let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
+        entry.fields = owned(self.kind, self.writer.subresource, &self.set);
 
         let change = compare(self.shape, before.as_ref(), Some(&after));
         let taken = change.modified.union(&change.added);
@@ -86,6 +89,7 @@ impl Step<'_> {
             return Err(Conflicts(conflicts));
         }
         managers.0.retain(|e| !e.fields.is_empty());
+        self.follow_last_applied(&mut after);
         if managers != former || before.as_ref() != Some(&after) {
             let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
             self.writer.now.clone_into(&mut entry.time);
@@ -129,10 +133,20 @@ impl Step<'_> {
         remove(self.shape, &merged, &gone).unwrap_or_else(empty)
     }
 
+    /// Where kubectl once applied from its side, its annotation keeps telling what it applied last, so that
+    /// going back to client-side apply finds the truth.
+    fn follow_last_applied(&self, after: &mut Value) {
+        if self.writer.manager == "kubectl"
+            && let Some(last) = after.pointer_mut(LAST_APPLIED_POINTER).filter(|last| last.is_string())
+        {
+            *last = format!("{}\n", self.config).into();
+        }
+    }
+
     /// The fields of kubectl's last client-side apply that still are as it left them: kubectl may take those
     /// over without force when a user moves to server-side apply.
     fn unchanged_last_applied(&self, live: &Value) -> FieldSet {
-        let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
+        let text = live.pointer(LAST_APPLIED_POINTER).and_then(Value::as_str).unwrap_or_default();
         let Ok(last) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
         let change = compare(self.shape, Some(&last), Some(&without_managed_fields(live)));
         let set = to_set(self.shape, &last, "").unwrap_or_default();

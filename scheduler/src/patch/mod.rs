@@ -3,6 +3,8 @@
 
 mod apply;
 mod fields;
+#[cfg(test)]
+mod laws;
 mod managed;
 mod strategic;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::kinds::schema::{Definition, Field, Schema, Type, schema};
+use crate::kinds::schema::{Definition, Field, ListKind, Schema, Type, schema};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -154,7 +154,7 @@ impl Merger {
                     Value::Object(item.clone())
                 ))
             })?;
-            let at = list.iter().position(|old| old.get(key) == Some(id));
+            let at = matching(&list, item, key, field);
             match (directive(item)?, at) {
                 (Some("delete"), _) => list.retain(|old| old.get(key) != Some(id)),
                 (_, Some(at)) => {
@@ -170,6 +170,18 @@ impl Merger {
         }
         Ok(list)
     }
+}
+
+/// The item that a patch item is about. Where several share the merge key (a port served over TCP and UDP), it is
+/// the one that agrees on the other identifying fields, else the first.
+fn matching(list: &[Value], item: &Map<String, Value>, key: &str, field: &Field) -> Option<usize> {
+    let identity: &[String] = match &field.list {
+        ListKind::Map(keys) => keys,
+        _ => &[],
+    };
+    let same = |old: &Value| old.get(key) == item.get(key);
+    let exact = |old: &Value| identity.iter().all(|k| item.get(k).is_none_or(|v| old.get(k) == Some(v)));
+    list.iter().position(|old| same(old) && exact(old)).or_else(|| list.iter().position(same))
 }
 
 fn primitive_list(

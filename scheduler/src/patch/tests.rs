@@ -203,6 +203,9 @@ fn kubectl_takes_over_its_own_client_side_apply() {
     record_update(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
     let out = apply(deployment(), Some(&object), &web(5, "web:1"), &writer("kubectl", T2), false).unwrap();
     assert_eq!(out["spec"]["replicas"], 5);
+    let last =
+        out["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(last).unwrap(), web(5, "web:1"));
     let mut drifted = object.clone();
     drifted["spec"]["replicas"] = json!(9);
     record_update(deployment(), Some(&object), &mut drifted, &writer("somebody", T1));

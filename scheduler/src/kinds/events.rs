@@ -1,0 +1,57 @@
+//! Events in the form of `events.k8s.io/v1`, over the core events that are stored.
+
+use serde_json::{Map, Value};
+
+/// Field of a core event, field of an `events.k8s.io` event; all others are called the same in both.
+const RENAMED: [(&str, &str); 7] = [
+    ("reportingComponent", "reportingController"),
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+/// The `events.k8s.io` form of a stored event.
+pub(super) fn from_stored(event: &Value) -> Value {
+    renamed(event, "events.k8s.io/v1", |name| {
+        RENAMED.iter().find(|(core, _)| *core == name).map(|(_, new)| *new)
+    })
+}
+
+/// The stored form of an `events.k8s.io` event.
+pub(super) fn to_stored(event: &Value) -> Value {
+    renamed(event, "v1", |name| RENAMED.iter().find(|(_, new)| *new == name).map(|(core, _)| *core))
+}
+
+fn renamed(event: &Value, api_version: &str, rename: impl Fn(&str) -> Option<&'static str>) -> Value {
+    let fields = event.as_object().into_iter().flatten();
+    let mut out: Map<String, Value> =
+        fields.map(|(name, value)| (rename(name).unwrap_or(name).to_owned(), value.clone())).collect();
+    out.insert("apiVersion".to_owned(), api_version.into());
+    Value::Object(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_two_forms_hold_the_same() {
+        let core = json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "message": "pulled", "reason": "Pulled",
+            "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "agent"}, "count": 2,
+            "firstTimestamp": "2026-01-01T00:00:00Z", "reportingComponent": "agent", "type": "Normal",
+        });
+        let shown = from_stored(&core);
+        assert_eq!(
+            (shown["note"].as_str(), shown["apiVersion"].as_str()),
+            (Some("pulled"), Some("events.k8s.io/v1"))
+        );
+        assert_eq!(shown["regarding"]["name"], "p");
+        assert_eq!(to_stored(&shown), core);
+    }
+}
