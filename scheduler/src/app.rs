@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{PodDefaults, ServiceAddresses, ServiceRanges},
-    api::{self, Api, Server, ServerError},
+    api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
     cache::Cache,
     config::Config,
@@ -139,13 +139,13 @@ impl App {
             config: nodes_config(config),
         };
         let nodes = Nodes::start(parts, &mut registry, &stop, &tasks);
-        let failures = serve_nodes(config.nodes_listen, nodes, &tasks).await?;
+        let failures = serve_nodes(config.nodes_listen, nodes.clone(), &tasks).await?;
 
         let (ready, is_ready) = watch::channel(false);
         let parts = api::Parts {
             objects: objects.clone(),
-            connect: None,
-            computed: Vec::new(),
+            connect: Some(Arc::new(PodStreams::new(nodes.clone()))),
+            computed: vec![Arc::new(ResourceMetrics::new(objects.clone(), nodes))],
             server: config.api.advertise.to_string(),
             ready: is_ready,
             stop: stop.clone(),

@@ -1,0 +1,88 @@
+//! log, exec, attach and port-forward: HTTP and WebSocket on the client's side, the agent's dialled-back stream
+//! on the other. Decides what can be served from the pod's status, in upstream's words; moves bytes with
+//! back-pressure end to end. Never: a look into what flows.
+
+mod container;
+mod exec;
+mod logs;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::{extract::Request, response::Response};
+use gantry_proto::node::v1 as pb;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Connect, Params};
+use crate::{
+    kinds::Subresource,
+    model::{ApiError, Chain, Object, Reason},
+    nodes::Nodes,
+    streams::{NodeStream, StreamError},
+};
+
+/// Streams into containers, by way of the node sessions.
+pub struct PodStreams {
+    nodes: Nodes,
+}
+
+impl PodStreams {
+    /// Over the node sessions.
+    pub fn new(nodes: Nodes) -> Self {
+        Self { nodes }
+    }
+
+    async fn open(&self, node: &str, kind: pb::stream_request::Kind) -> Result<NodeStream, ApiError> {
+        self.nodes.open_stream(node, kind).await.map_err(|e| refusal(&e))
+    }
+}
+
+#[async_trait]
+impl Connect for PodStreams {
+    async fn connect(
+        &self,
+        pod: Arc<Object>,
+        sub: Subresource,
+        params: Params,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let pod: Pod =
+            pod.decode().map_err(|e| ApiError::new(Reason::InternalError, Chain(&e).to_string()))?;
+        match sub {
+            Subresource::Log => logs::serve(self, &pod, &params).await,
+            Subresource::Exec => exec::serve(self, &pod, &params, request, false).await,
+            Subresource::Attach => exec::serve(self, &pod, &params, request, true).await,
+            _ => Err(ApiError::new(
+                Reason::BadRequest,
+                "port-forward is not served by this version: reach the pod through a Service (NodePort), or \
+                 from inside the cluster with kubectl exec",
+            )),
+        }
+    }
+}
+
+/// The pod's node; `None` before it is bound.
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+fn uid_of(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+fn name_of(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn refusal(error: &StreamError) -> ApiError {
+    let reason = match error {
+        StreamError::NotConnected(_) => Reason::ServiceUnavailable,
+        StreamError::TimedOut(_) => Reason::Timeout,
+        StreamError::Refused { code: 400, .. } => Reason::BadRequest,
+        StreamError::Refused { code: 404, .. } => Reason::NotFound,
+        StreamError::Refused { .. } => Reason::InternalError,
+    };
+    ApiError::new(reason, error.to_string())
+}

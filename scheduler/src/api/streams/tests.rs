@@ -1,0 +1,119 @@
+use bytes::Bytes;
+use gantry_proto::node::v1::{self as pb, stream_frame::Kind};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use serde_json::json;
+
+use super::*;
+
+fn pod(containers: &[&str], statuses: serde_json::Value) -> Pod {
+    let containers: Vec<_> = containers.iter().map(|c| json!({"name": c})).collect();
+    serde_json::from_value(json!({"metadata": {"name": "web", "uid": "u"},
+        "spec": {"nodeName": "n", "containers": containers, "initContainers": [{"name": "setup"}]},
+        "status": {"phase": "Running", "containerStatuses": statuses}}))
+    .unwrap()
+}
+
+fn container_status(state: serde_json::Value, last: serde_json::Value) -> Pod {
+    let status = json!([{"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": state, "lastState": last}]);
+    pod(&["a"], status)
+}
+
+fn params(query: &str) -> Params {
+    Params::of(&format!("/x?{query}").parse().unwrap()).unwrap()
+}
+
+#[test]
+fn the_container_is_the_only_one_or_must_be_named() {
+    let two = pod(&["a", "b"], json!([]));
+    assert_eq!(container::choose(&pod(&["a"], json!([])), None).unwrap(), "a");
+    assert_eq!(container::choose(&two, Some("setup")).unwrap(), "setup");
+    let unnamed = container::choose(&two, None).unwrap_err();
+    assert_eq!(
+        unnamed.message,
+        "a container name must be specified for pod web, choose one of: [a b] or one of the init containers: [setup]"
+    );
+    assert_eq!(unnamed.reason, Reason::BadRequest);
+    assert_eq!(
+        container::choose(&two, Some("x")).unwrap_err().message,
+        "container x is not valid for pod web"
+    );
+}
+
+#[test]
+fn a_log_is_there_once_the_container_ran() {
+    let ended = json!({"terminated": {"exitCode": 1}});
+    let refused = |pod: &Pod, previous| container::has_log(pod, "a", previous).unwrap_err().message;
+    let waiting = |reason: &str| container_status(json!({"waiting": {"reason": reason}}), json!({}));
+    assert_eq!(
+        refused(&waiting("ContainerCreating"), false),
+        "container \"a\" in pod \"web\" is waiting to start: ContainerCreating"
+    );
+    assert_eq!(
+        refused(&waiting("ImagePullBackOff"), false),
+        "container \"a\" in pod \"web\" is waiting to start: trying and failing to pull image"
+    );
+    let crashing = container_status(json!({"waiting": {"reason": "CrashLoopBackOff"}}), ended.clone());
+    container::has_log(&crashing, "a", false).unwrap();
+    container::has_log(&crashing, "a", true).unwrap();
+    let running = container_status(json!({"running": {}}), json!({}));
+    container::has_log(&running, "a", false).unwrap();
+    assert_eq!(refused(&running, true), "previous terminated container \"a\" in pod \"web\" not found");
+    assert!(container::runs(&running, "a").is_ok() && container::runs(&crashing, "a").is_err());
+}
+
+#[test]
+fn log_parameters_are_checked_as_upstream_does() {
+    let now = Timestamp::from_second(1_000).unwrap();
+    let read = |query: &str| logs::options("web", &params(query), now);
+    let all = read("follow=true&tailLines=0&sinceSeconds=10&limitBytes=5&timestamps=1").unwrap();
+    assert_eq!((all.follow, all.timestamps, all.previous), (true, true, false));
+    assert_eq!((all.tail_lines, all.since_ms, all.limit_bytes), (Some(0), Some(990_000), Some(5)));
+    assert_eq!(read("sinceTime=1970-01-01T00:00:07Z").unwrap().since_ms, Some(7_000));
+    let negative = read("tailLines=-1").unwrap_err();
+    assert_eq!(negative.reason, Reason::Invalid);
+    assert!(negative.message.contains("tailLines: Invalid value: -1: must be greater than or equal to 0"));
+    for query in
+        ["sinceSeconds=0", "limitBytes=0", "sinceTime=x", "sinceSeconds=1&sinceTime=1970-01-01T00:00:07Z"]
+    {
+        assert!(read(query).is_err(), "{query}");
+    }
+}
+
+#[test]
+fn exec_wants_a_command_and_a_stream() {
+    let pod = pod(&["a"], json!([]));
+    let read = |query: &str, attach| exec::options(&pod, &params(query), attach);
+    let shell =
+        read("command=sh&command=-c&command=id&stdin=true&stdout=true&stderr=true&tty=true", false).unwrap();
+    assert_eq!((shell.command.len(), shell.stdin, shell.stderr), (3, true, false));
+    assert!(read("stdout=true", false).is_err());
+    assert!(read("command=id", false).is_err());
+    assert!(read("stdout=true", true).is_ok_and(|a| a.attach && a.command.is_empty()));
+}
+
+#[test]
+fn messages_carry_their_channel() {
+    let incoming = |bytes: &[u8]| exec::incoming(&Bytes::copy_from_slice(bytes));
+    assert_eq!(incoming(b"\x00hi"), Some(Kind::Stdin("hi".into())));
+    assert_eq!(
+        incoming(b"\x04{\"Width\":80,\"Height\":24}"),
+        Some(Kind::Resize(pb::TerminalSize { width: 80, height: 24 }))
+    );
+    assert_eq!(incoming(b"\xff\x00"), Some(Kind::StdinClosed(true)));
+    for nothing in [&b""[..], b"\x00", b"\x01out", b"\x04rubbish", b"\xff\x01", b"\x09x"] {
+        assert_eq!(incoming(nothing), None);
+    }
+}
+
+#[test]
+fn the_end_is_a_status_with_the_exit_code() {
+    let end = |exit_code, error: &str| exec::status(&pb::StreamEnd { exit_code, error: error.into() });
+    assert_eq!(end(Some(0), "")["status"], "Success");
+    let failed = end(Some(7), "");
+    assert_eq!(
+        (&failed["reason"], &failed["details"]["causes"][0]["message"]),
+        (&json!("NonZeroExitCode"), &json!("7"))
+    );
+    assert_eq!(end(None, "no such file")["reason"], "InternalError");
+}
