@@ -1,23 +1,18 @@
 //! The agent's session with the scheduler, both real, over loopback and TLS: join, snapshot, changes, reports,
 //! restarts and resumption, renewal, streams.
 
+mod fake;
+mod streams;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
-use gantry_agent::{
-    control::{
-        CaPin, Control, ControlConfig, ControlParts, JoinToken, NodeReporter, OpenStream, StreamHandler,
-    },
-    model::{
-        Desired, EventSubject, EventType, NodeEvent, NodeFacts, NodeUsage, PodName, PodReport, StreamEnd,
-        StreamInput, StreamOutput, StreamRefusal, StreamRequest, Vitals,
-    },
-};
+use anyhow::{Context, Result};
+use gantry_agent::model::{Desired, EventSubject, EventType, NodeEvent, PodName, PodReport};
 use gantry_scheduler::{
     events::Recorder,
     model::Resource,
@@ -31,8 +26,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use fake::{Agent, PATIENCE, eventually};
+
 const DAY: Duration = Duration::from_secs(86_400);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The scheduler's node side. Its objects outlive a restart of its sessions.
 struct Scheduler {
@@ -131,6 +127,10 @@ impl Scheduler {
         Ok(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
     }
 
+    fn agent(&self, node: &str, dir: &Path) -> Result<Agent> {
+        Agent::start(self.address, node, dir, &self.authority.ca_hash(), &self.token.reveal())
+    }
+
     async fn create(&self, resource: Resource, body: Value) -> Result<Value> {
         Ok(self.objects.create(resource, Some("default"), body, &admin()).await?.object.decode()?)
     }
@@ -159,116 +159,6 @@ impl Scheduler {
     }
 }
 
-/// Speaks for a node; serves streams by echoing.
-struct Fake {
-    cpu: Mutex<u64>,
-}
-
-#[async_trait::async_trait]
-impl NodeReporter for Fake {
-    async fn facts(&self) -> NodeFacts {
-        NodeFacts {
-            capacity: [("cpu".to_owned(), "2".to_owned())].into(),
-            allocatable: [("cpu".to_owned(), "2".to_owned())].into(),
-            labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
-            addresses: vec![("InternalIP".to_owned(), "192.0.2.1".to_owned())],
-            boot_id: "boot".to_owned(),
-            ..NodeFacts::default()
-        }
-    }
-
-    async fn vitals(&self) -> Vitals {
-        let mut cpu = self.cpu.lock().unwrap();
-        *cpu += 1;
-        let time_ms = i64::try_from(*cpu * 1000).unwrap();
-        let node =
-            NodeUsage { cpu_nano_seconds: *cpu * 250_000_000, memory_working_set_bytes: 1 << 20, time_ms };
-        Vitals { node: Some(node), ..Vitals::default() }
-    }
-}
-
-#[async_trait::async_trait]
-impl StreamHandler for Fake {
-    async fn open(&self, request: StreamRequest) -> Result<OpenStream, StreamRefusal> {
-        let StreamRequest::Exec(exec) = request else {
-            return Err(StreamRefusal { code: 404, message: "only exec here".to_owned() });
-        };
-        Ok(Box::new(move |mut channel| {
-            Box::pin(async move {
-                let greeting = exec.command.join(" ").into_bytes().into();
-                let mut echo = Ok(channel.output.send(StreamOutput::Stderr(greeting)).await.is_ok());
-                while let Some(input) = channel.input.recv().await {
-                    match input {
-                        StreamInput::Stdin(bytes) => {
-                            echo = channel.output.send(StreamOutput::Stdout(bytes)).await.map(|()| true);
-                        }
-                        StreamInput::StdinClosed => break,
-                        StreamInput::Resize { .. } => {}
-                    }
-                }
-                StreamEnd { exit_code: Some(if echo.is_ok() { 7 } else { 1 }), error: None }
-            })
-        }))
-    }
-}
-
-struct Agent {
-    control: Control,
-    stop: CancellationToken,
-    tracker: TaskTracker,
-}
-
-impl Agent {
-    fn start(scheduler: &Scheduler, node: &str, dir: &Path) -> Result<Self> {
-        let pin = CaPin::parse(&scheduler.authority.ca_hash())?;
-        Self::with(scheduler, node, dir, Some(pin), Some(scheduler.token.reveal()))
-    }
-
-    fn with(
-        scheduler: &Scheduler,
-        node: &str,
-        dir: &Path,
-        ca_hash: Option<CaPin>,
-        token: Option<String>,
-    ) -> Result<Self> {
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let fake = Arc::new(Fake { cpu: Mutex::default() });
-        let parts = ControlParts {
-            config: ControlConfig {
-                scheduler: scheduler.address.to_string(),
-                node: node.into(),
-                dir: dir.to_owned(),
-                ca_file: None,
-                ca_hash,
-                token: token.map(JoinToken::new),
-            },
-            reporter: fake.clone(),
-            streams: fake,
-        };
-        let control = Control::start(parts, &mut Registry::default(), &stop, &tracker)?;
-        Ok(Self { control, stop, tracker })
-    }
-
-    async fn stop(self) -> Result<()> {
-        self.stop.cancel();
-        self.tracker.close();
-        Ok(tokio::time::timeout(PATIENCE, self.tracker.wait()).await?)
-    }
-
-    async fn connected(&self) -> Result<()> {
-        tokio::time::timeout(PATIENCE, self.control.connected.clone().wait_for(|c| *c)).await??;
-        Ok(())
-    }
-
-    async fn sees(&self, what: &str, check: impl FnMut(&Arc<Desired>) -> bool) -> Result<Arc<Desired>> {
-        let mut desired = self.control.desired.clone();
-        let seen = tokio::time::timeout(PATIENCE, desired.wait_for(check)).await;
-        Ok(seen
-            .with_context(|| format!("never saw {what}; has {:?}", self.control.desired.borrow()))??
-            .clone())
-    }
-}
-
 fn pods(desired: &Desired) -> Vec<String> {
     desired.pods.values().map(|p| p.name.name.to_string()).collect()
 }
@@ -281,18 +171,6 @@ fn report(pod: &Value, phase: &str, finished: bool) -> PodReport {
         status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() },
         finished,
     }
-}
-
-/// Waits until a stored object is as wanted. Level-triggered; the objects have no notification to wait on here.
-async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !check().await? {
-        if tokio::time::Instant::now() >= deadline {
-            bail!("never happened: {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
 }
 
 fn home() -> Result<(tempfile::TempDir, PathBuf)> {
@@ -308,7 +186,7 @@ async fn pods_come_down_and_statuses_go_up() -> Result<()> {
     let pod = scheduler.pod("p", "n1", "s").await?;
     scheduler.pod("other", "n2", "s").await?;
     let (_keep, dir) = home()?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     let desired =
         agent.sees("the pod and its secret", |d| !d.pods.is_empty() && !d.secrets.is_empty()).await?;
     assert_eq!(pods(&desired), ["p"]);
@@ -377,14 +255,14 @@ async fn a_restarted_agent_resumes_from_its_ledger() -> Result<()> {
     scheduler.pod("first", "n1", "s").await?;
     scheduler.service("web").await?;
     let (_keep, dir) = home()?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     let both = |d: &Arc<Desired>| d.pods.len() == 1 && d.services.len() == 1;
     agent.sees("the first pod", both).await?;
     agent.stop().await?;
     scheduler.pod("second", "n1", "s").await?;
     let before = scheduler.metric("gantry_node_snapshots")?;
 
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     assert!(both(&agent.control.desired.borrow().clone()), "from the ledger, before any session");
     agent.sees("the second pod", |d| d.pods.len() == 2 && d.services.len() == 1).await?;
     assert_eq!(scheduler.metric("gantry_node_resumes")?, 1);
@@ -393,7 +271,7 @@ async fn a_restarted_agent_resumes_from_its_ledger() -> Result<()> {
 
     // Without a scheduler the node starts with what it has, and the ledger says nothing in the clear.
     scheduler.pause().await?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     let desired = agent.control.desired.borrow().clone();
     assert_eq!((desired.pods.len(), desired.secrets.len()), (2, 1));
     for file in std::fs::read_dir(&dir)? {
@@ -416,7 +294,7 @@ async fn reports_wait_for_a_scheduler_that_is_away() -> Result<()> {
     let mut scheduler = Scheduler::start(DAY).await?;
     let pod = scheduler.pod("p", "n1", "none").await?;
     let (_keep, dir) = home()?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     agent.sees("the pod", |d| d.pods.len() == 1).await?;
     scheduler.pause().await?;
     tokio::time::timeout(PATIENCE, agent.control.connected.clone().wait_for(|c| !*c)).await??;
@@ -434,7 +312,7 @@ async fn reports_wait_for_a_scheduler_that_is_away() -> Result<()> {
 async fn certificates_are_renewed_without_losing_the_session() -> Result<()> {
     let scheduler = Scheduler::start(Duration::from_secs(6)).await?;
     let (_keep, dir) = home()?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     agent.connected().await?;
     let first = std::fs::read(dir.join("node.pem"))?;
     eventually("a renewed certificate", async || Ok(std::fs::read(dir.join("node.pem"))? != first)).await?;
@@ -449,10 +327,9 @@ async fn certificates_are_renewed_without_losing_the_session() -> Result<()> {
 #[tokio::test]
 async fn a_wrong_token_or_pin_joins_nothing() -> Result<()> {
     let scheduler = Scheduler::start(DAY).await?;
-    let pin = CaPin::parse(&scheduler.authority.ca_hash())?;
     let (_keep, dir) = home()?;
     let wrong = Token::generate().reveal();
-    let agent = Agent::with(&scheduler, "n1", &dir, Some(pin), Some(wrong))?;
+    let agent = Agent::start(scheduler.address, "n1", &dir, &scheduler.authority.ca_hash(), &wrong)?;
     eventually("a refusal", async || Ok(scheduler.metric("gantry_node_joins_refused")? >= 1)).await?;
     assert!(!dir.join("node.pem").exists());
     agent.stop().await?;
@@ -462,8 +339,8 @@ async fn a_wrong_token_or_pin_joins_nothing() -> Result<()> {
     let elsewhere = tempfile::tempdir()?;
     let impostor = Authority::open(elsewhere.path(), SystemTime::now())?;
     let (_keep, dir) = home()?;
-    let pin = CaPin::parse(&impostor.ca_hash())?;
-    let agent = Agent::with(&scheduler, "n1", &dir, Some(pin), Some(scheduler.token.reveal()))?;
+    let token = scheduler.token.reveal();
+    let agent = Agent::start(scheduler.address, "n1", &dir, &impostor.ca_hash(), &token)?;
     let connected = tokio::time::timeout(Duration::from_secs(2), agent.connected()).await;
     assert!(connected.is_err() && !dir.join("node.pem").exists());
     assert_eq!(scheduler.metric("gantry_node_joins_refused")?, refused);
@@ -475,7 +352,7 @@ async fn a_stream_flows_both_ways_and_ends_with_the_exit_code() -> Result<()> {
     use gantry_proto::node::v1::{self as pb, stream_frame::Kind};
     let scheduler = Scheduler::start(DAY).await?;
     let (_keep, dir) = home()?;
-    let agent = Agent::start(&scheduler, "n1", &dir)?;
+    let agent = scheduler.agent("n1", &dir)?;
     agent.connected().await?;
     let nodes = scheduler.running()?.nodes.clone();
     let exec = pb::Exec { command: vec!["echo".to_owned()], stdin: true, ..Default::default() };
@@ -490,6 +367,6 @@ async fn a_stream_flows_both_ways_and_ends_with_the_exit_code() -> Result<()> {
     drop(stream);
 
     let logs = nodes.open_stream("n1", pb::stream_request::Kind::Logs(pb::Logs::default())).await;
-    assert_eq!(logs.err().context("not refused")?.to_string(), "only exec here");
+    assert_eq!(logs.err().context("not refused")?.to_string(), "no such container");
     agent.stop().await
 }
