@@ -98,7 +98,7 @@ impl Apply {
                 Step::Launch(_) => {}
                 Step::PostStart(call) => self.post_start(job, &call),
                 Step::BeginStop { target, message, pre_stop } => {
-                    self.begin_stop(job, &target, message, pre_stop)
+                    self.begin_stop(job, &target, message, pre_stop);
                 }
                 Step::Signal { target, signal } => self.signal(job, &target, signal).await,
                 Step::Kill(target) => self.kill(job, &target).await,

@@ -271,8 +271,9 @@ fn decided_phase(
 }
 
 fn creating_message(subjects: &Subjects<'_>, outcome: &Outcome) -> String {
-    if let Some((name, message)) = outcome.failing.iter().next() {
-        return format!("MountVolume.SetUp failed for volume {name:?} : {message}");
+    if !outcome.failing.is_empty() {
+        let each = outcome.failing.iter().map(|(name, message)| notices::failed_mount(name, message));
+        return each.collect::<Vec<_>>().join("; ");
     }
     let failure =
         subjects.seen.failures.iter().find(|(subject, _)| !matches!(subject, Subject::Container(_)));

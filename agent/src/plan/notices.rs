@@ -30,9 +30,10 @@ pub(super) fn notices(
         }));
     }
     for (volume, message) in failing_volumes {
-        let message = format!("MountVolume.SetUp failed for volume {volume:?} : {message}");
+        let message = failed_mount(volume, message);
         let told = |status: &PodStatus| {
-            containers(status).any(|(_, known)| waiting(known).is_some_and(|(_, known)| known == message))
+            containers(status)
+                .any(|(_, known)| waiting(known).is_some_and(|(_, known)| known.contains(&message)))
         };
         if before.is_some_and(told) {
             continue;
@@ -40,6 +41,11 @@ pub(super) fn notices(
         notices.push(Notice { field_path: None, warning: true, reason: "FailedMount", message });
     }
     notices
+}
+
+/// Upstream's words for a volume that cannot be made.
+pub(super) fn failed_mount(volume: &str, message: &str) -> String {
+    format!("MountVolume.SetUp failed for volume {volume:?} : {message}")
 }
 
 /// The message of a back-off grows with the delay; that alone is no news. Other reasons are news when their

@@ -175,7 +175,7 @@ pub(super) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
 mod tests {
     use super::*;
 
-    fn pod(containers: serde_json::Value) -> Pod {
+    fn pod(containers: impl serde::Serialize) -> Pod {
         serde_json::from_value(serde_json::json!({"spec": {"containers": containers}})).unwrap()
     }
 

@@ -329,11 +329,16 @@ fn an_unsupported_volume_says_what_to_use() {
     let pod = testing::pod(
         "p",
         json!({"containers": [{"name": "web", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}],
-               "volumes": [{"name": "data", "nfs": {"server": "s", "path": "/"}}]}),
+               "volumes": [{"name": "data", "nfs": {"server": "s", "path": "/"}},
+                           {"name": "late", "secret": {"secretName": "late"}}]}),
     );
-    let plan = planned(&Desired::default(), &pod, &prepared(&pod));
+    let mut seen = prepared(&pod);
+    let plan = planned(&Desired::default(), &pod, &seen);
     assert!(launches(&plan).is_empty());
-    let [notice] = &plan.notices[..] else { panic!("{:?}", plan.notices) };
+    // Told once each.
+    seen.record.status = Some(plan.status.clone());
+    assert!(planned(&Desired::default(), &pod, &seen).notices.is_empty());
+    let [notice, _] = &plan.notices[..] else { panic!("{:?}", plan.notices) };
     assert_eq!(notice.reason, "FailedMount");
     assert!(
         notice.message.contains("volume kind nfs is not supported by this node: use emptyDir"),
