@@ -219,6 +219,8 @@ struct Counts {
     known: HashMap<Same, Step>,
     order: VecDeque<Same>,
     budget: HashMap<(String, String), (u32, Timestamp)>,
+    /// Agents tell time in milliseconds: what happened in the same one must not get the same name.
+    serial: i128,
 }
 
 impl Counts {
@@ -232,8 +234,9 @@ impl Counts {
             return Some(step.clone());
         }
         let name = record.about.name.as_deref().unwrap_or("unknown");
-        let step =
-            Step { name: format!("{name}.{:x}", record.time.as_nanosecond()), count: 1, first: record.time };
+        self.serial = (self.serial + 1) % 1_000_000;
+        let moment = record.time.as_nanosecond() + self.serial;
+        let step = Step { name: format!("{name}.{moment:x}"), count: 1, first: record.time };
         if self.order.len() >= REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
@@ -298,6 +301,13 @@ mod tests {
             host: None,
             time: Timestamp::from_second(1_700_000_000 + second).unwrap(),
         }
+    }
+
+    #[test]
+    fn events_of_one_moment_have_names_of_their_own() {
+        let mut counts = Counts::default();
+        let names = ["a", "b", "c"].map(|message| counts.count(&record(message, 1)).unwrap().name);
+        assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
     }
 
     #[test]
