@@ -43,7 +43,6 @@ struct State {
     attached: bool,
     pods: BTreeMap<PodUid, Pod>,
     last_publish: Duration,
-    baselines: snapshot::Baselines,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +68,6 @@ impl EbpfDataplane {
             attached: false,
             pods: BTreeMap::new(),
             last_publish: Duration::ZERO,
-            baselines: snapshot::Baselines::default(),
         };
         let dataplane = Self {
             links: loader::links_directory(&config.pins),
@@ -103,10 +101,9 @@ impl EbpfDataplane {
 
     /// Figures for the metrics endpoint.
     pub fn snapshot(&self) -> Snapshot {
-        let mut state = self.lock();
+        let state = self.lock();
         let table = lock(&self.table);
-        let State { node, baselines, last_publish, pods, .. } = &mut *state;
-        snapshot::take(&table, node, baselines, *last_publish, pods.len())
+        snapshot::take(&table, &state.node, state.last_publish, state.pods.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -13,6 +13,7 @@ use aya::{
     Pod,
     maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
     sys::SyscallError,
+    util::nr_cpus,
 };
 use ipnet::Ipv4Net;
 
@@ -23,7 +24,6 @@ use crate::sys::mapped::MappedArray;
 const NO_EXIST: u64 = 1;
 
 /// The maps the table writes.
-#[derive(Debug)]
 pub(super) struct KernelMaps {
     frontends: HashMap<MapData, FrontendKey, u32>,
     frontend_capacity: u32,
@@ -31,6 +31,7 @@ pub(super) struct KernelMaps {
     heads: MappedArray,
     slots: MappedArray,
     backends: MappedArray,
+    connections: PerCpuArray<MapData, u64>,
 }
 
 /// The maps the rest of the agent's side uses.
@@ -93,6 +94,7 @@ impl KernelMaps {
             heads: open_mapped(directory, "HEADS", 2)?,
             slots: open_mapped(directory, "SLOTS", 8)?,
             backends: open_mapped(directory, "BACKENDS", 2)?,
+            connections: open_counters(directory, "CONNECTIONS")?,
         })
     }
 }
@@ -158,6 +160,14 @@ impl TableMaps for KernelMaps {
     fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
         absent_is_fine(self.ranges.remove(&range_key(service, range)))
             .map_err(|source| kernel("update", "SOURCE_RANGES", source))
+    }
+
+    fn reset_connections(&mut self, service: u32) {
+        let zeros = nr_cpus().map_err(|(_, error)| error).and_then(|cpus| vec![0; cpus].try_into());
+        let reset = zeros.map(|zeros| self.connections.set(service, zeros, 0));
+        if !matches!(reset, Ok(Ok(()))) {
+            tracing::warn!(service, "a service's connection counter goes on from its last owner's");
+        }
     }
 }
 

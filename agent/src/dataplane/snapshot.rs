@@ -1,10 +1,10 @@
 //! Figures of the datapath for the metrics endpoint.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     maps::NodeMaps,
-    table::{Fill, PortId, Table, TableMaps},
+    table::{Fill, Table, TableMaps},
 };
 use crate::model::ServiceId;
 
@@ -24,27 +24,18 @@ pub struct Snapshot {
     pub pods: usize,
 }
 
-/// What each service index had counted when its present owner got it.
-pub(super) type Baselines = HashMap<u32, (PortId, u64)>;
-
 pub(super) fn take<M: TableMaps>(
     table: &Table<M>,
     node: &NodeMaps,
-    baselines: &mut Baselines,
     last_publish: Duration,
     pods: usize,
 ) -> Snapshot {
     let mut connections: Vec<(ServiceId, u64)> = Vec::new();
     for (index, id) in table.service_names() {
         let count = node.connections(index);
-        let baseline = baselines.entry(index).or_insert_with(|| (id.clone(), 0));
-        if baseline.0 != *id {
-            *baseline = (id.clone(), count);
-        }
-        let since = count.saturating_sub(baseline.1);
         match connections.last_mut() {
-            Some((service, sum)) if *service == id.service => *sum += since,
-            _ => connections.push((id.service.clone(), since)),
+            Some((service, sum)) if *service == id.service => *sum += count,
+            _ => connections.push((id.service.clone(), count)),
         }
     }
     Snapshot { fill: table.fill().to_vec(), last_publish, drops: node.drops(), connections, pods }

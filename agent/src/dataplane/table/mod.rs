@@ -59,6 +59,8 @@ pub(super) trait TableMaps {
     fn insert_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError>;
     /// Takes it back.
     fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError>;
+    /// Forgets what a service index has counted: its next owner starts from zero.
+    fn reset_connections(&mut self, service: u32);
 }
 
 /// One service port, by what identifies it for users.
@@ -275,6 +277,7 @@ impl<M: TableMaps> Table<M> {
             self.heads.release(head);
         }
         for service in retired.services {
+            self.maps.reset_connections(service);
             self.services.release(service);
         }
     }

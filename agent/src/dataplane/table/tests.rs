@@ -84,6 +84,7 @@ impl TableMaps for Memory {
         assert!(self.ranges.remove(&(service, range)));
         Ok(())
     }
+    fn reset_connections(&mut self, _service: u32) {}
 }
 
 /// The kernel's reads. (Affinity and ranges have their own tests with the core.)
