@@ -3,15 +3,18 @@
 //! In: changes of the shared cache. Out: writes through `Objects`, and events. Never: HTTP, the store itself, or
 //! one loop calling another; they meet only in the objects.
 
+mod balancer;
 mod deployment;
 mod endpoints;
 mod garbage;
 mod ipam;
 mod namespace;
+mod nodes;
 mod owner;
 mod pods;
 mod replicaset;
 pub mod runner;
+mod sweep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,6 +58,9 @@ pub fn start(dependencies: Dependencies) {
     namespace::start(&objects, &cache, &runtime, settings.ca_pem);
     garbage::start(&objects, &runtime);
     ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
+    nodes::start(&objects, &cache, &recorder, &runtime, settings.lease);
+    balancer::start(&objects, &cache, &recorder, &runtime, settings.load_balancer_pool);
+    sweep::start(&objects, &cache, &runtime);
     replicaset::start(&objects, &cache, &recorder, &runtime);
     deployment::start(&objects, &cache, &recorder, &runtime);
     endpoints::start(&objects, &cache, &recorder, &runtime);

@@ -291,3 +291,76 @@ async fn orphans_stay() {
     let sets = cluster.cache.replica_sets.in_namespace("default");
     assert!(sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty));
 }
+
+#[tokio::test]
+async fn a_silent_node_loses_traffic_at_once_and_pods_when_they_do_not_tolerate_it() {
+    let cluster = cluster().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    cluster.create(Resource::NODES, None, node).await;
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    cluster.patch(Resource::NODES, "n1", Some(Subresource::Status), ready.clone()).await;
+    let pod = |name: &str, seconds: i64| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"nodeName": "n1",
+            "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
+                "effect": "NoExecute", "tolerationSeconds": seconds}]}})
+    };
+    cluster.create(Resource::PODS, Some("default"), pod("patient", 300)).await;
+    cluster.create(Resource::PODS, Some("default"), pod("hasty", 0)).await;
+    until("both pods known", async || (cluster.active().len() == 2).then_some(())).await;
+    cluster.run_pods().await;
+    let taints = async || {
+        let node = cluster.get(Resource::NODES, None, "n1").await?;
+        let keys = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        Some(keys.iter().map(|t| t["key"].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>())
+    };
+    until("tainted", async || {
+        taints().await?.contains(&"node.kubernetes.io/unreachable".to_owned()).then_some(())
+    })
+    .await;
+    until("hasty evicted, patient unready", async || {
+        let hasty = cluster.get(Resource::PODS, Some("default"), "hasty").await?;
+        let patient = cluster.get(Resource::PODS, Some("default"), "patient").await?;
+        let unready =
+            patient["status"]["conditions"].as_array()?.iter().any(|c| c["reason"] == "NodeNotReady");
+        let leaving = !hasty["metadata"]["deletionTimestamp"].is_null();
+        (leaving && unready && patient["metadata"]["deletionTimestamp"].is_null()).then_some(())
+    })
+    .await;
+    // It comes back: a heartbeat renews the lease, and the node says that it is ready.
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n1"},
+        "spec": {"holderIdentity": "n1", "renewTime": "2026-01-01T00:00:00.000000Z"}});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}});
+    cluster.create(Resource::NAMESPACES, None, namespace).await;
+    cluster.create(Resource::LEASES, Some("kube-node-lease"), lease).await;
+    cluster.patch(Resource::NODES, "n1", Some(Subresource::Status), ready).await;
+    until("untainted", async || taints().await?.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn load_balancers_get_addresses_until_there_are_none() {
+    let cluster = cluster().await;
+    let service = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}})
+    };
+    let ip = async |name: &str| {
+        let found = cluster.get(Resource::SERVICES, Some("default"), name).await?;
+        found["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned)
+    };
+    let mut given = Vec::new();
+    for name in ["a", "b"] {
+        cluster.create(Resource::SERVICES, Some("default"), service(name)).await;
+        given.push(until("address", async || ip(name).await).await);
+    }
+    given.sort();
+    assert_eq!(given, ["192.0.2.10", "192.0.2.9"]);
+    cluster.create(Resource::SERVICES, Some("default"), service("c")).await;
+    until("told", async || {
+        let list = cluster.objects.list(Resource::EVENTS, &Selection::default()).await.unwrap();
+        let texts: Vec<Value> = list.items.iter().map(|e| e.decode().unwrap()).collect();
+        texts.iter().any(|e| e["reason"] == "SyncLoadBalancerFailed").then_some(())
+    })
+    .await;
+    assert_eq!(ip("c").await, None);
+}
