@@ -55,9 +55,9 @@ pub(super) fn validate_event(event: &Value, _old: Option<&Value>) -> Vec<Cause> 
     meta::object_meta(event, names::dns_subdomain, &mut problems);
     let (own, about) = (text(&event["metadata"], "namespace"), text(&event["involvedObject"], "namespace"));
     let path = Path::new("involvedObject.namespace");
-    if about.is_empty() && own != "default" && !own.is_empty() {
-        problems.invalid(&path, about, "does not match event.namespace");
-    } else if !about.is_empty() && about != own {
+    // An event about a cluster-scoped object is kept in the default namespace.
+    let cluster_scoped = about.is_empty() && matches!(own, "" | "default");
+    if !cluster_scoped && about != own {
         problems.invalid(&path, about, "does not match event.namespace");
     }
     problems.into_causes()

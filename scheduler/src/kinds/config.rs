@@ -79,7 +79,7 @@ pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause>
         problems.too_long(&Path::new("data"), MAX_DATA);
     }
     let ty = text(secret, "type");
-    let present = |key: &&str| secret["data"].get(*key).is_some();
+    let present = |key: &str| secret["data"].get(key).is_some();
     let (needed, any): (&[&str], bool) = match ty {
         "kubernetes.io/dockercfg" => (&[".dockercfg"], false),
         "kubernetes.io/dockerconfigjson" => (&[".dockerconfigjson"], false),
@@ -88,7 +88,7 @@ pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause>
         "kubernetes.io/tls" => (&["tls.crt", "tls.key"], false),
         _ => (&[], false),
     };
-    if !(any && needed.iter().any(|k| present(&k))) {
+    if !(any && needed.iter().any(|k| present(k))) {
         for key in needed.iter().filter(|key| !present(key)) {
             problems.required(&Path::new("data").key(key), "");
         }

@@ -97,7 +97,11 @@ const NAMESPACE: Kind = Kind {
             ensure(ensure(namespace, "metadata"), "labels").insert(NAME_LABEL.to_owned(), name);
         }
     },
-    prepare_update: keep_status,
+    prepare_update: |new, old| {
+        keep_status(new, old);
+        // Finalizers of the content go through `finalize` alone.
+        new["spec"] = old["spec"].clone();
+    },
     validate: cluster::validate_namespace,
     columns: print::NAMESPACE_COLUMNS,
     cells: print::namespace,

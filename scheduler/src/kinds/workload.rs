@@ -188,9 +188,11 @@ mod tests {
         assert!(problem(|_| {}).is_empty());
     }
 
+    type Change = fn(&mut Value);
+
     #[test]
     fn wrong_deployments_are_refused_as_upstream_refuses_them() {
-        let cases: [(fn(&mut Value), &str); 9] = [
+        let cases: [(Change, &str); 9] = [
             (
                 |d| d["spec"]["selector"]["matchLabels"]["app"] = json!("other"),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",

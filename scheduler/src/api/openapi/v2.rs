@@ -68,7 +68,7 @@ fn path_item(item: &Value) -> Value {
 fn operation(operation: &Value) -> Value {
     let mut out = operation.clone();
     let Some(map) = out.as_object_mut() else { return out };
-    let mut list = map.get("parameters").map(parameters).unwrap_or_else(|| json!([]));
+    let mut list = map.get("parameters").map_or_else(|| json!([]), parameters);
     map.insert("produces".to_owned(), json!(["application/json"]));
     if let Some(body) = map.remove("requestBody") {
         let content = body["content"].as_object().cloned().unwrap_or_default();

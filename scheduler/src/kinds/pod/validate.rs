@@ -27,7 +27,7 @@ pub(in crate::kinds) fn pod(pod: &Value, old: Option<&Value>) -> Vec<Cause> {
         }
         // What was accepted stays acceptable; only the few things that may change are looked at again.
         Some(old) if old["spec"] != pod["spec"] => {
-            super::update::check(&pod["spec"], &old["spec"], &mut problems)
+            super::update::check(&pod["spec"], &old["spec"], &mut problems);
         }
         Some(_) => {}
     }

@@ -54,8 +54,10 @@ fn durations_read_as_in_kubectl() {
 }
 
 fn pod_with(status: Value) -> Value {
-    json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}], "nodeName": "node-1"},
-        "status": status})
+    let mut pod = json!({"metadata": {"name": "web"}});
+    pod["spec"] = json!({"containers": [{"name": "a"}, {"name": "b"}], "nodeName": "node-1"});
+    pod["status"] = status;
+    pod
 }
 
 fn pod_line(status: Value) -> String {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn service(spec: Value) -> Value {
-    let mut service = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec});
+    let mut service = json!({"metadata": {"name": "web", "namespace": "default"}});
+    service["spec"] = spec;
     defaults(&mut service);
     service
 }
