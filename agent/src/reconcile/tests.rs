@@ -328,3 +328,82 @@ async fn a_reboot_starts_everything_again_under_the_next_number() {
         .await;
     assert_eq!(report.status.container_statuses.unwrap()[0].restart_count, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_killed_at_any_step_goes_on_where_it_was() {
+    for steps in 0..60 {
+        let (node, dir) = setup();
+        let agent = Agent::start(&node, &dir, Some(desired([web()])));
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        agent.kill().await;
+        let again = Agent::start(&node, &dir, Some(desired([web()])));
+        again.until("Running", is_running).await;
+        assert_eq!(starts(&node), ["start p1.web.0"], "killed after {steps} steps");
+        again.want(desired([deleted(web(), 30)]));
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        again.kill().await;
+        let last = Agent::start(&node, &dir, Some(desired([deleted(web(), 30)])));
+        last.until("finished", |report| report.finished).await;
+        let state = node.state();
+        assert!(state.containers.is_empty() && state.networks.is_empty() && state.cgroups.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_fails_for_a_while_the_pod_comes_up_and_goes() {
+    for operation in ["list", "network", "cgroup", "volume", "create", "start"] {
+        let (node, dir) = setup();
+        node.fail(operation, "broken");
+        node.fail(operation, "still broken");
+        let spec = json!({"containers": [{"name": "web", "image": "app:1"}],
+                          "volumes": [{"name": "v", "emptyDir": {}}]});
+        let agent = Agent::start(&node, &dir, Some(desired([pod("p1", spec.clone())])));
+        agent.until(operation, is_running).await;
+        agent.kill().await;
+        let again = Agent::start(&node, &dir, Some(desired([pod("p1", spec.clone())])));
+        again.until("Running", is_running).await;
+        for operation in ["kill", "remove", "remove network"] {
+            node.fail(operation, "broken");
+        }
+        again.want(desired([deleted(pod("p1", spec), 30)]));
+        again.until("finished", |report| report.finished).await;
+        assert!(node.state().networks.is_empty() && node.state().containers.is_empty(), "{operation}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_others_and_a_quiet_resync_are_left_alone() {
+    let (node, dir) = setup();
+    let agent = Agent::start(
+        &node,
+        &dir,
+        Some(desired([
+            web(),
+            pod(
+                "p2",
+                json!({"containers": [
+        {"name": "web", "image": "app:1"}]}),
+            ),
+        ])),
+    );
+    let both = |said: &crate::testing::Said| {
+        ["p1", "p2"].iter().all(|uid| said.reports.iter().any(|r| r.uid.as_str() == *uid && is_running(r)))
+    };
+    agent.heard.until("both Running", both).await;
+    let (log, said) = (node.state().log.clone(), agent.heard.said().reports.len());
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(node.state().log, log);
+    assert_eq!(agent.heard.said().reports.len(), said);
+    agent.want(desired([web()]));
+    while node.state().networks.len() > 1 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(node.state().containers.keys().all(|id| id.as_str().starts_with("p1.")));
+    assert!(
+        node.state().log.iter().all(|line| !line.starts_with("kill p1") && !line.starts_with("remove p1"))
+    );
+}
