@@ -38,6 +38,10 @@ pub(super) struct KernelMaps {
 pub(super) struct NodeMaps {
     addresses: HashMap<MapData, u32, u32>,
     pods: HashMap<MapData, u64, u32>,
+    pod_capacity: u32,
+    /// The namespace last known for each pod address. A pod that went while no agent ran is forgotten when its
+    /// address is given out again, so the map never holds more than the node has addresses.
+    namespaces: std::collections::HashMap<u32, u64>,
     settings: MappedArray,
     drops: PerCpuArray<MapData, u64>,
     connections: PerCpuArray<MapData, u64>,
@@ -174,9 +178,15 @@ impl TableMaps for KernelMaps {
 impl NodeMaps {
     /// Opens the pinned maps.
     pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
+        let (pods, pod_capacity) = open_hash::<u64, u32>(directory, "POD_NETNS")?;
+        let known = pods.iter().map(|entry| entry.map(|(cookie, address)| (address, cookie)));
+        let namespaces =
+            known.collect::<Result<_, _>>().map_err(|source| kernel("read", "POD_NETNS", source))?;
         Ok(Self {
             addresses: open_hash(directory, "NODE_ADDRESSES")?.0,
-            pods: open_hash(directory, "POD_NETNS")?.0,
+            pods,
+            pod_capacity,
+            namespaces,
             settings: open_mapped(directory, "SETTINGS", 2)?,
             drops: open_counters(directory, "DROPS")?,
             connections: open_counters(directory, "CONNECTIONS")?,
@@ -212,12 +222,21 @@ impl NodeMaps {
             return Ok(());
         }
         self.remove_pod(cookie)?;
-        self.pods.insert(cookie, address, NO_EXIST).map_err(|source| full_or(source, "POD_NETNS", 0, "pods"))
+        if let Some(&gone) = self.namespaces.get(&address) {
+            self.remove_pod(gone)?;
+        }
+        self.pods
+            .insert(cookie, address, NO_EXIST)
+            .map_err(|source| full_or(source, "POD_NETNS", self.pod_capacity, "pods"))?;
+        self.namespaces.insert(address, cookie);
+        Ok(())
     }
 
     /// Forgets a namespace.
     pub(super) fn remove_pod(&mut self, cookie: u64) -> Result<(), DataplaneError> {
-        absent_is_fine(self.pods.remove(&cookie)).map_err(|source| kernel("update", "POD_NETNS", source))
+        absent_is_fine(self.pods.remove(&cookie)).map_err(|source| kernel("update", "POD_NETNS", source))?;
+        self.namespaces.retain(|_, known| *known != cookie);
+        Ok(())
     }
 
     /// Drops by reason, summed over CPUs.

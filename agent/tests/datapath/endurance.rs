@@ -11,7 +11,10 @@ use gantry_agent::{
     model::{Protocol, ServiceTable},
 };
 
-use crate::support::{NODE_ADDRESS, Node, Server, ask, service, table};
+use crate::{
+    pods::{Pod, make_router},
+    support::{NODE_ADDRESS, Node, Server, ask, service, table},
+};
 
 const VIP: &str = "10.96.0.10:80";
 const BACKENDS: [&str; 4] = ["10.99.0.1:8080", "10.99.0.2:8080", "10.99.0.3:8080", "10.99.0.4:8080"];
@@ -119,4 +122,28 @@ fn ten_thousand_services_and_one_that_answers() {
     let dataplane = node.open();
     let programmed = dataplane.publish(&services, &node.name, &[NODE_ADDRESS]).unwrap();
     assert_eq!(programmed, Programmed { changed: 0, removed: 0, kept: 10_001 });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pods_come_and_go_while_agents_do() {
+    let node = Node::new();
+    make_router();
+    for _ in 0..3 {
+        // Each agent meets pods that the last one attached, and one that it never saw with an old address.
+        let (stays, goes) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
+        for _ in 0..2 {
+            let dataplane = node.open();
+            node.publish(&dataplane, &web(&BACKENDS));
+            for pod in [&stays, &goes, &stays] {
+                pod.attach(&dataplane);
+            }
+            assert_eq!(dataplane.snapshot().pods, 2);
+            dataplane.detach_pod(&goes.uid).unwrap();
+            dataplane.detach_pod(&goes.uid).unwrap();
+            assert_eq!(dataplane.snapshot().pods, 1);
+        }
+        // `stays` goes too, unseen.
+        drop((stays, goes));
+    }
 }
