@@ -21,8 +21,12 @@ use crate::{
     admission::{PodDefaults, ServiceAddresses, ServiceRanges},
     api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
-    cache::Cache,
+    cache::{Cache, WriteError},
     config::Config,
+    controllers::{
+        self,
+        runner::{RunnerMetrics, Runtime},
+    },
     events::Recorder,
     kinds,
     model::{ApiError, Resource},
@@ -64,6 +68,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The control loops.
+    #[error("cannot start the control loops")]
+    Controllers(#[source] WriteError),
     /// The first objects.
     #[error("cannot create the system's own objects")]
     Bootstrap(#[source] ApiError),
@@ -111,6 +118,9 @@ impl App {
         stop: CancellationToken,
         tasks: TaskTracker,
     ) -> Result<Self, StartError> {
+        bootstrap::data_dir(&config.data_dir)?;
+        let now = SystemTime::now();
+        let authority = Arc::new(Authority::open(&config.pki_dir(), now)?);
         let mut registry = Registry::default();
         let cache = Cache::default();
         let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
@@ -123,11 +133,27 @@ impl App {
             stop: stop.clone(),
             tracker: tasks.clone(),
         });
+        controllers::start(controllers::Dependencies {
+            objects: objects.clone(),
+            cache: cache.clone(),
+            recorder: recorder.clone(),
+            runtime: Runtime {
+                cache: cache.clone(),
+                stop: stop.clone(),
+                tracker: tasks.clone(),
+                metrics: RunnerMetrics::new(&mut registry),
+            },
+            settings: controllers::Settings {
+                pod_range: config.cluster.pod_cidr,
+                node_prefix: config.cluster.node_mask,
+                ca_pem: authority.ca_pem().into(),
+            },
+        })
+        .await
+        .map_err(StartError::Controllers)?;
         cache.start(&objects, &stop, &tasks);
         bootstrap::first_objects(&objects, config).await.map_err(StartError::Bootstrap)?;
 
-        let now = SystemTime::now();
-        let authority = Arc::new(Authority::open(&config.pki_dir(), now)?);
         let serving = Serving::issue(authority.clone(), config.serving_names(), SERVING_LIFETIME, now)?;
         tasks.spawn(serving.clone().keep_fresh(stop.clone()));
         let parts = NodesParts {
@@ -193,7 +219,6 @@ impl App {
 }
 
 fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
-    bootstrap::data_dir(&config.data_dir)?;
     let keys = Keyring::open(&config.secrets_key())?;
     let path = config.database();
     Ok(SqliteStore::open(SqliteOptions {

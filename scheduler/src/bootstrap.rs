@@ -1,5 +1,5 @@
-//! What a cluster has from its first moment: the data directory, the system's namespaces and the Service
-//! `kubernetes`, by which pods reach the API.
+//! What a cluster has from its first moment besides its namespaces: the data directory, and the Service
+//! `kubernetes` with its endpoints, by which pods reach the API.
 
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
 
@@ -11,8 +11,6 @@ use crate::{
     objects::{Objects, WriteOptions},
     store::OpenError,
 };
-
-const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Makes the data directory, open to its owner alone.
 pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
@@ -26,10 +24,6 @@ pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
 /// Creates what is missing and brings the API's endpoint up to date.
 pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<(), ApiError> {
     let options = WriteOptions::controller("bootstrap");
-    for name in NAMESPACES {
-        let namespace = json!({"metadata": {"name": name}});
-        ensure(objects, Resource::NAMESPACES, None, namespace, &options).await?;
-    }
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "metadata": {"name": "kubernetes", "labels": labels},
@@ -38,7 +32,10 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.api.advertise.port()}],
         },
     });
-    ensure(objects, Resource::SERVICES, Some("default"), service, &options).await?;
+    match objects.create(Resource::SERVICES, Some("default"), service, &options).await {
+        Err(error) if error.reason == Reason::AlreadyExists => {}
+        other => drop(other?),
+    }
     // The Service has no selector: its endpoints are ours to keep, and they follow the configuration.
     let (address, port) = (config.api.advertise.ip(), config.api.advertise.port());
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -54,19 +51,6 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
         "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
     });
     put(objects, Resource::ENDPOINTS, "default", endpoints, &options).await
-}
-
-async fn ensure(
-    objects: &Objects,
-    resource: Resource,
-    namespace: Option<&str>,
-    body: Value,
-    options: &WriteOptions,
-) -> Result<(), ApiError> {
-    match objects.create(resource, namespace, body, options).await {
-        Err(error) if error.reason == Reason::AlreadyExists => Ok(()),
-        other => other.map(|_| ()),
-    }
 }
 
 async fn put(

@@ -26,6 +26,8 @@ pub mod subresources;
 mod update;
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 pub use admission::{Admission, NamespaceLifecycle, Operation};
