@@ -21,7 +21,7 @@ use crate::{
     admission::{PodDefaults, ServiceAddresses, ServiceRanges},
     api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
-    cache::{Cache, WriteError},
+    cache::Cache,
     config::Config,
     controllers::{
         self,
@@ -68,9 +68,6 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The control loops.
-    #[error("cannot start the control loops")]
-    Controllers(#[source] WriteError),
     /// The first objects.
     #[error("cannot create the system's own objects")]
     Bootstrap(#[source] ApiError),
@@ -147,10 +144,10 @@ impl App {
                 pod_range: config.cluster.pod_cidr,
                 node_prefix: config.cluster.node_mask,
                 ca_pem: authority.ca_pem().into(),
+                load_balancer_pool: config.cluster.load_balancer_pool.clone(),
+                lease: config.timing.lease,
             },
-        })
-        .await
-        .map_err(StartError::Controllers)?;
+        });
         cache.start(&objects, &stop, &tasks);
         bootstrap::first_objects(&objects, config).await.map_err(StartError::Bootstrap)?;
 

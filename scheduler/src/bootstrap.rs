@@ -1,4 +1,4 @@
-//! What a cluster has from its first moment besides its namespaces: the data directory, and the Service
+//! What a cluster has from its first moment: the data directory, the system's namespaces, and the Service
 //! `kubernetes` with its endpoints, by which pods reach the API.
 
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
@@ -12,6 +12,8 @@ use crate::{
     store::OpenError,
 };
 
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
 /// Makes the data directory, open to its owner alone.
 pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
     fs::DirBuilder::new()
@@ -24,6 +26,10 @@ pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
 /// Creates what is missing and brings the API's endpoint up to date.
 pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<(), ApiError> {
     let options = WriteOptions::controller("bootstrap");
+    for name in NAMESPACES {
+        let namespace = json!({"metadata": {"name": name}});
+        ensure(objects, Resource::NAMESPACES, None, namespace, &options).await?;
+    }
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "metadata": {"name": "kubernetes", "labels": labels},
@@ -32,10 +38,7 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.api.advertise.port()}],
         },
     });
-    match objects.create(Resource::SERVICES, Some("default"), service, &options).await {
-        Err(error) if error.reason == Reason::AlreadyExists => {}
-        other => drop(other?),
-    }
+    ensure(objects, Resource::SERVICES, Some("default"), service, &options).await?;
     // The Service has no selector: its endpoints are ours to keep, and they follow the configuration.
     let (address, port) = (config.api.advertise.ip(), config.api.advertise.port());
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -51,6 +54,19 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
         "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
     });
     put(objects, Resource::ENDPOINTS, "default", endpoints, &options).await
+}
+
+async fn ensure(
+    objects: &Objects,
+    resource: Resource,
+    namespace: Option<&str>,
+    body: Value,
+    options: &WriteOptions,
+) -> Result<(), ApiError> {
+    match objects.create(resource, namespace, body, options).await {
+        Err(error) if error.reason == Reason::AlreadyExists => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 async fn put(
