@@ -34,6 +34,7 @@ use crate::{
     objects::{Admission, Objects},
     pki::{self, Alpn, Authority, PkiError, Serving, Tokens},
     placement,
+    serve::{Endpoints, ServeError},
     store::{Keyring, Layout, OpenError, SealError, SqliteOptions, SqliteStore},
 };
 
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The API's listener.
     #[error("cannot serve the API")]
     Server(#[from] ServerError),
+    /// The metrics listener.
+    #[error("cannot serve metrics")]
+    Metrics(#[from] ServeError),
     /// The listener for agents.
     #[error("cannot listen for agents on {address}")]
     NodePort {
@@ -170,10 +174,15 @@ impl App {
             connect: Some(Arc::new(PodStreams::new(nodes.clone()))),
             computed: vec![Arc::new(ResourceMetrics::new(objects.clone(), nodes))],
             server: config.api.advertise.to_string(),
-            ready: is_ready,
+            ready: is_ready.clone(),
             stop: stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
+        if let Some(address) = config.metrics_listen {
+            let endpoints = Endpoints::bind(address).await?;
+            tasks.spawn(endpoints.run(registry, is_ready, stop.clone()));
+        }
+        cache.synced().await;
         let server = Server::bind(config.api.listen).await?;
         let api_address = server.address();
         let tls = pki::server_config(&authority, serving, Alpn::Http)?;

@@ -62,11 +62,11 @@ pub(super) async fn discover(
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             return Ok(response);
         }
-        ["openapi", "v2"] => return Ok(document(headers, openapi::v2())),
-        ["openapi", "v3"] => return Ok(document(headers, openapi::index())),
+        ["openapi", "v2"] => return built(headers, || Some(openapi::v2())).await,
+        ["openapi", "v3"] => return built(headers, || Some(openapi::index())).await,
         ["openapi", "v3", rest @ ..] => {
-            let found = openapi::document(&rest.join("/")).ok_or_else(respond::no_such_path)?;
-            return Ok(document(headers, found));
+            let path = rest.join("/");
+            return built(headers, move || openapi::document(&path)).await;
         }
         _ => return Err(respond::no_such_path()),
     };
@@ -77,6 +77,15 @@ pub(super) async fn discover(
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     Ok(response)
+}
+
+/// A document that is built when it is first asked for, which takes long enough to delay other tasks.
+async fn built(
+    headers: &HeaderMap,
+    build: impl FnOnce() -> Option<&'static openapi::Document> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let found = tokio::task::spawn_blocking(build).await.ok().flatten();
+    found.map(|found| document(headers, found)).ok_or_else(respond::no_such_path)
 }
 
 /// A prepared document; clients that have it already get 304.

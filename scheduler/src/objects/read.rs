@@ -99,17 +99,23 @@ impl Selection {
     }
 }
 
+/// Only indexed fields can be selected by.
+fn check_selection(resource: Resource, selection: &Selection) -> Result<(), ApiError> {
+    let kind = row(resource)?;
+    let known =
+        |path: &str| path == "metadata.name" || path == "metadata.namespace" || kind.fields.contains(&path);
+    match selection.fields.terms.iter().find(|(path, ..)| !known(path)) {
+        None => Ok(()),
+        Some((path, ..)) => {
+            Err(ApiError::new(Reason::BadRequest, format!("field label not supported: {path}")))
+        }
+    }
+}
+
 impl Objects {
     /// One page of a list. All pages of a list show the state at the revision of the first.
     pub fn page(&self, resource: Resource, selection: &Selection, page: &Page) -> Result<List, ApiError> {
-        let kind = row(resource)?;
-        let known = |path: &str| {
-            path == "metadata.name" || path == "metadata.namespace" || kind.fields.contains(&path)
-        };
-        if let Some((path, ..)) = selection.fields.terms.iter().find(|(path, ..)| !known(path)) {
-            let message = format!("field label not supported: {path}");
-            return Err(ApiError::new(Reason::BadRequest, message));
-        }
+        check_selection(resource, selection)?;
         let token = page.token.as_deref().map(Token::decode).transpose()?;
         let at = match (&token, page.at) {
             (Some(token), _) => Some(Revision(token.rv)),
@@ -147,9 +153,7 @@ impl Objects {
     ) -> Result<WatchStream, ApiError> {
         let mut ready = VecDeque::new();
         let from = if let Some(revision) = from {
-            // Refuses what a list would refuse.
-            let none = Page { limit: Some(1), ..Page::default() };
-            self.page(resource, &selection, &none)?;
+            check_selection(resource, &selection)?;
             revision
         } else {
             let list = self.page(resource, &selection, &Page::default())?;

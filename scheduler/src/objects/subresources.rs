@@ -57,6 +57,10 @@ pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edi
 }
 
 fn scale_replicas(target: Target<'_>, body: &Value) -> Result<i64, ApiError> {
+    if body.get("spec").is_some_and(|spec| !spec.is_object() && !spec.is_null()) {
+        let message = "Scale in version \"v1\" cannot be handled as a Scale: spec is not a JSON object";
+        return Err(ApiError::new(Reason::BadRequest, message));
+    }
     let replicas = body.pointer("/spec/replicas").unwrap_or(&Value::Null);
     let invalid = |reason, message: String| {
         let cause = Cause { reason, field: "spec.replicas".to_owned(), message };
