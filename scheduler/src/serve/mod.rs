@@ -84,7 +84,11 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 async fn readiness(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if *shared.ready.borrow() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
+    if *shared.ready.borrow() {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    }
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ mod tests {
         let envelope = keys.seal("secrets/a/b", b"canary").unwrap();
         assert_eq!(keys.open_envelope("secrets/a/b", &envelope).unwrap(), (b"canary".to_vec(), true));
         assert!(matches!(keys.open_envelope("secrets/a/c", &envelope), Err(SealError::Damaged)));
-        let mut altered = envelope.clone();
+        let mut altered = envelope;
         *altered.last_mut().unwrap() ^= 1;
         assert!(matches!(keys.open_envelope("secrets/a/b", &altered), Err(SealError::Damaged)));
         assert!(matches!(keys.open_envelope("secrets/a/b", b"{}"), Err(SealError::Damaged)));

@@ -44,7 +44,7 @@ async fn get(address: SocketAddr, ca: &Authority, client: Option<&ClientCertific
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
-    let request = http::Request::get("/api/v1/namespaces").header("host", "localhost");
+    let request = Request::get("/api/v1/namespaces").header("host", "localhost");
     let response = sender.send_request(request.body(Empty::<bytes::Bytes>::new()).unwrap()).await;
     Ok(response.map_err(io::Error::other)?.status().as_u16())
 }
