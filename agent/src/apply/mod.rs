@@ -67,15 +67,12 @@ impl Apply {
         tokio::join!(join_all(others), self.launch_all(job, launches));
     }
 
-    /// Creates all, then starts them in order: creation is the slow part and needs none.
+    /// One after the other, as upstream: containers of a pod share a shim, and two that are created at once would
+    /// each start one, of which only the last would ever be found again.
     async fn launch_all(&self, job: &Job, launches: Vec<Launch>) {
-        let creations = launches.into_iter().map(|launch| async {
-            let created = self.create(job, &launch).await;
-            (launch.target, created)
-        });
-        for (target, created) in join_all(creations).await {
-            if created {
-                self.start(job, &target).await;
+        for launch in launches {
+            if self.create(job, &launch).await {
+                self.start(job, &launch.target).await;
             }
         }
     }
