@@ -12,6 +12,7 @@ mod structure;
 mod test;
 mod ui;
 mod up;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -58,6 +59,8 @@ enum Command {
     },
     /// Build the eBPF object into target/ebpf.
     Ebpf,
+    /// Boot a fresh Debian host with systemd and cgroup v2, install Gantry and see its limits enforced. Needs root.
+    Vm,
     /// Measure ours beside its peers.
     Bench {
         #[command(subcommand)]
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Up { nodes, name, empty: true } => up::start(&name, nodes).map(drop),
         Command::Down { name } => up::down(&name),
         Command::Test { suites } => test::run(&suites),
+        Command::Vm => vm::run(),
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
         Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),

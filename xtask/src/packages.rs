@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::{sh::sh, ui};
 
 /// A program and the Debian package that brings it.
-type Tool = (&'static str, &'static str);
+pub(crate) type Tool = (&'static str, &'static str);
 
 /// To compile the workspace.
 pub(crate) const BUILD: &[Tool] = &[("cc", "gcc"), ("protoc", "protobuf-compiler")];

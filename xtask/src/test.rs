@@ -9,7 +9,7 @@ use crate::{
     layout::{self, Layout},
     packages,
     sh::{Sh, cargo, sh},
-    structure, ui, up,
+    structure, ui, up, vm,
 };
 
 /// A group of tests.
@@ -23,9 +23,11 @@ pub(crate) enum Suite {
     Privileged,
     /// A cluster on this machine, driven with kubectl.
     EndToEnd,
+    /// A fresh Debian host in a virtual machine: systemd units, limits, OOM kills.
+    Vm,
 }
 
-const ALL: &[Suite] = &[Suite::Lint, Suite::Unit, Suite::Privileged, Suite::EndToEnd];
+const ALL: &[Suite] = &[Suite::Lint, Suite::Unit, Suite::Privileged, Suite::EndToEnd, Suite::Vm];
 
 /// Runs the named suites, or all.
 pub(crate) fn run(suites: &[Suite]) -> Result<()> {
@@ -38,6 +40,7 @@ pub(crate) fn run(suites: &[Suite]) -> Result<()> {
             Suite::Unit => unit(),
             Suite::Privileged => privileged(),
             Suite::EndToEnd => end_to_end(),
+            Suite::Vm => vm::run(),
         }
         .with_context(|| format!("the suite {} failed", name(*suite)))?;
     }

@@ -78,7 +78,8 @@ pub(crate) fn down(name: &str) -> Result<()> {
     })
 }
 
-fn require_root() -> Result<()> {
+/// Privileges that the caller's work needs.
+pub(crate) fn require_root() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("run as root: namespaces, cgroups and eBPF need it");
     }
