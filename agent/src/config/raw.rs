@@ -122,7 +122,13 @@ pub(super) struct Cgroup {
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Self { mount: "/sys/fs/cgroup".into(), root: None, enforcement: "required".into() }
+        Self {
+            mount: "/sys/fs/cgroup".into(),
+            // Not the cgroup of the systemd unit: before version 254 systemd puts a restarted service into that
+            // cgroup itself, which the kernel refuses once controllers are given to cgroups below it.
+            root: Some("/gantry".into()),
+            enforcement: "required".into(),
+        }
     }
 }
 
