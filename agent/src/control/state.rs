@@ -355,7 +355,7 @@ mod tests {
         state.commit().await;
         let desired = state.desired().borrow().clone();
         assert_eq!((desired.epoch, desired.generation), (2, 1));
-        assert_eq!(desired.pods.keys().map(|u| u.as_str()).collect::<Vec<_>>(), ["uid-c"]);
+        assert_eq!(desired.pods.keys().map(crate::model::PodUid::as_str).collect::<Vec<_>>(), ["uid-c"]);
     }
 
     #[test]

@@ -20,13 +20,13 @@ use gantry_agent::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Speaks for a node; serves streams by echoing.
-pub struct Fake {
+pub(crate) struct Fake {
     cpu: Mutex<u64>,
     /// Pods whose container `c` is measured.
-    pub pods: Mutex<Vec<PodUid>>,
+    pub(crate) pods: Mutex<Vec<PodUid>>,
 }
 
 #[async_trait::async_trait]
@@ -95,16 +95,22 @@ impl StreamHandler for Fake {
     }
 }
 
-pub struct Agent {
-    pub control: Control,
-    pub node: Arc<Fake>,
+pub(crate) struct Agent {
+    pub(crate) control: Control,
+    pub(crate) node: Arc<Fake>,
     stop: CancellationToken,
     tracker: TaskTracker,
 }
 
 impl Agent {
     /// Starts an agent that joins with `token` and knows the scheduler by the hash of its CA.
-    pub fn start(scheduler: SocketAddr, node: &str, dir: &Path, ca_hash: &str, token: &str) -> Result<Self> {
+    pub(crate) fn start(
+        scheduler: SocketAddr,
+        node: &str,
+        dir: &Path,
+        ca_hash: &str,
+        token: &str,
+    ) -> Result<Self> {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let fake = Arc::new(Fake { cpu: Mutex::default(), pods: Mutex::default() });
         let parts = ControlParts {
@@ -123,18 +129,22 @@ impl Agent {
         Ok(Self { control, node: fake, stop, tracker })
     }
 
-    pub async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         self.stop.cancel();
         self.tracker.close();
         Ok(tokio::time::timeout(PATIENCE, self.tracker.wait()).await?)
     }
 
-    pub async fn connected(&self) -> Result<()> {
+    pub(crate) async fn connected(&self) -> Result<()> {
         tokio::time::timeout(PATIENCE, self.control.connected.clone().wait_for(|c| *c)).await??;
         Ok(())
     }
 
-    pub async fn sees(&self, what: &str, check: impl FnMut(&Arc<Desired>) -> bool) -> Result<Arc<Desired>> {
+    pub(crate) async fn sees(
+        &self,
+        what: &str,
+        check: impl FnMut(&Arc<Desired>) -> bool,
+    ) -> Result<Arc<Desired>> {
         let mut desired = self.control.desired.clone();
         let seen = tokio::time::timeout(PATIENCE, desired.wait_for(check)).await;
         Ok(seen
@@ -144,7 +154,7 @@ impl Agent {
 }
 
 /// Waits until a stored object is as wanted. Level-triggered; the objects have no notification to wait on here.
-pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !check().await? {
         if tokio::time::Instant::now() >= deadline {

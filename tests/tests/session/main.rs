@@ -1,6 +1,8 @@
 //! The agent's session with the scheduler, both real, over loopback and TLS: join, snapshot, changes, reports,
 //! restarts and resumption, renewal, streams.
 
+#![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
+
 mod fake;
 mod streams;
 

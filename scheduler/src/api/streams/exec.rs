@@ -110,7 +110,7 @@ async fn run(socket: ws::WebSocket, stream: NodeStream, stdout: bool, stderr: bo
     // Cancel-safe: whichever ends first ends the stream; nothing is taken up again. The agent notices by its
     // end being dropped.
     tokio::select! {
-        () = to_socket(&mut to_client, &mut from_agent) => {}
+        () = to_socket(&mut to_client, &mut from_agent, stderr) => {}
         () = from_socket(from_client, &to_agent) => {}
     }
 }
@@ -119,11 +119,13 @@ async fn run(socket: ws::WebSocket, stream: NodeStream, stdout: bool, stderr: bo
 async fn to_socket(
     socket: &mut SplitSink<ws::WebSocket, ws::Message>,
     frames: &mut mpsc::Receiver<pb::StreamFrame>,
+    stderr: bool,
 ) {
     let end = loop {
         let written = match frames.recv().await.and_then(|f| f.kind) {
             Some(Kind::Stdout(bytes)) => write(socket, STDOUT, &bytes).await,
-            Some(Kind::Stderr(bytes)) => write(socket, STDERR, &bytes).await,
+            // A client that did not ask for it has no such channel (nor has a terminal).
+            Some(Kind::Stderr(bytes)) if stderr => write(socket, STDERR, &bytes).await,
             Some(Kind::End(end)) => break end,
             Some(_) => Ok(()),
             None => break pb::StreamEnd { exit_code: None, error: "the node's connection broke".to_owned() },

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-fn pod(containers: &[&str], statuses: serde_json::Value) -> Pod {
+fn pod(containers: &[&str], statuses: &serde_json::Value) -> Pod {
     let containers: Vec<_> = containers.iter().map(|c| json!({"name": c})).collect();
     serde_json::from_value(json!({"metadata": {"name": "web", "uid": "u"},
         "spec": {"nodeName": "n", "containers": containers, "initContainers": [{"name": "setup"}]},
@@ -13,10 +13,10 @@ fn pod(containers: &[&str], statuses: serde_json::Value) -> Pod {
     .unwrap()
 }
 
-fn container_status(state: serde_json::Value, last: serde_json::Value) -> Pod {
+fn container_status(state: &serde_json::Value, last: &serde_json::Value) -> Pod {
     let status = json!([{"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": state, "lastState": last}]);
-    pod(&["a"], status)
+    pod(&["a"], &status)
 }
 
 fn params(query: &str) -> Params {
@@ -25,8 +25,8 @@ fn params(query: &str) -> Params {
 
 #[test]
 fn the_container_is_the_only_one_or_must_be_named() {
-    let two = pod(&["a", "b"], json!([]));
-    assert_eq!(container::choose(&pod(&["a"], json!([])), None).unwrap(), "a");
+    let two = pod(&["a", "b"], &json!([]));
+    assert_eq!(container::choose(&pod(&["a"], &json!([])), None).unwrap(), "a");
     assert_eq!(container::choose(&two, Some("setup")).unwrap(), "setup");
     let unnamed = container::choose(&two, None).unwrap_err();
     assert_eq!(
@@ -44,7 +44,7 @@ fn the_container_is_the_only_one_or_must_be_named() {
 fn a_log_is_there_once_the_container_ran() {
     let ended = json!({"terminated": {"exitCode": 1}});
     let refused = |pod: &Pod, previous| container::has_log(pod, "a", previous).unwrap_err().message;
-    let waiting = |reason: &str| container_status(json!({"waiting": {"reason": reason}}), json!({}));
+    let waiting = |reason: &str| container_status(&json!({"waiting": {"reason": reason}}), &json!({}));
     assert_eq!(
         refused(&waiting("ContainerCreating"), false),
         "container \"a\" in pod \"web\" is waiting to start: ContainerCreating"
@@ -53,10 +53,10 @@ fn a_log_is_there_once_the_container_ran() {
         refused(&waiting("ImagePullBackOff"), false),
         "container \"a\" in pod \"web\" is waiting to start: trying and failing to pull image"
     );
-    let crashing = container_status(json!({"waiting": {"reason": "CrashLoopBackOff"}}), ended.clone());
+    let crashing = container_status(&json!({"waiting": {"reason": "CrashLoopBackOff"}}), &ended);
     container::has_log(&crashing, "a", false).unwrap();
     container::has_log(&crashing, "a", true).unwrap();
-    let running = container_status(json!({"running": {}}), json!({}));
+    let running = container_status(&json!({"running": {}}), &json!({}));
     container::has_log(&running, "a", false).unwrap();
     assert_eq!(refused(&running, true), "previous terminated container \"a\" in pod \"web\" not found");
     assert!(container::runs(&running, "a").is_ok() && container::runs(&crashing, "a").is_err());
@@ -82,7 +82,7 @@ fn log_parameters_are_checked_as_upstream_does() {
 
 #[test]
 fn exec_wants_a_command_and_a_stream() {
-    let pod = pod(&["a"], json!([]));
+    let pod = pod(&["a"], &json!([]));
     let read = |query: &str, attach| exec::options(&pod, &params(query), attach);
     let shell =
         read("command=sh&command=-c&command=id&stdin=true&stdout=true&stderr=true&tty=true", false).unwrap();
