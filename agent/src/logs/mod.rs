@@ -5,6 +5,7 @@
 //! asking anybody whether more can come. Nothing here knows pods: paths come from above.
 
 mod format;
+mod reader;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 pub use format::Stream;
+pub use reader::{LogSink, ReadOptions, read};
 pub(crate) use writer::release;
 pub use writer::{LoggerInput, run as run_logger};
 

@@ -177,16 +177,32 @@ impl LogFile {
         log
     }
 
-    fn open(&mut self) -> io::Result<&mut Flock<File>> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&self.path)?;
+    /// Goes on with the file that is there, or makes it.
+    fn open(&mut self) -> io::Result<()> {
+        let existing = options().open(&self.path);
+        let file = match existing {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
+            other => lock(other?)?,
+        };
         self.size = file.metadata()?.size();
-        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
-        Ok(self.file.insert(locked))
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// A new file gets its name once it is locked: a reader that finds it unlocked takes it for finished.
+    fn create(&mut self) -> io::Result<()> {
+        let hidden = self
+            .path
+            .with_file_name(format!(".{}.new", self.path.file_name().unwrap_or_default().to_string_lossy()));
+        match fs::remove_file(&hidden) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = lock(options().create_new(true).mode(0o640).open(&hidden)?)?;
+        fs::rename(&hidden, &self.path)?;
+        self.size = 0;
+        self.file = Some(file);
+        Ok(())
     }
 
     fn release(&mut self) {
@@ -234,7 +250,7 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         let old = self.file.take();
         fs::rename(&self.path, aside(&self.path, &Timestamp::now()))?;
-        self.open()?;
+        self.create()?;
         drop(old);
         self.remove_oldest()
     }
@@ -246,6 +262,17 @@ impl LogFile {
         put_aside.truncate(excess);
         put_aside.into_iter().try_for_each(fs::remove_file)
     }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    options
+}
+
+/// Waits: a reader may be asking for a moment whether anybody writes.
+fn lock(file: File) -> io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }
 
 /// Tells the logger that holds this file that its container has ended. Without one there is nothing to do.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -385,6 +386,10 @@ impl Runtime for ContainerdRuntime {
 
     async fn exec_kill(&self, id: &ContainerId, exec: &str) -> Result<(), RuntimeError> {
         self.execs.kill(id, exec).await
+    }
+
+    async fn attach_stdin(&self, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+        self.execs.attach_stdin(id)
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

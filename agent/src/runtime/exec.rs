@@ -75,8 +75,18 @@ impl Execs {
         }
     }
 
-    /// Where `attach` writes.
-    pub(super) fn stdin_path(&self, id: &ContainerId) -> PathBuf {
+    /// The write end of that FIFO; `None` when the container has no standard input.
+    pub(super) fn attach_stdin(&self, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+        let path = self.stdin_path(id);
+        let mut options = fs::OpenOptions::new();
+        match options.write(true).custom_flags(libc::O_NONBLOCK).open(&path) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("open the pipe", &path)(error)),
+        }
+    }
+
+    fn stdin_path(&self, id: &ContainerId) -> PathBuf {
         self.directory.with_file_name("stdin").join(native_id(id))
     }
 

@@ -18,8 +18,8 @@ const CONTAINER: &str = "io.kubernetes.container.name";
 pub(super) const ID: &str = "gantry.dev/id";
 /// `repository@digest` at creation.
 pub(super) const IMAGE_ID: &str = "gantry.dev/image-id";
-/// The log file.
-pub(super) const LOG: &str = "gantry.dev/log";
+/// The attempt's log file.
+pub const LOG: &str = "gantry.dev/log";
 /// Below the cgroup mount.
 pub(super) const CGROUP: &str = "gantry.dev/cgroup";
 /// Unix milliseconds; absent before the start.

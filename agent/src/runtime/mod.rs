@@ -24,7 +24,7 @@ use futures::stream::BoxStream;
 
 pub use client::{Containerd, InvalidNamespace};
 pub use containerd::{ContainerdRuntime, Handler, Options};
-pub use labels::START_ERROR;
+pub use labels::{LOG as LOG_LABEL, START_ERROR};
 
 use crate::model::{ContainerId, ContainerName, PodUid};
 
@@ -286,7 +286,7 @@ pub trait Runtime: Send + Sync {
     async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<ExecSession, RuntimeError>;
     /// Waits for its end; the exit code.
     async fn exec_wait(&self, id: &ContainerId, exec: &str) -> Result<i32, RuntimeError>;
-    /// Resizes its terminal.
+    /// Resizes its terminal; with an empty `exec` the container's own.
     async fn exec_resize(
         &self,
         id: &ContainerId,
@@ -296,6 +296,10 @@ pub trait Runtime: Send + Sync {
     ) -> Result<(), RuntimeError>;
     /// Kills and forgets it.
     async fn exec_kill(&self, id: &ContainerId, exec: &str) -> Result<(), RuntimeError>;
+    /// Write end of the standard input of a container with `stdin: true`; `None` when it has none.
+    async fn attach_stdin(&self, _id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+        Ok(None)
+    }
     /// Changes; never ends (reconnects and yields `Resync`).
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;
 }

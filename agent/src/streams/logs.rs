@@ -1,0 +1,90 @@
+//! `kubectl logs`: a thread that reads the log, and the channel it reads for.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{failed, refusal};
+use crate::{
+    control::StreamChannel,
+    logs::{LogSink, ReadOptions, Stream, read},
+    model::{LogsRequest, StreamEnd, StreamOutput, StreamRefusal},
+    runtime::{ContainerState, LOG_LABEL, ObservedContainer},
+};
+
+/// The attempt that the request means.
+pub(super) fn choose(
+    mut attempts: Vec<ObservedContainer>,
+    request: &LogsRequest,
+) -> Result<PathBuf, StreamRefusal> {
+    let container = request.container.as_str();
+    if request.previous {
+        attempts.pop();
+    } else if attempts.last().is_some_and(|latest| latest.state == ContainerState::Created)
+        && attempts.len() > 1
+    {
+        // The next attempt has nothing to say yet.
+        attempts.pop();
+    }
+    let chosen = match attempts.pop() {
+        Some(chosen) => chosen,
+        None if request.previous => {
+            return Err(refusal(400, format!("previous terminated container {container:?} not found")));
+        }
+        None => {
+            return Err(refusal(
+                400,
+                format!("container {container:?} is waiting to start: ContainerCreating"),
+            ));
+        }
+    };
+    let path = chosen.labels.get(LOG_LABEL).map(PathBuf::from);
+    path.ok_or_else(|| refusal(500, format!("the log of container {container:?} is not on record")))
+}
+
+pub(super) async fn run(path: PathBuf, request: LogsRequest, channel: StreamChannel) -> StreamEnd {
+    let unsigned = |n: Option<i64>| n.map(|n| u64::try_from(n).unwrap_or(0));
+    let options = ReadOptions {
+        follow: request.follow,
+        timestamps: request.timestamps,
+        since_ms: request.since_ms,
+        tail_lines: unsigned(request.tail_lines),
+        limit_bytes: unsigned(request.limit_bytes),
+    };
+    let sink = ChannelSink { output: channel.output };
+    match follow(path, options, sink).await {
+        Ok(()) => StreamEnd::default(),
+        Err(error) => failed(format!("cannot read the log: {error}")),
+    }
+}
+
+/// Reads on a thread of its own: a follower waits for hours, and the pool's threads are for short work.
+pub(super) async fn follow(
+    path: PathBuf,
+    options: ReadOptions,
+    mut sink: ChannelSink,
+) -> std::io::Result<()> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("log-reader".into()).spawn(move || {
+        // Nobody waits for the result when the client has gone.
+        let _ = done.send(read(&path, &options, &mut sink));
+    })?;
+    result.await.map_err(|_| std::io::Error::other("the reading thread ended without a result"))?
+}
+
+/// Waits while the client is slow.
+pub(super) struct ChannelSink {
+    pub(super) output: mpsc::Sender<StreamOutput>,
+}
+
+impl LogSink for ChannelSink {
+    fn write(&mut self, _: Stream, bytes: &[u8]) -> bool {
+        // The API has one body for both streams.
+        self.output.blocking_send(StreamOutput::Stdout(Bytes::copy_from_slice(bytes))).is_ok()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.output.is_closed()
+    }
+}
