@@ -2,20 +2,17 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use async_trait::async_trait;
-
 use super::Adapters;
 use crate::{
     cgroup::{CgroupError, CgroupTree, Enforcement, TreeSettings},
     config::{Config, ContainerdConfig, LogsConfig},
-    control::{OpenStream, StreamHandler},
     dataplane::{DataplaneError, EbpfDataplane},
     images::{ContainerdImages, ImageSettings},
     logs::Rotation,
-    model::{StreamRefusal, StreamRequest},
-    net::{KernelNetwork, NetError},
+    net::{KernelNetwork, NetError, Network},
     observe::{Host, Ports},
-    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options},
+    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options, Runtime},
+    streams::NodeStreams,
     volumes::NodeVolumes,
 };
 
@@ -73,16 +70,18 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
     let network = KernelNetwork::open(config.network.clone())?;
     let dataplane = Arc::new(EbpfDataplane::open(config.dataplane.clone())?);
     let figures = Arc::clone(&dataplane);
+    let runtime: Arc<dyn Runtime> = Arc::new(ContainerdRuntime::new(client, options));
+    let network: Arc<dyn Network> = Arc::new(network);
     Ok(Adapters {
+        streams: Arc::new(NodeStreams::new(Arc::clone(&runtime), Arc::clone(&network))),
         ports: Ports {
-            runtime: Arc::new(ContainerdRuntime::new(client, options)),
+            runtime,
             images: Arc::new(images),
             cgroups: Arc::new(cgroups),
-            network: Arc::new(network),
+            network,
             dataplane,
             volumes: Arc::new(NodeVolumes::new(config.layout.clone())),
         },
-        streams: Arc::new(NoStreams),
         figures: Arc::new(move || Some(figures.snapshot())),
     })
 }
@@ -132,18 +131,5 @@ fn warn_without_limits(enforcement: &Enforcement) {
             ?missing,
             "LIMITS ARE NOT ENFORCED: these cgroup v2 controllers are missing and cgroup.enforcement is best-effort"
         );
-    }
-}
-
-/// Until the node can serve streams.
-struct NoStreams;
-
-#[async_trait]
-impl StreamHandler for NoStreams {
-    async fn open(&self, _request: StreamRequest) -> Result<OpenStream, StreamRefusal> {
-        Err(StreamRefusal {
-            code: 501,
-            message: "this node cannot serve exec, attach, logs or port-forward".to_owned(),
-        })
     }
 }
