@@ -15,7 +15,7 @@ use super::host::Host;
 
 const APPLETS: &[&str] = &[
     "sh", "sleep", "cat", "echo", "id", "env", "ls", "true", "false", "head", "yes", "kill", "stat", "tr",
-    "wc", "nc", "mount", "unshare", "hostname", "touch", "dd", "seq", "printf", "grep", "ps",
+    "wc", "nc", "mount", "unshare", "hostname", "touch", "dd", "stty", "seq", "printf", "grep", "ps",
 ];
 
 /// How a layer is stored.
