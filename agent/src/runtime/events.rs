@@ -6,12 +6,13 @@ use std::{path::PathBuf, time::Duration};
 
 use containerd_client::{
     events::{TaskExit, TaskOom},
-    services::v1::{Container, GetContainerRequest, SubscribeRequest},
+    services::v1::{Container, GetContainerRequest, PublishRequest, SubscribeRequest},
     types::Envelope,
 };
 use futures::stream::{self, BoxStream, StreamExt};
 use prost::Message;
-use tonic::Streaming;
+use prost_types::Any;
+use tonic::{Status, Streaming};
 
 use super::{
     RuntimeEvent,
@@ -23,6 +24,10 @@ use crate::model::ContainerId;
 
 /// containerd restarts within a second; asking more often gains nothing.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Topic of our own event.
+const SUBSCRIBED: &str = "/gantry/subscribed";
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 
 struct Source {
     client: Containerd,
@@ -62,14 +67,11 @@ impl Source {
     }
 
     async fn connect(&mut self) {
-        let filter = |topic: &str| format!("namespace=={:?},topic=={topic:?}", self.client.namespace());
-        let filters = vec![filter("/tasks/exit"), filter("/tasks/oom")];
         let mut told = false;
         loop {
-            let request = self.client.request(SubscribeRequest { filters: filters.clone() });
-            match self.client.events().subscribe(request).await {
-                Ok(answer) => {
-                    self.connection = Some(answer.into_inner());
+            match self.subscribe().await {
+                Ok(connection) => {
+                    self.connection = Some(connection);
                     return;
                 }
                 Err(status) => {
@@ -78,6 +80,28 @@ impl Source {
                         told = true;
                     }
                     tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// containerd answers a subscription with its first event only, however long that takes. So that it is known
+    /// from when on nothing is missed, an event of our own is published until the answer comes.
+    async fn subscribe(&self) -> Result<Streaming<Envelope>, Status> {
+        let filter = |topic: &str| format!("namespace=={:?},topic=={topic:?}", self.client.namespace());
+        let filters = ["/tasks/exit", "/tasks/oom", SUBSCRIBED].map(filter).into();
+        let mut events = self.client.events();
+        let answer = events.subscribe(self.client.request(SubscribeRequest { filters }));
+        tokio::pin!(answer);
+        let mut again = tokio::time::interval(PUBLISH_INTERVAL);
+        loop {
+            // Cancel safety: the subscription is polled again; a publication that is cut short is repeated.
+            tokio::select! {
+                answer = &mut answer => return Ok(answer?.into_inner()),
+                _ = again.tick() => {
+                    let event = Any { type_url: "gantry.dev/Subscribed".to_owned(), value: Vec::new() };
+                    let request = PublishRequest { topic: SUBSCRIBED.to_owned(), event: Some(event) };
+                    self.client.events().publish(self.client.request(request)).await?;
                 }
             }
         }

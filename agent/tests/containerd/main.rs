@@ -4,6 +4,7 @@
 
 mod host;
 mod image;
+mod processes;
 mod pulls;
 mod registry;
 

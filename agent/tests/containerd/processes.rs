@@ -1,0 +1,120 @@
+//! exec, events, logs and restarts against a real containerd.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+};
+
+use futures::StreamExt;
+use gantry_agent::runtime::{ContainerSpec, ContainerState, ExecSpec, Runtime, RuntimeError, RuntimeEvent};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::{
+    IMAGE, exited,
+    host::{Host, eventually},
+    image::TestImage,
+    log, log_path, spec,
+};
+
+const IDLE: &str = "trap exit TERM; while :; do sleep 0.1; done";
+
+/// Everything until the end of the pipe.
+async fn drain(fd: OwnedFd) -> String {
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let read = move || {
+        let mut text = String::new();
+        File::from(fd).read_to_string(&mut text).unwrap();
+        text
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+fn command(words: &[&str]) -> ExecSpec {
+    ExecSpec { command: words.iter().map(|&w| w.to_owned()).collect(), ..ExecSpec::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd: run by cargo xtask test"]
+async fn exec_has_pipes_a_terminal_codes_and_leaves_nothing() {
+    let host = Host::start().await;
+    TestImage::default().import(&host, IMAGE);
+    let runtime = host.runtime();
+    let spec = ContainerSpec { env: vec![("GIVEN".into(), "pod".into())], ..spec(&host, 0, IDLE) };
+    runtime.create(&spec).await.unwrap();
+    runtime.start(&spec.id).await.unwrap();
+
+    let shell = command(&["sh", "-c", "echo out $GIVEN; echo err >&2; exit 3"]);
+    let session = runtime.exec(&spec.id, &shell).await.unwrap();
+    let (out, err) = tokio::join!(drain(session.stdout), drain(session.stderr.unwrap()));
+    assert_eq!((out.as_str(), err.as_str()), ("out pod\n", "err\n"));
+    assert_eq!(runtime.exec_wait(&spec.id, &session.id).await.unwrap(), 3);
+
+    // Closing stdin ends a program that reads it.
+    let cat = ExecSpec { stdin: true, ..command(&["cat"]) };
+    let session = runtime.exec(&spec.id, &cat).await.unwrap();
+    let mut stdin = File::from(session.stdin.unwrap());
+    stdin.write_all(b"through").unwrap();
+    drop(stdin);
+    assert_eq!(drain(session.stdout).await, "through");
+    assert_eq!(runtime.exec_wait(&spec.id, &session.id).await.unwrap(), 0);
+
+    let terminal = ExecSpec { tty: true, ..command(&["sh", "-c", "sleep 0.3; stty size; echo $TERM"]) };
+    let session = runtime.exec(&spec.id, &terminal).await.unwrap();
+    runtime.exec_resize(&spec.id, &session.id, 100, 40).await.unwrap();
+    assert_eq!(drain(session.stdout).await, "40 100\r\nxterm\r\n");
+    assert_eq!(runtime.exec_wait(&spec.id, &session.id).await.unwrap(), 0);
+
+    let missing = runtime.exec(&spec.id, &command(&["nothing-here"])).await.unwrap_err();
+    assert!(
+        matches!(&missing, RuntimeError::Start { message } if message.contains("nothing-here")),
+        "{missing:?}"
+    );
+
+    let session = runtime.exec(&spec.id, &command(&["sleep", "1000"])).await.unwrap();
+    runtime.exec_kill(&spec.id, &session.id).await.unwrap();
+    runtime.exec_kill(&spec.id, &session.id).await.unwrap();
+    assert_eq!(std::fs::read_dir(host.path().join("run/exec")).unwrap().count(), 0, "no pipe stays behind");
+    runtime.remove(&spec.id).await.unwrap();
+    let gone = runtime.exec(&spec.id, &command(&["true"])).await.unwrap_err();
+    assert!(matches!(gone, RuntimeError::NotFound(_)), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd: run by cargo xtask test"]
+async fn containers_and_their_logs_outlive_agent_and_containerd() {
+    let mut host = Host::start().await;
+    TestImage::default().import(&host, IMAGE);
+    let runtime = host.runtime();
+    let script = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 5";
+    let spec = spec(&host, 0, script);
+    let mut events = runtime.events();
+    assert_eq!(events.next().await, Some(RuntimeEvent::Resync));
+    runtime.create(&spec).await.unwrap();
+    let pid = runtime.start(&spec.id).await.unwrap();
+    drop(runtime);
+
+    host.restart_containerd().await;
+    let runtime = host.runtime();
+    let observed = runtime.list().await.unwrap().remove(0).state;
+    assert!(matches!(observed, ContainerState::Running { pid: p, .. } if p == pid), "{observed:?}");
+    assert_eq!(events.next().await, Some(RuntimeEvent::Resync), "the stream came back by itself");
+    assert_eq!(events.next().await, Some(RuntimeEvent::Exited(spec.id.clone())));
+    assert_eq!(exited(&runtime, &spec.id).await, (5, false));
+    let expected: String = (0..300).map(|i| format!("{i}\n")).collect();
+    eventually("the log is complete", async || (log(&host, 0) == expected).then_some(())).await;
+
+    // The shim dies with what it knows: how the container ended is on record all the same.
+    for shim in host.processes() {
+        let name = std::fs::read_to_string(format!("/proc/{shim}/comm")).unwrap_or_default();
+        if name.starts_with("containerd-shim") {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+        }
+    }
+    host.restart_containerd().await;
+    assert_eq!(exited(&host.runtime(), &spec.id).await, (5, false));
+    host.runtime().remove(&spec.id).await.unwrap();
+    assert!(host.runtime().list().await.unwrap().is_empty());
+    assert!(log_path(&host, 0).exists(), "logs belong to the pod, not to the container");
+}
