@@ -40,7 +40,7 @@ impl Allocator {
     /// Takes a stored change of a service.
     pub(super) fn changed(&self, old: Option<&Service>, new: Option<&Service>) {
         let mut state = self.lock();
-        for service in old {
+        if let Some(service) = old {
             let id = Id::of(&service.metadata);
             for claim in claims(service) {
                 if state.stored.get(&claim) == Some(&id) {
@@ -48,7 +48,7 @@ impl Allocator {
                 }
             }
         }
-        for service in new {
+        if let Some(service) = new {
             let id = Id::of(&service.metadata);
             for claim in claims(service) {
                 if state.promised.get(&claim).is_some_and(|(holder, _)| *holder == id) {

@@ -169,7 +169,7 @@ impl<T: Cached> Table<T> {
         let mut order = self.order();
         order.seen = order.seen.max(revision);
         if !order.gone.contains(uid(&*value)) {
-            self.insert(value, revision);
+            self.insert(&value, revision);
         }
     }
 
@@ -185,7 +185,7 @@ impl<T: Cached> Table<T> {
     pub(super) fn wrote(&self, value: Arc<T>, revision: Revision) {
         let order = self.order();
         if revision > order.seen && !order.gone.contains(uid(&*value)) {
-            self.insert(value, revision);
+            self.insert(&value, revision);
         }
     }
 
@@ -220,7 +220,7 @@ impl<T: Cached> Table<T> {
         *self.synced.borrow()
     }
 
-    fn insert(&self, value: Arc<T>, revision: Revision) {
+    fn insert(&self, value: &Arc<T>, revision: Revision) {
         let id = Id::of(value.metadata());
         let old = {
             let mut state = self.write();
@@ -230,10 +230,10 @@ impl<T: Cached> Table<T> {
             }
             let entry = Entry { value: value.clone(), revision };
             let old = state.items.entry(id.namespace.clone()).or_default().insert(id.name.clone(), entry);
-            state.reindex(&id, old.as_ref().map(|e| &*e.value), Some(&value));
+            state.reindex(&id, old.as_ref().map(|e| &*e.value), Some(&**value));
             old
         };
-        self.notify(&Change { old: old.as_ref().map(|e| &e.value), new: Some(&value) });
+        self.notify(&Change { old: old.as_ref().map(|e| &e.value), new: Some(value) });
     }
 
     fn remove(&self, id: &Id, when: impl Fn(&Entry<T>) -> bool) -> bool {

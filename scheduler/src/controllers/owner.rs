@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The reference that makes `owner` the controller.
-pub fn controller_ref<T: Cached + Resource>(owner: &T) -> OwnerReference {
+pub(super) fn controller_ref<T: Cached + Resource>(owner: &T) -> OwnerReference {
     let meta = owner.metadata();
     OwnerReference {
         api_version: T::API_VERSION.to_owned(),
@@ -24,13 +24,13 @@ pub fn controller_ref<T: Cached + Resource>(owner: &T) -> OwnerReference {
 }
 
 /// The controlling reference of an object.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+pub(super) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.as_deref()?.iter().find(|o| o.controller == Some(true))
 }
 
 /// What an owner makes of one candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub(super) enum Claim {
     /// It is the owner's and fits.
     Keep,
     /// It fits and has no controller: take it.
@@ -42,7 +42,7 @@ pub enum Claim {
 }
 
 /// Upstream's claim rules. A deleting owner adopts nothing, a deleting candidate is not fought over.
-pub fn claim(owner: &ObjectMeta, selector: &LabelSelector, candidate: &ObjectMeta) -> Claim {
+pub(super) fn claim(owner: &ObjectMeta, selector: &LabelSelector, candidate: &ObjectMeta) -> Claim {
     let fits = selector.matches(candidate.labels.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
     match controller_of(candidate) {
         Some(current) if current.uid == owner.uid_str() => {
@@ -60,7 +60,7 @@ pub fn claim(owner: &ObjectMeta, selector: &LabelSelector, candidate: &ObjectMet
 }
 
 /// The owner references of `candidate` once `owner` has taken it.
-pub fn adopted(candidate: &ObjectMeta, owner: OwnerReference) -> Vec<OwnerReference> {
+pub(super) fn adopted(candidate: &ObjectMeta, owner: OwnerReference) -> Vec<OwnerReference> {
     let mut owners = candidate.owner_references.clone().unwrap_or_default();
     owners.retain(|o| o.uid != owner.uid);
     owners.push(owner);
@@ -68,7 +68,7 @@ pub fn adopted(candidate: &ObjectMeta, owner: OwnerReference) -> Vec<OwnerRefere
 }
 
 /// The owner references of `candidate` once the owner `uid` has let it go.
-pub fn released(candidate: &ObjectMeta, uid: &str) -> Vec<OwnerReference> {
+pub(super) fn released(candidate: &ObjectMeta, uid: &str) -> Vec<OwnerReference> {
     let mut owners = candidate.owner_references.clone().unwrap_or_default();
     owners.retain(|o| o.uid != uid);
     owners

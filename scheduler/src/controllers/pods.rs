@@ -8,48 +8,48 @@ use k8s_openapi::{
 use crate::cache::MetaExt;
 
 /// `status.phase`, `Pending` when it has none yet.
-pub fn phase(pod: &Pod) -> &str {
+pub(super) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
 }
 
 /// Finished for good.
-pub fn is_finished(pod: &Pod) -> bool {
+pub(super) fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 /// Counts towards its owner's replicas.
-pub fn is_active(pod: &Pod) -> bool {
+pub(super) fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !pod.metadata.deleting()
 }
 
 /// The node it is bound to.
-pub fn node(pod: &Pod) -> Option<&str> {
+pub(super) fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
 }
 
 /// One condition.
-pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+pub(super) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_deref()?.iter().find(|c| c.type_ == type_)
 }
 
 /// Since when it is ready; `None` when it is not.
-pub fn ready_since(pod: &Pod) -> Option<Option<Timestamp>> {
+pub(super) fn ready_since(pod: &Pod) -> Option<Option<Timestamp>> {
     let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
     Some(ready.last_transition_time.as_ref().map(|t| t.0))
 }
 
 /// Whether it is ready.
-pub fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     ready_since(pod).is_some()
 }
 
 /// When a ready pod will have been ready for `min_ready` seconds; `None` when it is not ready.
-pub fn available_at(pod: &Pod, min_ready: i32) -> Option<Timestamp> {
+pub(super) fn available_at(pod: &Pod, min_ready: i32) -> Option<Timestamp> {
     let since = ready_since(pod)?.unwrap_or(Timestamp::MIN);
     Some(since.saturating_add(SignedDuration::from_secs(min_ready.into())).unwrap_or(Timestamp::MAX))
 }
 
 /// Whether it has been ready for `min_ready` seconds.
-pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
+pub(super) fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
     is_ready(pod) && (min_ready == 0 || available_at(pod, min_ready).is_some_and(|at| at <= now))
 }

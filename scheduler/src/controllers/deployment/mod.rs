@@ -53,7 +53,7 @@ pub(super) fn start(objects: &Objects, cache: &Cache, recorder: &Recorder, runti
 fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
     let of_deployments = queue.clone();
     cache.deployments.on_change(move |change| {
-        for deployment in change.either() {
+        if let Some(deployment) = change.either() {
             of_deployments.add(Id::of(&deployment.metadata));
         }
     });

@@ -70,10 +70,6 @@ impl Sets {
         self.all().map(of).sum()
     }
 
-    pub(super) fn any_changed(&self) -> bool {
-        self.old.iter().chain(&self.new).any(|slot| slot.changed)
-    }
-
     /// The highest revision of the old sets.
     pub(super) fn last_revision(&self) -> i64 {
         self.old.iter().map(|slot| revision(&slot.set)).max().unwrap_or(0)

@@ -75,10 +75,8 @@ fn subsets(service: &Service, pods: &[&Arc<Pod>], publish: bool) -> Vec<Endpoint
 }
 
 fn sorted(ports: Ports, mut subset: EndpointSubset) -> EndpointSubset {
-    for list in [&mut subset.addresses, &mut subset.not_ready_addresses] {
-        if let Some(list) = list {
-            list.sort_by(|a, b| a.ip.cmp(&b.ip));
-        }
+    for list in [&mut subset.addresses, &mut subset.not_ready_addresses].into_iter().flatten() {
+        list.sort_by(|a, b| a.ip.cmp(&b.ip));
     }
     let ports: Vec<EndpointPort> = ports
         .into_iter()

@@ -61,7 +61,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Id> {
 fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
     let of_services = queue.clone();
     cache.services.on_change(move |change| {
-        for service in change.either() {
+        if let Some(service) = change.either() {
             of_services.add(Id::of(&service.metadata));
         }
     });
@@ -100,7 +100,7 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
 fn observed(cache: &Cache, key: &Id) -> Option<(Arc<Service>, Vec<Arc<Pod>>)> {
     let service = cache.services.get(key).filter(|s| !s.metadata.deleting())?;
     let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") || spec.selector.as_ref().is_none_or(|s| s.is_empty()) {
+    if spec.type_.as_deref() == Some("ExternalName") || spec.selector.as_ref().is_none_or(std::collections::BTreeMap::is_empty) {
         return None;
     }
     let pods = cache.pods.matching(&key.namespace, |p| selects(&service, p));

@@ -66,7 +66,7 @@ pub(super) fn start(
     let queue: Arc<Queue<Id>> = runtime.queue(Nodes::NAME);
     let of_nodes = queue.clone();
     cache.nodes.on_change(move |change| {
-        for node in change.either() {
+        if let Some(node) = change.either() {
             of_nodes.add(Id::of(&node.metadata));
         }
     });

@@ -43,7 +43,7 @@ pub(super) fn start(objects: &Objects, cache: &Cache, recorder: &Recorder, runti
 fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
     let of_sets = queue.clone();
     cache.replica_sets.on_change(move |change| {
-        for set in change.either() {
+        if let Some(set) = change.either() {
             of_sets.add(Id::of(&set.metadata));
         }
     });
