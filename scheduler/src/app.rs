@@ -34,7 +34,7 @@ use crate::{
     objects::{Admission, Objects},
     pki::{self, Alpn, Authority, PkiError, Serving, Tokens},
     placement,
-    serve::{Endpoints, ServeError},
+    serve::{ClusterState, Endpoints, ServeError},
     store::{Keyring, Layout, OpenError, SealError, SqliteOptions, SqliteStore},
 };
 
@@ -178,6 +178,7 @@ impl App {
             stop: stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
+        registry.register_collector(Box::new(ClusterState::new(&cache)));
         if let Some(address) = config.metrics_listen {
             let endpoints = Endpoints::bind(address).await?;
             tasks.spawn(endpoints.run(registry, is_ready, stop.clone()));

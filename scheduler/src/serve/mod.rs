@@ -3,6 +3,8 @@
 //!
 //! In: the registry that every part registered with. Out: text. Never: anything about an object's content.
 
+mod state;
+
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
@@ -15,6 +17,8 @@ use http::{StatusCode, header};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+
+pub use state::ClusterState;
 
 /// What Prometheus negotiates this format by.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -100,7 +100,9 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
 fn observed(cache: &Cache, key: &Id) -> Option<(Arc<Service>, Vec<Arc<Pod>>)> {
     let service = cache.services.get(key).filter(|s| !s.metadata.deleting())?;
     let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") || spec.selector.as_ref().is_none_or(std::collections::BTreeMap::is_empty) {
+    if spec.type_.as_deref() == Some("ExternalName")
+        || spec.selector.as_ref().is_none_or(std::collections::BTreeMap::is_empty)
+    {
         return None;
     }
     let pods = cache.pods.matching(&key.namespace, |p| selects(&service, p));
