@@ -42,7 +42,7 @@ async fn follow<T: Cached>(objects: &Objects, table: &Table<T>) -> Result<(), Ap
                     if let Some(listed) = &mut listed {
                         listed.insert(Id::of(value.metadata()));
                     }
-                    table.observe(Arc::new(value), object.revision);
+                    table.observe(&Arc::new(value), object.revision);
                 }
             }
             WatchEvent::Deleted(object) => {

@@ -165,11 +165,11 @@ impl<T: Cached> Table<T> {
     }
 
     /// Takes a state that the watch delivered.
-    pub(super) fn observe(&self, value: Arc<T>, revision: Revision) {
+    pub(super) fn observe(&self, value: &Arc<T>, revision: Revision) {
         let mut order = self.order();
         order.seen = order.seen.max(revision);
-        if !order.gone.contains(uid(&*value)) {
-            self.insert(&value, revision);
+        if !order.gone.contains(uid(&**value)) {
+            self.insert(value, revision);
         }
     }
 
@@ -182,10 +182,10 @@ impl<T: Cached> Table<T> {
     }
 
     /// Takes the result of a write of ours, unless the watch is already past it.
-    pub(super) fn wrote(&self, value: Arc<T>, revision: Revision) {
+    pub(super) fn wrote(&self, value: &Arc<T>, revision: Revision) {
         let order = self.order();
-        if revision > order.seen && !order.gone.contains(uid(&*value)) {
-            self.insert(&value, revision);
+        if revision > order.seen && !order.gone.contains(uid(&**value)) {
+            self.insert(value, revision);
         }
     }
 

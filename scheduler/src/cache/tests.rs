@@ -40,34 +40,34 @@ fn a_write_of_ours_is_seen_at_once_and_its_echo_changes_nothing() {
     table.on_change(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
     });
-    table.wrote(pod("a", "1", Some("rs")), Revision(5));
+    table.wrote(&pod("a", "1", Some("rs")), Revision(5));
     assert_eq!(table.controlled_by("rs").len(), 1);
-    table.observe(pod("a", "1", Some("rs")), Revision(5));
+    table.observe(&pod("a", "1", Some("rs")), Revision(5));
     assert_eq!(changes.load(Ordering::Relaxed), 1);
     // An older state that the watch still had in flight does not win.
-    table.wrote(pod("a", "1", None), Revision(9));
-    table.observe(pod("a", "1", Some("rs")), Revision(7));
+    table.wrote(&pod("a", "1", None), Revision(9));
+    table.observe(&pod("a", "1", Some("rs")), Revision(7));
     assert!(table.controlled_by("rs").is_empty());
 }
 
 #[test]
 fn the_answer_of_a_late_write_does_not_bring_back_what_was_deleted() {
     let table = Table::<Pod>::default();
-    table.observe(pod("a", "1", None), Revision(5));
+    table.observe(&pod("a", "1", None), Revision(5));
     table.observe_deleted(&pod("a", "1", None), Revision(8));
-    table.wrote(pod("a", "1", None), Revision(6));
+    table.wrote(&pod("a", "1", None), Revision(6));
     assert!(table.get(&id("a")).is_none());
 }
 
 #[test]
 fn what_our_delete_removed_stays_away_until_the_watch_agrees() {
     let table = Table::<Pod>::default();
-    table.observe(pod("a", "1", None), Revision(5));
+    table.observe(&pod("a", "1", None), Revision(5));
     table.wrote_deleted(&id("a"), "1");
-    table.observe(pod("a", "1", None), Revision(6));
+    table.observe(&pod("a", "1", None), Revision(6));
     assert!(table.get(&id("a")).is_none());
     // A new object of the same name is another one.
-    table.wrote(pod("a", "2", None), Revision(9));
+    table.wrote(&pod("a", "2", None), Revision(9));
     table.observe_deleted(&pod("a", "1", None), Revision(7));
     assert_eq!(table.get(&id("a")).unwrap().metadata.uid.as_deref(), Some("2"));
 }
@@ -75,9 +75,9 @@ fn what_our_delete_removed_stays_away_until_the_watch_agrees() {
 #[test]
 fn a_fresh_list_drops_what_it_does_not_contain() {
     let table = Table::<Pod>::default();
-    table.observe(pod("a", "1", None), Revision(1));
-    table.observe(pod("b", "2", None), Revision(2));
-    table.wrote(pod("new", "3", None), Revision(12));
+    table.observe(&pod("a", "1", None), Revision(1));
+    table.observe(&pod("b", "2", None), Revision(2));
+    table.wrote(&pod("new", "3", None), Revision(12));
     assert!(!table.is_synced());
     table.retain(&HashSet::from([id("b")]), Revision(10));
     assert!(table.is_synced());

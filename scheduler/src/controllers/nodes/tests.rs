@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::plan::{Leave, leave, silenced, taints};
 
-fn node(ready: &str, spec: Value) -> Node {
+fn node(ready: &str, spec: impl serde::Serialize) -> Node {
     serde_json::from_value(json!({
-        "metadata": {"name": "n1"}, "spec": spec,
+        "metadata": {"name": "n1"}, "spec": json!(spec),
         "status": {"conditions": [
             {"type": "Ready", "status": ready}, {"type": "MemoryPressure", "status": "False"},
             {"type": "CgroupsEnforced", "status": "True"}]},
@@ -18,9 +18,9 @@ fn node(ready: &str, spec: Value) -> Node {
     .unwrap()
 }
 
-fn pod(tolerations: Value) -> Pod {
+fn pod(tolerations: impl serde::Serialize) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p"},
-        "spec": {"containers": [], "tolerations": tolerations}}))
+        "spec": {"containers": [], "tolerations": json!(tolerations)}}))
     .unwrap()
 }
 
