@@ -99,7 +99,11 @@ impl Controller for Deployments {
         let owned = self.claimed(&deployment).await?;
         let old_pods = self.old_pods(&deployment, &owned);
         let plan = plan(&deployment, &owned, old_pods, Timestamp::now());
-        self.apply(&deployment, &owned, plan).await
+        match self.apply(&deployment, &owned, plan).await {
+            // It, or a set of it, was deleted meanwhile: the deletion brings the key back if need be.
+            Err(error) if error.is_not_found() => Ok(Next::Done),
+            other => other,
+        }
     }
 
     fn all(&self) -> Vec<Id> {
