@@ -7,7 +7,7 @@ use crate::{ebpf, layout, sh::cargo, up};
 
 /// Pod start and footprint on a cluster of one node.
 pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
-    let cluster = up::start("bench", 1)?;
+    let cluster = up::start("bench", 1, layout::Build::Release)?;
     let node = cluster.layout.node(1);
     let results = layout::root()?.join("target/bench-results");
     std::fs::create_dir_all(&results)?;

@@ -13,6 +13,25 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?.to_owned())
 }
 
+/// How the daemons are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// As they are shipped.
+    Release,
+    /// Quick to compile, slow to run: for work on the daemons themselves.
+    Debug,
+}
+
+impl Build {
+    /// Directory of the binaries below `target`.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Debug => "debug",
+        }
+    }
+}
+
 /// A cluster's places.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -26,13 +45,15 @@ pub(crate) struct Layout {
     pub(crate) run: PathBuf,
     /// This cluster's cgroup v2 directory.
     pub(crate) cgroup: PathBuf,
+    /// Where the daemons' binaries are.
+    pub(crate) binaries: PathBuf,
     /// Second byte of its addresses, so that clusters do not meet.
     net: u8,
 }
 
 impl Layout {
     /// The places of the cluster `name`.
-    pub(crate) fn of(name: &str) -> Result<Self> {
+    pub(crate) fn of(name: &str, build: Build) -> Result<Self> {
         let net = match name {
             "up" => 88,
             "test" => 89,
@@ -45,6 +66,7 @@ impl Layout {
             dir: root.join("target").join(name),
             run: PathBuf::from(format!("/run/gantry-{name}")),
             cgroup: cgroup_v2_mount()?.join(format!("gantry-{name}")),
+            binaries: root.join("target").join(build.directory()),
             root,
             net,
         })

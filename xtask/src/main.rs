@@ -18,6 +18,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use console::style;
+use layout::Build;
 
 /// Gantry's project commands.
 #[derive(Parser)]
@@ -44,6 +45,9 @@ enum Command {
         /// Start the cluster only; apply nothing.
         #[arg(long)]
         empty: bool,
+        /// Build the daemons without optimisation: quicker to make, slower to run.
+        #[arg(long)]
+        debug: bool,
     },
     /// End the cluster of `up` and remove every trace of it.
     Down {
@@ -95,8 +99,10 @@ enum Bench {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Up { nodes, name, empty: false } => up::up(&name, nodes),
-        Command::Up { nodes, name, empty: true } => up::start(&name, nodes).map(drop),
+        Command::Up { nodes, name, empty, debug } => {
+            let build = if debug { Build::Debug } else { Build::Release };
+            if empty { up::start(&name, nodes, build).map(drop) } else { up::up(&name, nodes, build) }
+        }
         Command::Down { name } => up::down(&name),
         Command::Test { suites } => test::run(&suites),
         Command::Vm => vm::run(),

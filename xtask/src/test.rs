@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::{
     ebpf,
-    layout::{self, Layout},
+    layout::{self, Build, Layout},
     packages,
     sh::{Sh, cargo, sh},
     structure, ui, up, vm,
@@ -94,7 +94,7 @@ fn privileged() -> Result<()> {
 
 fn end_to_end() -> Result<()> {
     require_root()?;
-    let cluster = up::start("test", 2)?;
+    let cluster = up::start("test", 2, Build::Release)?;
     let old = packages::old_kubectl(&layout::root()?.join("target/tools"))?;
     let result = here()?
         .env("GANTRY_TEST_DIR", &cluster.layout.dir)

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, supervisor},
     ebpf,
-    layout::{self, Layout},
+    layout::{self, Build, Layout},
     packages,
     sh::cargo,
     ui,
@@ -28,9 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// Installs, builds, starts, applies, waits, asks once, shows.
-pub(crate) fn up(name: &str, nodes: u8) -> Result<()> {
+pub(crate) fn up(name: &str, nodes: u8, build: Build) -> Result<()> {
     ui::heading("Preparing");
-    let cluster = start(name, nodes)?;
+    let cluster = start(name, nodes, build)?;
     ui::heading("Applying config/examples/shop");
     let shop = cluster.layout.root.join("config/examples/shop");
     ui::step("kubectl apply", |_| {
@@ -44,24 +44,26 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<()> {
 }
 
 /// A running cluster with nothing applied to it.
-pub(crate) fn start(name: &str, nodes: u8) -> Result<Cluster> {
+pub(crate) fn start(name: &str, nodes: u8, build: Build) -> Result<Cluster> {
     require_root()?;
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::CLUSTER)?;
-    let layout = Layout::of(name)?;
+    let layout = Layout::of(name, build)?;
     let kubectl = packages::kubectl(&layout.root.join("target/tools"), packages::KUBECTL)?;
-    build()?;
+    compile(build)?;
     Cluster::start(layout, kubectl, nodes)
 }
 
 /// Builds the eBPF object, then the daemons with it inside.
-pub(crate) fn build() -> Result<()> {
+fn compile(build: Build) -> Result<()> {
     let root = layout::root()?;
     ebpf::build(&root)?;
     ui::step("building the daemons", |_| {
+        let profile: &[&str] = if build == Build::Release { &["--release"] } else { &[] };
         cargo()
             .dir(&root)
-            .args(["build", "--release", "--package", "gantry-agent", "--package", "gantry-scheduler"])
+            .args(["build", "--package", "gantry-agent", "--package", "gantry-scheduler"])
+            .args(profile)
             .shown()?;
         Ok(String::new())
     })
@@ -70,7 +72,7 @@ pub(crate) fn build() -> Result<()> {
 /// Ends the cluster.
 pub(crate) fn down(name: &str) -> Result<()> {
     require_root()?;
-    let cluster = Cluster { layout: Layout::of(name)?, kubectl: PathBuf::new() };
+    let cluster = Cluster { layout: Layout::of(name, Build::Release)?, kubectl: PathBuf::new() };
     ui::step(format!("ending the cluster {name:?}"), |_| {
         let ran = supervisor::is_running(&cluster.plan_file());
         cluster.stop()?;

@@ -66,7 +66,7 @@ pub(crate) fn processes(layout: &Layout, node: &Node) -> Vec<Process> {
         .chain(argv)
         .collect(),
     };
-    let agent = layout.root.join("target/release/gantry-agent").display().to_string();
+    let agent = layout.binaries.join("gantry-agent").display().to_string();
     vec![
         enter(
             "containerd",

@@ -48,7 +48,7 @@ fn api(layout: &Layout) -> String {
 }
 
 fn binary(layout: &Layout) -> String {
-    layout.root.join("target/release/gantry-scheduler").display().to_string()
+    layout.binaries.join("gantry-scheduler").display().to_string()
 }
 
 fn config_file(layout: &Layout) -> PathBuf {
