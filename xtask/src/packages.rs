@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{sh::sh, ui};
+use crate::{
+    sh::{cargo, sh},
+    ui,
+};
 
 /// A program and the Debian package that brings it.
 pub(crate) type Tool = (&'static str, &'static str);
@@ -136,6 +139,17 @@ pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
         Ok(String::new())
     })?;
     Ok(binary)
+}
+
+/// Installs cargo-deny where it is missing: it is in no Debian package.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if cargo().args(["deny", "--version"]).succeeds() {
+        return Ok(());
+    }
+    ui::step("installing cargo-deny (a few minutes, once)", |_| {
+        cargo().args(["install", "--quiet", "--locked", "cargo-deny"]).run()?;
+        Ok(String::new())
+    })
 }
 
 fn present(program: &str) -> bool {

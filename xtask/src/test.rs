@@ -62,6 +62,15 @@ fn lint() -> Result<()> {
         here()?.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]).run()?;
         Ok(String::new())
     })?;
+    ui::step("cargo doc", |_| {
+        here()?.env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--quiet", "--no-deps"]).run()?;
+        Ok(String::new())
+    })?;
+    packages::cargo_deny()?;
+    ui::step("cargo deny", |_| {
+        here()?.args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]).run()?;
+        Ok(String::new())
+    })?;
     let root = layout::root()?;
     ui::step("lint inheritance", |_| structure::every_crate_inherits_lints(&root))?;
     ui::step("ARCHITECTURE.md", |_| structure::the_map_is_true(&root))?;
