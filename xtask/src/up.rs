@@ -55,7 +55,7 @@ pub(crate) fn start(name: &str, nodes: u8, build: Build) -> Result<Cluster> {
 }
 
 /// Builds the eBPF object, then the daemons with it inside.
-fn compile(build: Build) -> Result<()> {
+pub(crate) fn compile(build: Build) -> Result<()> {
     let root = layout::root()?;
     ebpf::build(&root)?;
     ui::step("building the daemons", |_| {
