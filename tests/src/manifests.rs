@@ -57,3 +57,22 @@ spec:
 "#
     )
 }
+
+/// A pod that holds one connection to `url` and fails for good when it breaks.
+pub fn holder(name: &str, url: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: holder
+    image: registry.company.com/web-app:2.1.0
+    args: [hold, "{url}"]
+"#
+    )
+}

@@ -128,7 +128,7 @@ fn describing(ns: &Namespace<'_>) -> Result<()> {
 }
 
 fn logs(ns: &Namespace<'_>) -> Result<()> {
-    ns.ok("exec client -- wget -qO- http://web/log?line=hello-from-the-log")?;
+    ns.ok("exec client -- gantry-workload get http://web/log?line=hello-from-the-log")?;
     eventually("the line in the logs", || {
         let text = ns.ok("logs -l app=web --tail=-1")?;
         Ok(if text.contains("hello-from-the-log") { Ok(()) } else { Err(text) })
@@ -140,8 +140,8 @@ fn logs(ns: &Namespace<'_>) -> Result<()> {
     ensure!(refusal.contains("container nobody is not valid for pod"), "{refusal}");
     // A container that ended leaves its last words for --previous.
     let address = ns.ok(&format!("get pod {pod} -o jsonpath={{.status.podIP}}"))?;
-    ns.ok(&format!("exec client -- wget -qO- http://{address}:8080/log?line=last-words"))?;
-    ns.ok(&format!("exec client -- wget -qO- http://{address}:8080/exit?code=3"))?;
+    ns.ok(&format!("exec client -- gantry-workload get http://{address}:8080/log?line=last-words"))?;
+    ns.ok(&format!("exec client -- gantry-workload get http://{address}:8080/exit?code=3"))?;
     eventually("a restart", || {
         let pod = ns.json(&format!("get pod {pod}"))?;
         let status = &pod["status"]["containerStatuses"][0];

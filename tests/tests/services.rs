@@ -78,10 +78,8 @@ fn a_service_without_endpoints_refuses() -> Result<()> {
     ns.apply(&manifests::client("client"))?;
     ns.ok("wait pod/client --for=condition=Ready --timeout=60s")?;
     eventually("connection refused", || {
-        let output = kubectl.run_args(
-            &["-n", "nobody", "exec", "client", "--", "wget", "-qO-", "-T2", "http://web/"],
-            None,
-        )?;
+        let words = ["-n", "nobody", "exec", "client", "--", "gantry-workload", "get", "http://web/"];
+        let output = kubectl.run_args(&words, None)?;
         Ok(if output.stderr.contains("refused") { Ok(()) } else { Err(output.stderr) })
     })?;
     // The first endpoint opens it, the last one gone closes it.
@@ -106,9 +104,7 @@ fn udp_is_balanced_too() -> Result<()> {
     ns.ok("rollout status deployment/web --timeout=60s")?;
     ns.ok("wait pod/client --for=condition=Ready --timeout=60s")?;
     let seen = eventually("answers of both", || {
-        let script = "for i in $(seq 30); do echo hello | nc -u -w1 echo 7 & done; wait";
-        let text =
-            kubectl.run_args(&["-n", "datagrams", "exec", "client", "--", "sh", "-c", script], None)?.stdout;
+        let text = ns.ok("exec client -- gantry-workload udp echo:7 hello 30")?;
         let seen: BTreeSet<String> =
             text.lines().filter_map(|l| l.split(' ').next()).map(str::to_owned).collect();
         Ok(if seen.len() == 2 { Ok(seen) } else { Err(text) })
@@ -119,17 +115,14 @@ fn udp_is_balanced_too() -> Result<()> {
 
 /// The replicas that answer `REQUESTS` requests made in the pod `client`, one connection each.
 fn from_pod(ns: &Namespace<'_>, url: &str) -> Result<BTreeSet<String>> {
-    let script = format!("for i in $(seq {REQUESTS}); do wget -qO- -T2 {url} || exit 1; done");
-    let words = ["-n", &ns.name, "exec", "client", "--", "sh", "-c", &script];
-    let output = Cluster::from_env()?.kubectl()?.run_args(&words, None)?;
-    ensure!(output.success, "requests to {url} from a pod failed: {}", output.stderr);
-    let lines: Vec<&str> = output.stdout.lines().collect();
+    let text = ns.ok(&format!("exec client -- gantry-workload get {url} {REQUESTS}"))?;
+    let lines: Vec<&str> = text.lines().collect();
     ensure!(lines.len() == REQUESTS, "{} of {REQUESTS} answers from {url}", lines.len());
     Ok(lines.into_iter().map(str::to_owned).collect())
 }
 
 fn from_pod_once(ns: &Namespace<'_>, url: &str) -> Result<String> {
-    ns.ok(&format!("exec client -- wget -qO- -T2 {url}"))
+    ns.ok(&format!("exec client -- gantry-workload get {url}"))
 }
 
 fn from_outside(target: &str) -> Result<BTreeSet<String>> {

@@ -3,6 +3,7 @@
 //! a directory, `eat` and `burn` use memory and CPU. It never needs root and never writes outside what it is told.
 
 mod burn;
+mod client;
 mod follow;
 mod http;
 mod serve;
@@ -24,6 +25,9 @@ USAGE
         /burn?ms=N     use one CPU for N ms   /eat?mb=N     hold N MiB more
         /log?line=X    one line on stdout     /exit?code=N  end with that code
         /toggle?what=live|ready               /sleep?ms=N   answer late
+  gantry-workload get URL [COUNT]            one request, or COUNT, each on a new connection; prints the bodies
+  gantry-workload hold URL                   request after request on one connection; fails when it breaks
+  gantry-workload udp HOST:PORT TEXT [COUNT]  the same with datagrams
   gantry-workload follow DIR     print new lines of every file below DIR, prefixed with the file's name
   gantry-workload eat MIB        take memory in steps of 8 MiB, then stay
   gantry-workload burn SECONDS   use one CPU
@@ -35,6 +39,11 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["serve", options @ ..] => serve::Options::parse(options).and_then(serve::run),
+        ["get", url] => client::get(url, 1),
+        ["get", url, count] => number(count).and_then(|n| client::get(url, n)),
+        ["hold", url] => client::hold(url),
+        ["udp", address, text] => client::datagram(address, text, 1),
+        ["udp", address, text, count] => number(count).and_then(|n| client::datagram(address, text, n)),
         ["follow", directory] => follow::run(directory.as_ref()),
         ["eat", mib] => number(mib).and_then(burn::eat_and_stay),
         ["burn", seconds] => number(seconds).map(|s| burn::cpu(std::time::Duration::from_secs(s))),
