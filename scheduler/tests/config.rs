@@ -1,7 +1,5 @@
 //! The configuration files that are shipped, read by the daemon's own parser.
 
-#![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
-
 use std::{fs, path::Path};
 
 use gantry_scheduler::config::Config;

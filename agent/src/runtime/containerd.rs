@@ -222,11 +222,10 @@ impl ContainerdRuntime {
             let request = self.client.request(DeleteTaskRequest { container_id: native_id(id) });
             async { absent_is_ok(self.client.tasks().delete(request).await) }
         };
-        match delete().await {
-            Ok(()) => return Ok(()),
-            // Most likely it runs (each version of containerd says so differently): then it is ended first. What else
-            // is wrong, the second attempt tells.
-            Err(_) => {}
+        // A refusal most likely means that it runs (each version of containerd says so differently): then it is ended
+        // first. What else is wrong, the second attempt tells.
+        if delete().await.is_ok() {
+            return Ok(());
         }
         self.kill(id, libc::SIGKILL, true).await?;
         let wait = WaitRequest { container_id: native_id(id), exec_id: String::new() };
