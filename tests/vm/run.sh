@@ -77,8 +77,10 @@ echo "# web-server is process $web in $group"
 equal "cpu.max is the limit of 500m" "$(cat "$group/cpu.max")" "50000 100000"
 equal "memory.max is the limit of 512Mi" "$(cat "$group/memory.max")" 536870912
 equal "cpu.weight is the request of 250m" "$(cat "$group/cpu.weight")" 10
-equal "the pod's cgroup holds the limit of the whole pod or none" \
-  "$(cat "$(dirname "$group")/cgroup.type")" domain
+# Below the pod: a directory for the container, and one for each of its attempts.
+pod=$(dirname "$(dirname "$group")")
+equal "the pod may use what its containers may: no limit, as one of them has none" \
+  "$(cat "$pod/cpu.max") $(cat "$pod/memory.max")" "max 100000 max"
 equal "it runs as user 1000" "$(stat -c %u "/proc/$web")" 1000
 
 kubectl apply -f $P/pods.yaml >&2

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -17,6 +18,9 @@ use crate::ui;
 /// The whole run, boot to power-off, several times of what it takes: emulation is about ten times slower than the
 /// machine itself.
 const LIMIT: Duration = Duration::from_secs(600);
+
+/// How much of the console is shown after a failure.
+const CONSOLE_LINES: usize = 80;
 
 /// What the suite said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,14 +45,15 @@ impl Results {
         }
     }
 
-    fn verdict(&self) -> Result<()> {
+    /// How many assertions held, when all did.
+    fn verdict(&self) -> Result<usize> {
         if !self.failed.is_empty() {
             bail!("{} of {} assertions failed", self.failed.len(), self.failed.len() + self.passed);
         }
         if !self.done || self.passed == 0 {
             bail!("the suite did not come to its end ({} assertions held)", self.passed);
         }
-        Ok(())
+        Ok(self.passed)
     }
 }
 
@@ -59,19 +64,29 @@ pub(super) fn boot(places: &Places) -> Result<()> {
     let since = Instant::now();
     fs::write(&results, "")?;
     let mut machine = start(places)?;
-    let outcome = follow(&mut machine, &results);
+    let outcome = follow(&mut machine, &results).and_then(|results| results.verdict());
     // Over by itself when all went well.
     drop(machine.kill());
     machine.wait()?;
-    let results = outcome?;
-    results.verdict().with_context(|| format!("the machine's console is in {}", console.display()))?;
+    let passed = outcome.inspect_err(|_| show_end(&console)).with_context(|| {
+        format!("the end of the machine's console is above, all of it in {}", console.display())
+    })?;
     eprintln!(
-        "  {} {} assertions held {}",
+        "  {} {passed} assertions held {}",
         style("✓").green().for_stderr(),
-        results.passed,
         style(ui::seconds(since.elapsed())).dim().for_stderr()
     );
     Ok(())
+}
+
+/// Shows the last that the machine said.
+fn show_end(console: &Path) {
+    let text = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    for line in lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES)) {
+        eprintln!("    {}", style(line).dim().for_stderr());
+    }
 }
 
 fn start(places: &Places) -> Result<Child> {
@@ -94,7 +109,7 @@ fn start(places: &Places) -> Result<Child> {
 }
 
 /// Reads results as they come until the machine is off or its time is up.
-fn follow(machine: &mut Child, path: &std::path::Path) -> Result<Results> {
+fn follow(machine: &mut Child, path: &Path) -> Result<Results> {
     let end = Instant::now() + LIMIT;
     let mut results = Results::default();
     let mut reader = BufReader::new(File::open(path)?);
@@ -132,7 +147,7 @@ mod tests {
 
     #[test]
     fn only_a_run_to_the_end_without_a_failure_passes() {
-        assert!(read(&["# x", "ok one", "done"]).verdict().is_ok());
+        assert_eq!(read(&["# x", "ok one", "done"]).verdict().ok(), Some(1));
         assert!(read(&["ok one"]).verdict().is_err(), "not done");
         assert!(read(&["done"]).verdict().is_err(), "nothing was looked at");
         assert!(read(&["ok one", "not ok two: why", "done"]).verdict().is_err());
