@@ -42,7 +42,13 @@ modprobe dummy
 ip link add uplink0 type dummy && ip addr add 192.0.2.10/24 dev uplink0 && ip link set uplink0 up
 ip route add default via 192.0.2.1
 
-# The registry that stands for the tutorial's.
+# The registry that stands for the tutorial's. Debian's configuration asks for a password.
+cat > /etc/docker/registry/config.yml <<'END'
+version: 0.1
+log: {level: warn}
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}
+http: {addr: 127.0.0.1:5000}
+END
 cp -r $P/registry/. /var/lib/docker-registry/ && chown -R docker-registry: /var/lib/docker-registry
 systemctl start docker-registry containerd
 
