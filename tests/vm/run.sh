@@ -8,6 +8,8 @@ export KUBECONFIG=/root/kubeconfig
 P=/payload
 failed=0
 
+# Bounded, so that a daemon that does not answer ends in a result and in its journal.
+kubectl() { timeout 70 /usr/local/bin/kubectl "$@"; }
 ok() { echo "ok $1"; }
 not_ok() { echo "not ok $1: $2"; failed=1; }
 equal() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1" "expected '$3', found '$2'"; fi; }
@@ -23,7 +25,8 @@ until_true() {
 # What the daemons said, when something cannot go on.
 give_up() {
   { kubectl get pods,events -A -o wide; kubectl describe node
-    journalctl --no-pager -n 150 -u gantry-agent -u gantry-scheduler -u containerd; } >&2 2>&1
+    top -bn1 | head -n 20
+    journalctl --no-pager -n 80 -u gantry-agent -u gantry-scheduler; } >&2 2>&1
   echo "# $1: the console has the journal"
   echo "done"
   exit 1
@@ -32,7 +35,7 @@ give_up() {
 cgroup_of() { echo "/sys/fs/cgroup$(cut -d: -f3 "/proc/$1/cgroup")"; }
 # The init process of a container that runs this command line.
 pid_of() { pgrep -o -x -f "$1"; }
-status() { kubectl get pod "$1" -o "jsonpath=$2"; }
+status() { kubectl get --request-timeout=15s pod "$1" -o "jsonpath=$2"; }
 
 echo "# $(. /etc/os-release; echo "$PRETTY_NAME"), Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')"
 equal "this is a host with cgroup v2" "$(stat -fc %T /sys/fs/cgroup)" cgroup2fs
