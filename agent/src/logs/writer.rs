@@ -53,7 +53,7 @@ pub struct LoggerInput {
 }
 
 /// Copies until both pipes end. The shim keeps its ends open for as long as it keeps the container's record, so two
-/// signals tell more: at [`RELEASE`] (the container has ended) what waits in the pipes is written and the file's
+/// signals tell more: at `RELEASE` (the container has ended) what waits in the pipes is written and the file's
 /// lock given up; at SIGTERM (the record goes) the same, and the end.
 ///
 /// It must not end by itself before: the shim signals its process id later.

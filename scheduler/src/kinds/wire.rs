@@ -7,7 +7,7 @@
 //!
 //! The Go encoder writes fields that are not pointers even when they are empty, and the wire does not tell which
 //! those are. JSON would leave them out, so empty text, `false` and 0 are dropped here, except where 0 or `false`
-//! is a choice of its own ([`MEANINGFUL_ZERO`]).
+//! is a choice of its own (`MEANINGFUL_ZERO`).
 
 use std::{
     collections::{BTreeMap, HashMap},
