@@ -86,7 +86,8 @@ impl Pod {
         run(&format!("ip -n {inside} route add 169.254.1.1 dev eth0"));
         run(&format!("ip -n {inside} route add default via 169.254.1.1"));
         run(&format!("ip -n {inside} neigh replace 169.254.1.1 lladdr {HOST_MAC} dev eth0"));
-        run(&format!("ip route add {address}/32 dev {outside}"));
+        // The wire of an ended pod, and its route, may outlive the namespace for a moment.
+        run(&format!("ip route replace {address}/32 dev {outside}"));
         let host_ifindex = nix::net::if_::if_nametoindex(outside.as_str()).unwrap();
         let uid = PodUid::from(inside.as_str());
         Self { namespace, uid, addresses: PodAddresses { v4: address.parse().unwrap(), host_ifindex } }
