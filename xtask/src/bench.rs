@@ -9,6 +9,8 @@ use crate::{ebpf, layout, sh::cargo, up};
 pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
     let cluster = up::start("bench", 1, layout::Build::Release)?;
     let node = cluster.layout.node(1);
+    // `ctr run` asks for CPU weight, which fails where cgroup v2 has no such controller.
+    let peer = std::fs::read_to_string(node.cgroup.join("cgroup.controllers"))?.contains("cpu");
     let results = layout::root()?.join("target/bench-results");
     std::fs::create_dir_all(&results)?;
     let measured = cargo()
@@ -27,7 +29,8 @@ pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
             "--json",
         ])
         .arg(results.join("pods.json"))
-        .args(["pods", "--count", &count.to_string(), "--rate", &rate.to_string(), "--containerd"])
+        .args(["pods", "--count", &count.to_string(), "--rate", &rate.to_string()])
+        .args(["--peer-every", if peer { "5" } else { "0" }, "--containerd"])
         .arg(node.run.join("containerd.sock"))
         .args(["--", "nsenter", &format!("--net=/run/netns/{}", node.netns)])
         .arg(format!("--mount={}", node.mntns.display()))
