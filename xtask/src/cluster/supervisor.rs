@@ -15,10 +15,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
-    sys::signal::{SigSet, Signal, kill},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 /// Shortest and longest pause before a process is started again; doubled while it ends at once.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -91,10 +95,9 @@ fn pid_file(plan: &Path) -> PathBuf {
 /// The supervisor's own main: runs until SIGTERM or SIGINT.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let processes: Vec<Process> = serde_json::from_slice(&fs::read(plan)?)?;
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().context("cannot block signals")?;
+    // Handled, not blocked: a blocked signal stays blocked in every process started from here, and a daemon that
+    // never sees SIGTERM would be killed at the end of its grace.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
     let stopping = Arc::new(AtomicBool::new(false));
     let directory = plan.parent().context("the plan file has no directory")?.to_owned();
     let keepers: Vec<_> = processes
@@ -104,7 +107,8 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
             std::thread::spawn(move || keep(&process, &directory, &stopping))
         })
         .collect();
-    signals.wait().context("cannot wait for signals")?;
+    // Never ends without a signal.
+    let _ = signals.forever().next();
     stopping.store(true, Ordering::SeqCst);
     for keeper in keepers {
         if keeper.join().is_err() {
