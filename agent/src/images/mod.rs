@@ -7,6 +7,7 @@ pub(crate) mod local;
 mod names;
 mod platform;
 mod pull;
+mod reference;
 mod registry;
 mod share;
 mod unpack;

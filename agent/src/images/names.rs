@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use oci_client::Reference;
 
-use super::ImageError;
+use super::{ImageError, reference};
 
 /// Names that are served under another: a whole reference, a repository, or a prefix of it that ends at a slash, as
 /// manifests write it or in normal form.
@@ -24,15 +24,8 @@ impl Name {
         if written.trim() != written {
             return Err(invalid("image name must not have leading or trailing whitespace".into()));
         }
-        let unparsable = |why: String| invalid(format!("couldn't parse image name {written:?}: {why}"));
-        let normal: Reference =
-            written.parse().map_err(|error: oci_client::ParseError| unparsable(error.to_string()))?;
-        if normal.repository().bytes().any(|b| b.is_ascii_uppercase()) {
-            let repository = normal.repository();
-            return Err(unparsable(format!(
-                "invalid reference format: repository name ({repository}) must be lowercase"
-            )));
-        }
+        let unparsable = |error| invalid(format!("couldn't parse image name {written:?}: {error}"));
+        let normal = reference::parse(written).map_err(unparsable)?;
         Ok(Self { written: written.to_owned(), normal })
     }
 
@@ -55,7 +48,7 @@ impl Name {
         });
         match matches.max_by_key(|(length, _)| *length) {
             None => Ok(self.normal.clone()),
-            Some((_, target)) => target.parse().map_err(|error| ImageError::InvalidName {
+            Some((_, target)) => reference::parse(&target).map_err(|error| ImageError::InvalidName {
                 reference: self.written.clone(),
                 why: format!("its alias {target:?} is not an image name: {error}"),
             }),
