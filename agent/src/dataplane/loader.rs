@@ -17,6 +17,7 @@ use nix::{
 };
 
 use super::{DataplaneConfig, DataplaneError, TableSizes, maps::kernel};
+use crate::sys::memory;
 
 include!(concat!(env!("OUT_DIR"), "/datapath_object.rs"));
 
@@ -109,7 +110,11 @@ fn load_object(object: &[u8], maps: &Path, sizes: &TableSizes) -> Result<Ebpf, D
     for map in MAPS {
         loader.map_pin_path(map.name, maps.join(map.name));
     }
-    loader.load(object).map_err(|source| kernel("load", "the eBPF object", source))
+    let loaded = loader.load(object).map_err(|source| kernel("load", "the eBPF object", source));
+    // The loader parses the kernel's own type information, 20 MB that nothing needs afterwards.
+    drop(loader);
+    memory::release_unused();
+    loaded
 }
 
 /// Whether the running kernel is `major.minor` or newer.

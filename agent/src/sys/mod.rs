@@ -4,4 +4,5 @@
 pub mod arp;
 pub(crate) mod bpf;
 pub(crate) mod mapped;
+pub(crate) mod memory;
 pub(crate) mod netns;
