@@ -49,7 +49,7 @@ pub enum SessionError {
     Refused(String),
     /// The connection or the call failed.
     #[error("the session broke: {}", .0.message())]
-    Broken(#[source] Box<Status>),
+    Broken(Box<Status>),
     /// The scheduler closed it.
     #[error("the scheduler closed the session")]
     Closed,

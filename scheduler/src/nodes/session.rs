@@ -49,8 +49,9 @@ pub(super) enum Ended {
     NoRange,
     #[error("the agent closed the session")]
     Closed,
-    #[error("the connection broke")]
-    Broken(#[source] Box<Status>),
+    // A gRPC status prints all its causes itself, as debug text: its message says the same in words.
+    #[error("the connection broke: {}", .0.message())]
+    Broken(Box<Status>),
     #[error("the agent does not take its messages")]
     Stalled,
     #[error("another session took its place, or it fell behind")]
