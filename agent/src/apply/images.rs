@@ -1,8 +1,14 @@
 //! Looking images up and pulling them. The pull runs in the background; its outcome is in the pod's memory.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Apply, EventPod, Job, chain, credentials::credentials};
+use tokio::time::Instant;
+
+use super::{
+    Apply, EventPod, Job, chain,
+    credentials::credentials,
+    progress::{Teller, Told},
+};
 use crate::{
     images::{ImageError, ImageInfo, Progress},
     model::{EventType, ImageFailure, ImageState},
@@ -29,7 +35,8 @@ impl Apply {
                 Some(ImageState::Failed(failure)) => Some(failure),
                 _ => None,
             };
-            memory.images.insert(request.container.clone(), ImageState::Pulling { after });
+            let state = ImageState::Pulling { after, progress: None };
+            memory.images.insert(request.container.clone(), state);
         }
         self.tell_image(
             job,
@@ -42,13 +49,37 @@ impl Apply {
         let (apply, job) = (self.clone(), job.clone());
         tokio::spawn(async move {
             let began = Instant::now();
-            let progress = Arc::new(|_: Progress| {});
+            let progress = apply.progress(&job, &request, began);
             match apply.ports.images.pull(&request.reference, &credentials, progress).await {
                 Ok(info) => apply.pulled(&job, &request, info, began),
                 Err(error) => apply.image_failed(&job, &request, &error),
             }
             job.state.bell.notify_one();
         });
+    }
+
+    /// Shows how far the pull is, in the pod's status and events.
+    fn progress(
+        &self,
+        job: &Job,
+        request: &ImageRequest,
+        began: Instant,
+    ) -> Arc<dyn Fn(Progress) + Send + Sync> {
+        let (apply, job, request) = (self.clone(), job.clone(), request.clone());
+        let teller = Mutex::new(Teller::new(&request.reference));
+        Arc::new(move |progress| {
+            let told = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(began.elapsed(), progress);
+            let Some(Told { status, event }) = told else { return };
+            if let Some(ImageState::Pulling { progress, .. }) =
+                job.state.memory().images.get_mut(&request.container)
+            {
+                *progress = Some(status);
+            }
+            if let Some(event) = event {
+                apply.tell_image(&job, &request, EventType::Normal, "Pulling", event);
+            }
+            job.state.bell.notify_one();
+        })
     }
 
     fn present(&self, job: &Job, request: &ImageRequest, info: ImageInfo) {
@@ -87,7 +118,7 @@ impl Apply {
         };
         let mut memory = job.state.memory();
         let before = match memory.images.get(&request.container) {
-            Some(ImageState::Failed(failure) | ImageState::Pulling { after: Some(failure) })
+            Some(ImageState::Failed(failure) | ImageState::Pulling { after: Some(failure), .. })
                 if failure.reference == request.reference =>
             {
                 failure.count

@@ -19,6 +19,7 @@ mod events;
 mod hooks;
 mod images;
 mod launch;
+mod progress;
 
 pub use events::{EventPod, Events};
 

@@ -65,6 +65,8 @@ pub enum ImageState {
     Pulling {
         /// The last failure.
         after: Option<ImageFailure>,
+        /// How far it is, in words; `None` while there is nothing to say.
+        progress: Option<String>,
     },
     /// Not to be had so far.
     Failed(ImageFailure),

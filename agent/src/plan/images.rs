@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::{
     backoff::{FRESH_MS, delay_ms},
     containers::{Draft, Subjects},
+    creating,
     pod::pull_policy,
     step::{ImageRequest, PullPolicy, Step},
 };
@@ -29,10 +30,12 @@ pub(super) fn look_up<'a>(
         {
             Some(info)
         }
-        Some(ImageState::Pulling { after }) => {
+        Some(ImageState::Pulling { after, progress }) => {
             // A repeated pull shows why the last one failed until it succeeds.
             if let Some(failure) = after.as_ref().filter(|failure| failure.reference == request.reference) {
                 draft.wait(&name, "ImagePullBackOff", back_off_text(failure));
+            } else if let Some(progress) = progress {
+                draft.wait(&name, creating(subjects.spec), progress.clone());
             }
             None
         }

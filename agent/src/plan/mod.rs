@@ -191,6 +191,12 @@ fn release(seen: &ObservedPod, draft: &mut Draft) {
     }
 }
 
+/// What containers wait for that have nothing better to say.
+fn creating(spec: &PodSpec) -> &'static str {
+    let has_init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
+    if has_init { "PodInitializing" } else { "ContainerCreating" }
+}
+
 fn pod_status(
     subjects: &Subjects<'_>,
     draft: &Draft,
@@ -198,9 +204,7 @@ fn pod_status(
     outcome: &Outcome,
 ) -> PodStatus {
     let spec = subjects.spec;
-    let has_init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
-    let creating = if has_init { "PodInitializing" } else { "ContainerCreating" };
-    let default = Waiting { reason: creating, message: creating_message(subjects, outcome) };
+    let default = Waiting { reason: creating(spec), message: creating_message(subjects, outcome) };
     let statuses = |list: &[k8s_openapi::api::core::v1::Container], init: bool| {
         let each =
             list.iter().map(|container| status::container_status(subjects, draft, container, init, &default));

@@ -145,6 +145,21 @@ async fn a_pod_is_pulled_started_and_ready_and_everything_of_it_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_pull_shows_how_far_it_is() {
+    let (node, dir) = setup();
+    node.state().pull_time = Duration::from_secs(20);
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    let is_shown =
+        |report: &PodReport| waiting(report).is_some_and(|(_, text)| text.contains("0.3 of 1.0 MB (30 %)"));
+    let report = agent.until("progress in the status", is_shown).await;
+    assert_eq!(waiting(&report).unwrap().0, "ContainerCreating");
+    agent.until("Running", is_running).await;
+    let told: Vec<_> = agent.events().into_iter().filter(|(reason, _)| *reason == "Pulling").collect();
+    assert!(told[1].1.starts_with("Pulling image \"app:1\": 0.3 of 1.0 MB (30 %), 0."), "{told:?}");
+    assert_eq!(told.len(), 3, "at the start, after 6 s and after 12 s: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn crashes_are_restarted_with_growing_delays() {
     let (node, dir) = setup();
     let agent = Agent::start(&node, &dir, Some(desired([web()])));

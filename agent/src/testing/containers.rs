@@ -181,7 +181,12 @@ impl Images for FakeNode {
         _credentials: &[Credential],
         progress: Arc<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<ImageInfo, ImageError> {
-        progress(Progress { done: 1, total: 1 });
+        // A megabyte in ten steps.
+        let step = self.state().pull_time / 10;
+        for done in 0..10 {
+            progress(Progress { done: done * 100_000, total: 1_000_000 });
+            tokio::time::sleep(step).await;
+        }
         let mut state = self.state();
         state.log.push(format!("pull {reference}"));
         if !state.registry.contains(reference) {

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::broadcast;
@@ -38,6 +39,8 @@ pub struct State {
     pub images: BTreeSet<String>,
     /// Images that a registry would give.
     pub registry: BTreeSet<String>,
+    /// How long a pull takes.
+    pub pull_time: Duration,
     /// Pod networks.
     pub networks: BTreeMap<PodUid, NetworkStatus>,
     /// Pods the datapath knows.
