@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     app::{self, AdapterError, App, StartError},
     config::{Config, ConfigError, LogFormat},
+    sys::memory,
 };
 
 /// Exit code: done.
@@ -131,6 +132,7 @@ pub fn run(arguments: &Arguments) -> Result<(), CommandError> {
 }
 
 fn serve(config: &Config) -> Result<(), CommandError> {
+    memory::keep_small();
     start_logs(config);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
     let runtime =
