@@ -75,7 +75,11 @@ impl Kubectl {
 
     /// Runs with exact arguments and optional standard input.
     pub fn run_args(&self, words: &[&str], input: Option<&str>) -> Result<Output> {
-        let mut child = self.command(words).stdin(Stdio::piped()).spawn().context("cannot run kubectl")?;
+        self.finish(self.command(words), input)
+    }
+
+    fn finish(&self, mut command: Command, input: Option<&str>) -> Result<Output> {
+        let mut child = command.stdin(Stdio::piped()).spawn().context("cannot run kubectl")?;
         if let Some(mut stdin) = child.stdin.take()
             && let Some(text) = input
         {
@@ -87,6 +91,15 @@ impl Kubectl {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// Runs on a terminal of its own (33 rows of 101 columns), where `typed` is entered: as a person with `exec -it` would.
+    /// What the terminal shows, echo included, is in `stdout`.
+    pub fn on_terminal(&self, words: &str, typed: &str) -> Result<Output> {
+        let line = format!("stty rows 33 cols 101 && exec {} {words}", self.binary.display());
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
+        self.finish(self.prepared(command), Some(typed))
     }
 
     /// Starts a long-running kubectl (`-w`, `logs -f`, `port-forward`); its outputs are piped.
@@ -101,8 +114,12 @@ impl Kubectl {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
+        command.args(words);
+        self.prepared(command)
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         command
-            .args(words)
             .env("KUBECONFIG", &self.kubeconfig)
             // kubectl caches discovery in the home directory by host and port: one cluster a test run.
             .env("HOME", self.kubeconfig.parent().unwrap_or(Path::new("/")))

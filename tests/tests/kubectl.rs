@@ -29,7 +29,7 @@ fn everyday(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     ns.ok("wait pod/client --for=condition=Ready --timeout=60s")?;
     getting(kubectl, &ns)?;
     describing(&ns)?;
-    logs(&ns)?;
+    logs(kubectl, &ns)?;
     exec(kubectl, &ns)?;
     changing(kubectl, &ns)?;
     discovering(kubectl)?;
@@ -77,7 +77,14 @@ fn getting(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
 
 /// `-w` prints what is there and then each change.
 fn watching(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
-    let mut child = kubectl.spawn(&format!("-n {} get configmaps -w -o name", ns.name))?;
+    streaming(kubectl, &format!("-n {} get configmaps -w -o name", ns.name), "configmap/seen", || {
+        ns.ok("create configmap seen --from-literal=a=b").map(drop)
+    })
+}
+
+/// A kubectl that goes on printing shows `line` after `cause`.
+fn streaming(kubectl: &Kubectl, words: &str, line: &str, cause: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut child = kubectl.spawn(words)?;
     let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     let (send, receive) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
@@ -87,17 +94,18 @@ fn watching(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
             }
         }
     });
-    ns.ok("create configmap seen --from-literal=a=b")?;
+    let caused = cause();
     let mut seen = Vec::new();
-    let found = eventually_within(Duration::from_secs(10), "the watch to show it", || {
-        seen.extend(receive.try_iter());
-        Ok(if seen.iter().any(|l| l == "configmap/seen") { Ok(()) } else { Err(format!("{seen:?}")) })
-    });
+    let found =
+        eventually_within(Duration::from_secs(10), &format!("kubectl {words} to show {line}"), || {
+            seen.extend(receive.try_iter());
+            Ok(if seen.iter().any(|l: &String| l.contains(line)) { Ok(()) } else { Err(format!("{seen:?}")) })
+        });
     child.kill()?;
     child.wait()?;
     drop(receive);
     reader.join().ok();
-    found
+    caused.and(found)
 }
 
 fn describing(ns: &Namespace<'_>) -> Result<()> {
@@ -127,7 +135,7 @@ fn describing(ns: &Namespace<'_>) -> Result<()> {
     Ok(())
 }
 
-fn logs(ns: &Namespace<'_>) -> Result<()> {
+fn logs(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
     ns.ok("exec client -- gantry-workload get http://web/log?line=hello-from-the-log")?;
     eventually("the line in the logs", || {
         let text = ns.ok("logs -l app=web --tail=-1")?;
@@ -136,11 +144,17 @@ fn logs(ns: &Namespace<'_>) -> Result<()> {
     let pod = ns.ok("get pods -l app=web -o jsonpath={.items[0].metadata.name}")?;
     ensure!(ns.ok(&format!("logs {pod} -c server --timestamps"))?.starts_with("20"));
     ensure!(ns.ok(&format!("logs {pod} --tail=1"))?.lines().count() == 1);
+    let address = ns.ok(&format!("get pod {pod} -o jsonpath={{.status.podIP}}"))?;
+    let ask = |line: &str| {
+        ns.ok(&format!("exec client -- gantry-workload get http://{address}:8080/log?line={line}")).map(drop)
+    };
+    streaming(kubectl, &format!("-n {} logs -f {pod}", ns.name), "while-following", || {
+        ask("while-following")
+    })?;
     let refusal = ns.fails(&format!("logs {pod} -c nobody"))?;
     ensure!(refusal.contains("container nobody is not valid for pod"), "{refusal}");
     // A container that ended leaves its last words for --previous.
-    let address = ns.ok(&format!("get pod {pod} -o jsonpath={{.status.podIP}}"))?;
-    ns.ok(&format!("exec client -- gantry-workload get http://{address}:8080/log?line=last-words"))?;
+    ask("last-words")?;
     ns.ok(&format!("exec client -- gantry-workload get http://{address}:8080/exit?code=3"))?;
     eventually("a restart", || {
         let pod = ns.json(&format!("get pod {pod}"))?;
@@ -160,6 +174,13 @@ fn exec(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
     let output = kubectl.run_args(&words, None)?;
     ensure!(output.stdout == "out\n" && output.stderr.contains("err\n"), "{output:?}");
     ensure!(output.stderr.contains("command terminated with exit code 7"), "{}", output.stderr);
+    // On a real terminal: its size arrives, it echoes, and the shell's exit code is kubectl's.
+    let words = format!("-n {} exec -it client -- sh", ns.name);
+    let output = kubectl.on_terminal(&words, "stty size; tty; echo typed-$((40 + 2)); exit 9\n")?;
+    for part in ["33 101", "/dev/pts/", "typed-42", "exit code 9"] {
+        ensure!(output.stdout.contains(part), "the terminal does not show {part:?}: {output:?}");
+    }
+    ensure!(!output.success, "the exit code is lost: {output:?}");
     let missing = ns.fails("exec client -- no-such-program")?;
     ensure!(missing.contains("no-such-program"), "{missing}");
     Ok(())

@@ -29,6 +29,7 @@ fn the_tutorial_runs_as_it_is() -> Result<()> {
     replicas_are_spread(&kubectl)?;
     the_load_balancer_has_an_address(&kubectl)?;
     the_database_service_has_no_endpoints(&kubectl)?;
+    the_database_answers_through_its_service(&kubectl)?;
     for file in ["05-hpa.yaml", "07-statefulset.yaml"] {
         let refusal = kubectl.fails(&format!("apply -f {}", tutorial(file).display()))?;
         ensure!(refusal.contains("no matches for kind"), "{refusal}");
@@ -120,6 +121,36 @@ fn the_database_service_has_no_endpoints(kubectl: &Kubectl) -> Result<()> {
     let described = kubectl.ok("-n production describe service database-service")?;
     ensure!(described.contains("Endpoints:"), "{described}");
     Ok(())
+}
+
+/// The container of the StatefulSet, as a pod of its own with the labels that the service asks for.
+const DATABASE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: postgres, namespace: production, labels: {app: postgres, tier: database}}
+spec:
+  containers:
+  - name: postgres
+    image: postgres:16.1
+    ports: [{containerPort: 5432, name: postgres}]
+    env:
+    - name: POSTGRES_PASSWORD
+      valueFrom: {secretKeyRef: {name: postgres-secret, key: password}}
+    - {name: PGDATA, value: /var/lib/postgresql/data/pgdata}
+    volumeMounts: [{name: postgres-storage, mountPath: /var/lib/postgresql/data}]
+  volumes: [{name: postgres-storage, emptyDir: {}}]
+";
+
+fn the_database_answers_through_its_service(kubectl: &Kubectl) -> Result<()> {
+    let applied = kubectl.apply(DATABASE)?;
+    ensure!(applied.success, "{applied:?}");
+    kubectl.ok("-n production wait pod/postgres --for=condition=Ready --timeout=120s")?;
+    let ask = "PGPASSWORD=change-me psql -h database-service -U postgres -tAc 'select 41 + 1'";
+    let words = ["-n", "production", "exec", "postgres", "--", "sh", "-c", ask];
+    eventually("an answer of the database", || {
+        let output = kubectl.run_args(&words, None)?;
+        Ok(if output.stdout.trim() == "42" { Ok(()) } else { Err(output.stdout + &output.stderr) })
+    })
 }
 
 fn clean_up(kubectl: &Kubectl) -> Result<()> {

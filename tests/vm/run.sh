@@ -40,10 +40,18 @@ status() { kubectl get --request-timeout=15s pod "$1" -o "jsonpath=$2"; }
 echo "# $(. /etc/os-release; echo "$PRETTY_NAME"), Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')"
 equal "this is a host with cgroup v2" "$(stat -fc %T /sys/fs/cgroup)" cgroup2fs
 
-# A network of the machine's own: there is none outside.
-modprobe dummy
-ip link add uplink0 type dummy && ip addr add 192.0.2.10/24 dev uplink0 && ip link set uplink0 up
+# A network of the machine's own, with somebody on it: there is none outside.
+modprobe veth
+ip netns add outside
+ip link add uplink0 type veth peer name eth0 netns outside
+ip addr add 192.0.2.10/24 dev uplink0 && ip link set uplink0 up
+ip -n outside addr add 192.0.2.1/24 dev eth0 && ip -n outside link set eth0 up && ip -n outside link set lo up
 ip route add default via 192.0.2.1
+# What a client on that network gets: ADDRESS PORT PATH
+ask_from_outside() {
+  timeout 10 ip netns exec outside bash -c \
+    'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.0\r\n\r\n" "$2" >&3 && tail -n 1 <&3' "$@"
+}
 
 # The registry that stands for the tutorial's. Debian's configuration asks for a password.
 cat > /etc/docker/registry/config.yml <<'END'
@@ -92,6 +100,13 @@ equal "the pod may use what its containers may: no limit, as one of them has non
   "$(cat "$pod/cpu.max") $(cat "$pod/memory.max")" "max 100000 max"
 equal "it runs as user 1000" "$(stat -c %u "/proc/$web")" 1000
 
+# Reached from another machine, with the configuration as it is shipped.
+kubectl apply -f $P/service.yaml >&2
+until_true "a client outside is answered on the NodePort" 30 \
+  '[ "$(ask_from_outside 192.0.2.10 30080 /hostname)" = web-app-pod ]'
+until_true "the node's own processes are answered on the ClusterIP" 30 \
+  '[ "$(exec 3<>"/dev/tcp/$(kubectl get service web-app-outside -o "jsonpath={.spec.clusterIP}")/80" && printf "GET /hostname HTTP/1.0\r\n\r\n" >&3 && tail -n 1 <&3)" = web-app-pod ]'
+
 kubectl apply -f $P/pods.yaml >&2
 until_true "the eater ends" 90 '[ -n "$(status eater "{.status.containerStatuses[0].state.terminated.reason}")" ]'
 equal "the eater was killed for memory" \
@@ -124,6 +139,7 @@ systemctl restart gantry-agent || not_ok "the agent restarts" "systemctl restart
 equal "the same process after stop, start and restart" \
   "$(pid_of '/bin/gantry-workload serve.*') $(stat -c %Y "/proc/$web")" "$web $started"
 equal "no restart is counted" "$(status web-app-pod '{.status.containerStatuses[*].restartCount}')" "$restarts"
+kubectl delete service web-app-outside >&2
 kubectl delete pod web-app-pod eater burner --wait --timeout=60s >&2
 until_true "deleted pods leave no cgroup" 30 '[ -z "$(find /sys/fs/cgroup -type d -path "*pod*" -name "web-server")" ]'
 until_true "deleted pods leave no link" 30 '! ip -o link | grep -q ": gnt"'

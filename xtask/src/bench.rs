@@ -3,38 +3,65 @@
 
 use anyhow::Result;
 
-use crate::{ebpf, layout, sh::cargo, up};
+use crate::{
+    ebpf, layout,
+    layout::Node,
+    sh::{Sh, cargo},
+    up,
+};
+
+/// Port on which the measuring process listens on the node.
+const ASK_PORT: u16 = 7070;
 
 /// Pod start and footprint on a cluster of one node.
 pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
+    on_one_node("pods", |bench, node| {
+        bench
+            .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
+            .args(["--metrics", &format!("{}:10250", node.address), "--containerd"])
+            .arg(node.run.join("containerd.sock"))
+            .arg("--")
+            .args(enter(node))
+    })
+}
+
+/// One endpoint change from the API to the datapath, on a cluster of one node.
+pub(crate) fn change(count: u32, services: u32) -> Result<()> {
+    on_one_node("change", |bench, node| {
+        // In the node's cgroup, where connects are translated.
+        let join = format!("echo $$ > {}/daemons/cgroup.procs && exec \"$@\"", node.cgroup.display());
+        bench
+            .args(["--count", &count.to_string(), "--services", &services.to_string()])
+            .args(["--listen", &format!("{}:{ASK_PORT}", node.address), "--"])
+            .args(["sh", "-c", &join, "sh"])
+            .args(enter(node))
+    })
+}
+
+/// Words that run what follows them in the node's namespaces.
+fn enter(node: &Node) -> [String; 3] {
+    [
+        "nsenter".to_owned(),
+        format!("--net=/run/netns/{}", node.netns),
+        format!("--mount={}", node.mntns.display()),
+    ]
+}
+
+/// Runs a benchmark of `gantry-bench` against a cluster of its own, which is gone afterwards.
+fn on_one_node(name: &str, arguments: impl FnOnce(Sh, &Node) -> Sh) -> Result<()> {
     let cluster = up::start("bench", 1, layout::Build::Release)?;
     let node = cluster.layout.node(1);
-    // `ctr run` asks for CPU weight, which fails where cgroup v2 has no such controller.
-    let peer = std::fs::read_to_string(node.cgroup.join("cgroup.controllers"))?.contains("cpu");
     let results = layout::root()?.join("target/bench-results");
     std::fs::create_dir_all(&results)?;
-    let measured = cargo()
+    let bench = cargo()
         .dir(layout::root()?)
         .env("GANTRY_TEST_DIR", &cluster.layout.dir)
         .env("KUBECONFIG", cluster.layout.kubeconfig())
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "gantry-tests",
-            "--bin",
-            "gantry-bench",
-            "--",
-            "--json",
-        ])
-        .arg(results.join("pods.json"))
-        .args(["pods", "--count", &count.to_string(), "--rate", &rate.to_string()])
-        .args(["--peer-every", if peer { "5" } else { "0" }, "--containerd"])
-        .arg(node.run.join("containerd.sock"))
-        .args(["--", "nsenter", &format!("--net=/run/netns/{}", node.netns)])
-        .arg(format!("--mount={}", node.mntns.display()))
-        .shown();
+        .args(["run", "--quiet", "--release", "--package", "gantry-tests", "--bin", "gantry-bench", "--"])
+        .arg("--json")
+        .arg(results.join(format!("{name}.json")))
+        .arg(name);
+    let measured = arguments(bench, &node).shown();
     let stopped = cluster.stop();
     measured.and(stopped)
 }

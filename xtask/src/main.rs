@@ -86,6 +86,15 @@ enum Bench {
         #[arg(long, default_value_t = 15)]
         rounds: u32,
     },
+    /// One endpoint change: from its write to the API until a connect on the node sees it.
+    Change {
+        /// How many changes.
+        #[arg(long, default_value_t = 500)]
+        count: u32,
+        /// Other services beside it.
+        #[arg(long, default_value_t = 1000)]
+        services: u32,
+    },
     /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
     Pods {
         /// How many.
@@ -108,6 +117,7 @@ fn main() -> ExitCode {
         Command::Vm => vm::run(),
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
         Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),
+        Command::Bench { what: Bench::Change { count, services } } => bench::change(count, services),
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };

@@ -26,6 +26,7 @@ pub(crate) const CLUSTER: &[Tool] = &[
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
+    ("debootstrap", "debootstrap"),
     ("/bin/busybox", "busybox-static"),
     ("python3", "python3"),
     ("pip", "python3-pip"),

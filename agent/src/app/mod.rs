@@ -29,6 +29,7 @@ use crate::{
     observe::{Clock, Host, LastWords, Observer, Ports, Records},
     probes::Prober,
     reconcile::{Metrics, Pods, Programmer, Tools, programming},
+    runtime::Timed,
     serve::{Endpoints, ServeError, Sources},
 };
 
@@ -100,6 +101,7 @@ impl App {
             private_directory(dir)?;
         }
         let Adapters { ports, streams, figures } = adapters;
+        let ports = Ports { runtime: Arc::new(Timed::new(ports.runtime, &mut registry)), ..ports };
         let clock: Clock = Arc::new(now_ms);
         let host = Host::new();
         let machine = host.machine();

@@ -15,6 +15,7 @@ mod options;
 mod rootfs;
 mod seccomp;
 mod spec;
+mod timed;
 mod user;
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
@@ -25,6 +26,7 @@ use futures::stream::BoxStream;
 pub use client::{Containerd, InvalidNamespace};
 pub use containerd::{ContainerdRuntime, Handler, Options};
 pub use labels::{LOG as LOG_LABEL, START_ERROR};
+pub use timed::Timed;
 
 use crate::model::{ContainerId, ContainerName, PodUid};
 

@@ -73,6 +73,7 @@ impl Cluster {
             Ok(format!("API on https://127.0.0.1:{}", layout.api_port()))
         })?;
         images::build_and_push(&layout.root, &cluster.registry())?;
+        images::postgres::build_and_push(&layout.root, &cluster.registry())?;
         Ok(cluster)
     }
 

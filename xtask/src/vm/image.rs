@@ -131,6 +131,7 @@ pub(super) fn payload(places: &Places, kubectl: &Path) -> Result<()> {
     copy(places.root.join("../shared/tutorial/01-pod.yaml"))?;
     copy(test_file(&places.root, "run.sh"))?;
     copy(test_file(&places.root, "pods.yaml"))?;
+    copy(test_file(&places.root, "service.yaml"))?;
     let registry = Registry::start(&tree.join("registry"), places)?;
     images::build_and_push(&places.root, REGISTRY)?;
     registry.stop()?;

@@ -2,9 +2,11 @@
 //! people and writes the same figures as JSON. Figures come from this run alone; peers run in the same run,
 //! interleaved.
 
+mod change;
 mod footprint;
 mod pods;
 mod report;
+mod timings;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -26,6 +28,11 @@ enum Command {
     /// Pod start: create to Running as a watch sees it, beside `ctr run` of the same image; then the daemons'
     /// memory and idle CPU with all those pods there.
     Pods(pods::Options),
+    /// One endpoint change: from its write to the API until a connect on the node sees it.
+    Change(change::Options),
+    /// Asks a service for ever and prints each change of its answer (started by `change`).
+    #[command(hide = true)]
+    Ask(change::Ask),
 }
 
 #[tokio::main]
@@ -42,6 +49,8 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     let rows = match cli.command {
         Command::Pods(options) => pods::run(&options).await?,
+        Command::Change(options) => change::run(&options).await?,
+        Command::Ask(ask) => return change::ask(&ask),
     };
     report::print(&rows);
     if let Some(path) = cli.json {

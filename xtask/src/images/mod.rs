@@ -1,6 +1,8 @@
 //! The demonstration images: the project's own workload, static, with busybox for a shell, as OCI images built
 //! with umoci and pushed to the cluster's registry with skopeo.
 
+pub(crate) mod postgres;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -28,8 +30,11 @@ pub(crate) const IMAGES: &[Image] = &[
 
 /// Foreign names that the clusters of `up` and `test` serve from local images: how the tutorial's files run
 /// unchanged where its registries are out of reach.
-pub(crate) const ALIASES: &[(&str, &str)] =
-    &[("registry.company.com/web-app", "gantry/web-app"), ("fluent/fluent-bit", "gantry/log-follower")];
+pub(crate) const ALIASES: &[(&str, &str)] = &[
+    ("registry.company.com/web-app", "gantry/web-app"),
+    ("fluent/fluent-bit", "gantry/log-follower"),
+    ("postgres:16.1", "gantry/postgres:15"),
+];
 
 /// Builds the static workload; returns the binary.
 pub(crate) fn build_workload(root: &Path) -> Result<PathBuf> {
