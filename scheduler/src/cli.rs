@@ -198,7 +198,11 @@ fn token(config: &Config, command: &TokenCommand) -> Result<(), CommandError> {
         TokenCommand::Create { ttl, description } => {
             let lifetime = lifetime(*ttl)?;
             let token = Token::generate();
-            tokens.add(&token, (!lifetime.is_zero()).then_some(lifetime), description, SystemTime::now())?;
+            let now = SystemTime::now();
+            tokens.add(&token, (!lifetime.is_zero()).then_some(lifetime), description, now)?;
+            // Standard output is the token alone, for scripts; what to do with it goes beside it.
+            let hash = Authority::open(&config.pki_dir(), now)?.ca_hash();
+            eprint!("{}", joining(&hash, config.nodes_listen.port()));
             print(&format!("{}\n", token.reveal()))
         }
         TokenCommand::List => {
@@ -215,6 +219,18 @@ fn token(config: &Config, command: &TokenCommand) -> Result<(), CommandError> {
             if tokens.remove(id)? { Ok(()) } else { Err(CommandError::NoToken(id.to_owned())) }
         }
     }
+}
+
+/// What the new machine's configuration must say.
+fn joining(ca_hash: &str, port: u16) -> String {
+    format!(
+        "On the new machine, write the token below into /etc/gantry/bootstrap-token (mode 0600), and into\n\
+         /etc/gantry/agent.toml, with this machine's name or address:\n\n\
+         [scheduler]\n\
+         address = \"SCHEDULER:{port}\"\n\
+         ca_hash = \"{ca_hash}\"\n\
+         token_file = \"/etc/gantry/bootstrap-token\"\n\n"
+    )
 }
 
 fn write_kubeconfig(config: &Config, options: &Kubeconfig) -> Result<(), CommandError> {
