@@ -6,7 +6,7 @@ use super::Adapters;
 use crate::{
     cgroup::{CgroupError, CgroupTree, Enforcement, TreeSettings},
     config::{Config, ContainerdConfig, LogsConfig},
-    dataplane::{DataplaneError, EbpfDataplane},
+    dataplane::{DataplaneConfig, DataplaneError, EbpfDataplane},
     images::{ContainerdImages, ImageSettings},
     logs::Rotation,
     net::{KernelNetwork, NetError, Network},
@@ -68,7 +68,13 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
         },
     );
     let network = KernelNetwork::open(config.network.clone())?;
-    let dataplane = Arc::new(EbpfDataplane::open(config.dataplane.clone())?);
+    let uplink = network.uplink_interface().await?;
+    if uplink.is_none() {
+        tracing::warn!(
+            "no uplink: NodePorts and load balancer addresses are not answered until there is a default route"
+        );
+    }
+    let dataplane = Arc::new(EbpfDataplane::open(DataplaneConfig { uplink, ..config.dataplane.clone() })?);
     let figures = Arc::clone(&dataplane);
     let runtime: Arc<dyn Runtime> = Arc::new(ContainerdRuntime::new(client, options));
     let network: Arc<dyn Network> = Arc::new(network);

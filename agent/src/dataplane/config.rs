@@ -9,7 +9,8 @@ pub struct DataplaneConfig {
     pub pins: PathBuf,
     /// The cgroup v2 directory under which connects are translated: all pods and the node's own processes.
     pub cgroup: PathBuf,
-    /// The interface by which the node is reached; `None`: no NodePort from outside.
+    /// The interface by which the node is reached at first; `None`: no NodePort from outside until
+    /// [`super::Dataplane::set_uplink`] names one.
     pub uplink: Option<String>,
     /// Translate TCP of pods at connect. Off for meshes that redirect by service address: pods then go through
     /// the packet path.

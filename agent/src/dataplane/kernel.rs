@@ -39,6 +39,8 @@ struct State {
     object: Ebpf,
     node: NodeMaps,
     cookie: u64,
+    /// Where the outside reaches the node.
+    uplink: Option<String>,
     /// The programs run: from the first publish on, or from the start when they already ran on these maps.
     attached: bool,
     pods: BTreeMap<PodUid, Pod>,
@@ -65,6 +67,7 @@ impl EbpfDataplane {
             object: loaded.object,
             node,
             cookie,
+            uplink: config.uplink.clone(),
             attached: false,
             pods: BTreeMap::new(),
             last_publish: Duration::ZERO,
@@ -91,11 +94,7 @@ impl EbpfDataplane {
                 links::detach(&pin).map_err(fail)?;
             }
         }
-        if let Some(uplink) = &config.uplink {
-            for hook in uplink_hooks(uplink) {
-                links::remove_filter(hook);
-            }
-        }
+        links::remove_filters(&["uplink_in", "uplink_out"]);
         loader::remove_pins(&config.pins).map_err(fail)
     }
 
@@ -114,17 +113,27 @@ impl EbpfDataplane {
         if state.attached {
             return Ok(());
         }
-        state.node.set_node(state.cookie, None, self.config.pod_sockets);
-        links::update_pods(&mut state.object, &self.links)?;
-        if let Some(uplink) = &self.config.uplink {
-            for hook in uplink_hooks(uplink) {
-                links::attach_tc(&mut state.object, hook, &self.links.join(hook.program))?;
-            }
-        }
+        // Programs of an earlier agent may be running on these maps: the address they use stays until there is a newer one.
+        let address = state.node.uplink_address();
+        state.node.set_node(state.cookie, address, self.config.pod_sockets);
+        links::update_interfaces(&mut state.object, &self.links)?;
+        self.attach_uplink(state)?;
         links::attach_sockets(&mut state.object, &self.config.cgroup, &self.links)?;
         state.attached = true;
-        loader::remove_other_layouts(&self.config.pins)
+        loader::remove_other_layouts(&self.config.pins, &self.config.sizes)
             .map_err(|source| kernel("remove", "maps of an earlier version", source))
+    }
+
+    /// At the uplink and nowhere else.
+    fn attach_uplink(&self, state: &mut State) -> Result<(), DataplaneError> {
+        let Some(uplink) = state.uplink.clone() else {
+            return links::detach_others(&self.links, "uplink-", "\0");
+        };
+        let prefix = format!("uplink-{uplink}-");
+        for (hook, side) in uplink_hooks(&uplink).into_iter().zip(["in", "out"]) {
+            links::attach_tc(&mut state.object, hook, &self.links.join(format!("{prefix}{side}")))?;
+        }
+        links::detach_others(&self.links, "uplink-", &prefix)
     }
 
     fn pod_pins(&self, uid: &PodUid) -> [PathBuf; 2] {
@@ -159,6 +168,27 @@ impl Dataplane for EbpfDataplane {
         state.node.set_node(state.cookie, addresses.first().copied(), self.config.pod_sockets);
         state.last_publish = started.elapsed();
         result
+    }
+
+    fn set_uplink(&self, interface: Option<&str>) -> Result<(), DataplaneError> {
+        let mut state = self.lock();
+        let before = state.uplink.clone();
+        if before.as_deref() == interface {
+            return Ok(());
+        }
+        if let Some(before) = &before {
+            uplink_hooks(before).into_iter().for_each(links::remove_filter);
+        }
+        state.uplink = interface.map(str::to_owned);
+        if !state.attached {
+            return Ok(());
+        }
+        let attached = self.attach_uplink(&mut state);
+        if attached.is_err() {
+            // Tried again with the next call.
+            state.uplink = None;
+        }
+        attached
     }
 
     fn attach_pod(&self, uid: &PodUid, netns: &Path, addresses: &PodAddresses) -> Result<(), DataplaneError> {
@@ -224,5 +254,7 @@ fn uplink_hooks(interface: &str) -> [TcHook<'_>; 2] {
     ]
 }
 
+#[cfg(test)]
+mod restart_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -23,7 +23,7 @@ use aya::{
 use super::{DataplaneError, loader, maps::kernel};
 use crate::sys::bpf;
 
-/// Programs of the socket path; the name is also the pin's.
+/// Programs of the socket path; the name ends the pin's.
 pub(super) const SOCKET_PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
@@ -51,13 +51,21 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// Attaches the socket path to `cgroup`, or updates what is attached.
+/// Start of the pins of the socket path at one cgroup: another cgroup has other pins, as its attachments are others.
+fn socket_prefix(cgroup: &Path) -> Result<String, DataplaneError> {
+    let found =
+        fs::metadata(cgroup).map_err(|source| kernel("attach", cgroup.display().to_string(), source))?;
+    Ok(format!("socket-{}-", found.ino()))
+}
+
+/// Attaches the socket path to `cgroup`, or updates what is attached; then detaches it from any other.
 pub(super) fn attach_sockets(object: &mut Ebpf, cgroup: &Path, pins: &Path) -> Result<(), DataplaneError> {
     let directory =
         File::open(cgroup).map_err(|source| kernel("attach", cgroup.display().to_string(), source))?;
+    let prefix = socket_prefix(cgroup)?;
     for name in SOCKET_PROGRAMS {
         let program: &mut CgroupSockAddr = program(object, name)?;
-        let pin = pins.join(name);
+        let pin = pins.join(format!("{prefix}{name}"));
         if update_pinned(&pin, program.fd().map_err(|source| kernel("attach", name, source))?.as_fd())? {
             continue;
         }
@@ -69,6 +77,19 @@ pub(super) fn attach_sockets(object: &mut Ebpf, cgroup: &Path, pins: &Path) -> R
             .map_err(|source| kernel("attach", name, source))?;
         let link = FdLink::try_from(link).map_err(|source| kernel("pin", name, source))?;
         link.pin(&pin).map_err(|source| kernel("pin", name, source))?;
+    }
+    detach_others(pins, "socket-", &prefix)
+}
+
+/// Detaches what is pinned under `family` and not under `keep`: hooks of an earlier configuration.
+pub(super) fn detach_others(pins: &Path, family: &str, keep: &str) -> Result<(), DataplaneError> {
+    let fail = |source| kernel("detach", pins.display().to_string(), source);
+    for pin in pinned(pins, family).map_err(fail)? {
+        let is_kept =
+            pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(keep.as_bytes()));
+        if !is_kept {
+            detach(&pin).map_err(fail)?;
+        }
     }
     Ok(())
 }
@@ -148,11 +169,13 @@ pub(super) fn pinned(directory: &Path, prefix: &str) -> io::Result<Vec<PathBuf>>
     Ok(pins)
 }
 
-/// Puts this agent's programs into the pod links that an earlier one left; drops those whose pod is gone.
-pub(super) fn update_pods(object: &mut Ebpf, directory: &Path) -> Result<(), DataplaneError> {
-    let pins = pinned(directory, "pod-").map_err(|source| kernel("update", "pod links", source))?;
-    for pin in pins {
-        let name = if pin.as_os_str().as_encoded_bytes().ends_with(b"-in") { "from_pod" } else { "to_pod" };
+/// Puts this agent's programs into the links at interfaces that an earlier one left; drops those whose interface is gone.
+pub(super) fn update_interfaces(object: &mut Ebpf, directory: &Path) -> Result<(), DataplaneError> {
+    let pins = |family| pinned(directory, family).map_err(|source| kernel("update", "links", source));
+    let pods = pins("pod-")?.into_iter().map(|pin| (pin, ["from_pod", "to_pod"]));
+    let uplinks = pins("uplink-")?.into_iter().map(|pin| (pin, ["uplink_in", "uplink_out"]));
+    for (pin, [inward, outward]) in pods.chain(uplinks) {
+        let name = if pin.as_os_str().as_encoded_bytes().ends_with(b"-in") { inward } else { outward };
         let program: &mut SchedClassifier = program(object, name)?;
         update_pinned(&pin, program.fd().map_err(|source| kernel("update", name, source))?.as_fd())?;
     }
@@ -178,6 +201,19 @@ pub(super) fn remove_filter(hook: TcHook<'_>) {
         && let Err(error) = qdisc_detach_program(hook.interface, hook.side, hook.program)
     {
         tracing::debug!(interface = hook.interface, %error, "no filter removed");
+    }
+}
+
+/// Removes our clsact filters of these programs from whatever interface has them.
+pub(super) fn remove_filters(programs: &[&'static str]) {
+    let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return };
+    for interface in interfaces.flatten().filter(|_| !has_tcx()) {
+        let interface = interface.file_name().to_string_lossy().into_owned();
+        for program in programs {
+            for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+                remove_filter(TcHook { program, interface: &interface, side });
+            }
+        }
     }
 }
 

@@ -21,8 +21,10 @@ use crate::sys::memory;
 
 include!(concat!(env!("OUT_DIR"), "/datapath_object.rs"));
 
-/// Entries of the source range trie.
-pub(super) const SOURCE_RANGES: u32 = 16_384;
+/// Entries of the source range trie: one for each range of each service port.
+pub(super) fn source_ranges(sizes: &TableSizes) -> u32 {
+    sizes.frontends.div_ceil(4).max(1024)
+}
 /// Datagrams whose fragments are under way.
 const FRAGMENTS: u32 = 8192;
 /// Below this, `bpf_ktime_get_coarse_ns`, socket storage in these hooks or namespace cookies are missing.
@@ -74,7 +76,7 @@ pub(super) fn load(config: &DataplaneConfig) -> Result<Loaded, DataplaneError> {
         return Err(setup(SetupError::OldKernel));
     }
     prepare_pins(&config.pins).map_err(setup)?;
-    let maps = maps_directory(&config.pins);
+    let maps = maps_directory(&config.pins, &config.sizes);
     let directory = |path: &Path| {
         make_directory(path).map_err(|source| kernel("pin", path.display().to_string(), source))
     };
@@ -101,7 +103,7 @@ fn load_object(object: &[u8], maps: &Path, sizes: &TableSizes) -> Result<Ebpf, D
         ("AFFINITY", sizes.affinity),
         ("FLOWS", sizes.flows),
         ("FRAGMENTS", FRAGMENTS),
-        ("SOURCE_RANGES", SOURCE_RANGES),
+        ("SOURCE_RANGES", source_ranges(sizes)),
         // Namespaces of pods that are going and coming.
         ("POD_NETNS", sizes.pods * 4),
     ] {
@@ -122,9 +124,11 @@ pub(super) fn kernel_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(major, minor, 0))
 }
 
-/// The maps of this layout.
-pub(super) fn maps_directory(pins: &Path) -> PathBuf {
-    pins.join(format!("v{ABI_HASH:08x}"))
+/// The maps of this layout and these sizes: a pinned map keeps the size it was made with, so that other sizes need other
+/// maps.
+pub(super) fn maps_directory(pins: &Path, sizes: &TableSizes) -> PathBuf {
+    let TableSizes { frontends, backends, affinity, flows, pods } = sizes;
+    pins.join(format!("v{ABI_HASH:08x}-{frontends}-{backends}-{affinity}-{flows}-{pods}"))
 }
 
 /// The attachments.
@@ -132,9 +136,9 @@ pub(super) fn links_directory(pins: &Path) -> PathBuf {
     pins.join("links")
 }
 
-/// Removes maps of other layouts, once nothing runs on them.
-pub(super) fn remove_other_layouts(pins: &Path) -> io::Result<()> {
-    let current = maps_directory(pins);
+/// Removes maps of other layouts or sizes, once nothing runs on them.
+pub(super) fn remove_other_layouts(pins: &Path, sizes: &TableSizes) -> io::Result<()> {
+    let current = maps_directory(pins, sizes);
     for entry in fs::read_dir(pins)? {
         let path = entry?.path();
         let is_layout =

@@ -28,6 +28,7 @@ pub(super) struct KernelMaps {
     frontends: HashMap<MapData, FrontendKey, u32>,
     frontend_capacity: u32,
     ranges: LpmTrie<MapData, SourceRangeKey, u32>,
+    range_capacity: u32,
     heads: MappedArray,
     slots: MappedArray,
     backends: MappedArray,
@@ -89,12 +90,13 @@ impl KernelMaps {
     /// Opens the pinned maps.
     pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
         let (frontends, frontend_capacity) = open_hash(directory, "FRONTENDS")?;
-        let (ranges, _) = open_data(directory, "SOURCE_RANGES")?;
+        let (ranges, range_capacity) = open_data(directory, "SOURCE_RANGES")?;
         Ok(Self {
             frontends,
             frontend_capacity,
             ranges: LpmTrie::try_from(Map::LpmTrie(ranges))
                 .map_err(|source| kernel("open", "SOURCE_RANGES", source))?,
+            range_capacity,
             heads: open_mapped(directory, "HEADS", 2)?,
             slots: open_mapped(directory, "SLOTS", 8)?,
             backends: open_mapped(directory, "BACKENDS", 2)?,
@@ -158,7 +160,7 @@ impl TableMaps for KernelMaps {
     fn insert_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
         self.ranges
             .insert(&range_key(service, range), 1, 0)
-            .map_err(|source| full_or(source, "SOURCE_RANGES", super::loader::SOURCE_RANGES, "frontends"))
+            .map_err(|source| full_or(source, "SOURCE_RANGES", self.range_capacity, "frontends"))
     }
 
     fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
@@ -199,6 +201,12 @@ impl NodeMaps {
         let uplink = uplink.map_or(0, |address| u32::from_ne_bytes(address.octets()));
         self.settings[1].store(u64::from(uplink) << 32 | u64::from(flags), Ordering::Release);
         self.settings[0].store(cookie, Ordering::Release);
+    }
+
+    /// The node's address on the uplink as the programs have it.
+    pub(super) fn uplink_address(&self) -> Option<Ipv4Addr> {
+        let address = (self.settings[1].load(Ordering::Acquire) >> 32) as u32;
+        (address != 0).then(|| Ipv4Addr::from(address.to_ne_bytes()))
     }
 
     /// Makes the set of the node's addresses equal to `wanted`.

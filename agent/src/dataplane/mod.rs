@@ -14,7 +14,7 @@ mod table;
 
 use std::{net::IpAddr, path::Path};
 
-use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
+use crate::model::{NodeName, PodAddresses, PodUid, ServiceId, ServiceTable};
 
 pub use self::{
     config::{DataplaneConfig, TableSizes},
@@ -48,6 +48,15 @@ pub enum DataplaneError {
         /// Configuration key.
         option: &'static str,
     },
+    /// Some services could not be programmed; all others are.
+    #[error("datapath: {} services cannot be programmed", failed.len())]
+    Services {
+        /// Which, each with its reason.
+        failed: Vec<(ServiceId, String)>,
+        /// The first reason.
+        #[source]
+        first: Box<DataplaneError>,
+    },
 }
 
 /// What a pass did.
@@ -64,13 +73,17 @@ pub struct Programmed {
 /// The port.
 pub trait Dataplane: Send + Sync {
     /// Makes the kernel's table equal to `services`. `node` and `node_addresses` decide locality and NodePorts.
-    /// On return every change is visible to new connections.
+    /// On return every change is visible to new connections. A service that cannot be programmed does not hold up the
+    /// others: the error names it, and it is tried again with the next call.
     fn publish(
         &self,
         services: &ServiceTable,
         node: &NodeName,
         node_addresses: &[IpAddr],
     ) -> Result<Programmed, DataplaneError>;
+    /// Names the interface at which the outside reaches the node; `None`: there is none, and no NodePort or load balancer
+    /// address answers. Idempotent.
+    fn set_uplink(&self, interface: Option<&str>) -> Result<(), DataplaneError>;
     /// Attaches the per-packet path to a pod's host-side interface; before its first process starts. `netns` is
     /// the path of the pod's pinned network namespace: its cookie tells the socket path whose connect it sees.
     /// Idempotent: called again for a pod that is attached, it changes nothing.

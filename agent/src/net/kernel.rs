@@ -283,6 +283,10 @@ impl Network for KernelNetwork {
         }
     }
 
+    async fn uplink_interface(&self) -> Result<Option<String>, NetError> {
+        Ok(self.uplink().await?.map(|link| link.name))
+    }
+
     async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
         match self.uplink().await? {
             Some(uplink) => node::addresses(&self.netlink, &uplink).await,

@@ -125,6 +125,8 @@ pub trait Network: Send + Sync {
     async fn set_peers(&self, peers: &BTreeMap<NodeName, PeerNode>) -> Result<(), NetError>;
     /// Addresses this node answers for on the uplink (load balancer addresses); removes others of ours.
     async fn set_announced(&self, addresses: &[IpAddr]) -> Result<(), NetError>;
+    /// The interface by which the node is reached, as it is now.
+    async fn uplink_interface(&self) -> Result<Option<String>, NetError>;
     /// The node's own addresses on the uplink.
     async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError>;
 }

@@ -2,6 +2,7 @@
 //! generation that brought them is acknowledged. One worker: the last desired state counts, those between are skipped.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,16 +15,21 @@ use tracing::{info, warn};
 use super::{DesiredState, Metrics};
 use crate::{
     apply::chain,
-    dataplane::Dataplane,
+    dataplane::{Dataplane, DataplaneError, Programmed},
     dns::{Names, SharedNames},
     lifecycle::Gate,
-    model::{ClusterNetwork, Desired, FailedKind, FailedObject, NodeView, ServiceTable, Upstream},
+    model::{
+        ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
+        ServiceTable, Upstream,
+    },
     net::Network,
 };
 
 /// First delay after a failure; doubles to the other.
 const RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// How often the uplink is looked for: it may come after the agent.
+const UPLINK: Duration = Duration::from_secs(10);
 
 /// What programming needs.
 pub struct Programmer {
@@ -43,11 +49,14 @@ pub struct Programmer {
     pub metrics: Arc<Metrics>,
 }
 
-/// What was programmed last.
+/// What was programmed last. Each part by itself: one that fails is tried again without the others.
 #[derive(Default)]
 struct Done {
-    desired: Option<Arc<Desired>>,
-    cluster: Option<ClusterNetwork>,
+    peers: Option<BTreeMap<NodeName, PeerNode>>,
+    services: Option<Arc<Desired>>,
+    /// The node's addresses that the services were published with.
+    addresses: Vec<IpAddr>,
+    named: Option<(Arc<Desired>, ClusterNetwork)>,
     announced: Option<Vec<IpAddr>>,
 }
 
@@ -56,6 +65,8 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
     let mut done = Done::default();
     let mut node = programmer.node.clone();
     let mut retry = RETRY;
+    let mut uplink = tokio::time::interval(UPLINK);
+    uplink.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let current = desired.borrow_and_update().clone();
         let failed = match current {
@@ -67,8 +78,9 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
         // All cancel-safe: a watch, a timer, a flag.
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return },
-            // The cluster's ranges came: names can be answered.
+            // The cluster's ranges or the node's addresses came.
             changed = node.changed() => if changed.is_err() { return },
+            _ = uplink.tick() => programmer.uplink().await,
             () = timer => retry = (retry * 2).min(MAX_RETRY),
             () = stop.cancelled() => return,
         }
@@ -79,82 +91,119 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
 }
 
 impl Programmer {
+    /// Attaches the datapath to the interface by which the node is reached, which may come late or change.
+    async fn uplink(&self) {
+        let set = match self.network.uplink_interface().await {
+            Ok(interface) => self.dataplane.set_uplink(interface.as_deref()).map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        if let Err(error) = set {
+            warn!(error, "NodePorts and load balancer addresses are not answered from outside");
+        }
+    }
+
     /// Brings kernel and routes to this state and acknowledges it. True when something failed.
     async fn program(&self, desired: &Arc<Desired>, done: &mut Done) -> bool {
         let began = Instant::now();
-        let before = done.desired.take();
         let mut failed = Vec::new();
-        let same_peers = before.as_ref().is_some_and(|before| before.peers == desired.peers);
-        if !same_peers && let Err(error) = self.network.set_peers(&desired.peers).await {
-            failed.push(failure(FailedKind::Peer, desired.generation, chain(&error)));
+        if done.peers.as_ref() != Some(&desired.peers) {
+            match self.network.set_peers(&desired.peers).await {
+                Ok(()) => done.peers = Some(desired.peers.clone()),
+                Err(error) => failed.push(unnamed(FailedKind::Peer, desired.generation, chain(&error))),
+            }
         }
-        let same = before.as_ref().is_some_and(|before| same_services(&before.services, &desired.services));
-        self.name(desired, done, same, &mut failed);
-        if !same {
-            self.services(desired, done, &mut failed).await;
-        }
+        self.services(desired, done, &mut failed).await;
+        // After the services: a name never leads to an address that is not answered yet.
+        self.name(desired, done, &mut failed);
         self.metrics.published(began.elapsed().as_secs_f64(), desired.generation, failed.is_empty());
         for object in &failed {
-            warn!(kind = ?object.kind, generation = object.generation, error = %object.message, "programming failed");
+            let FailedObject { kind, namespace, name, generation, message } = object;
+            warn!(?kind, namespace, name, generation, error = message, "programming failed");
         }
         let any = !failed.is_empty();
-        if !any {
-            done.desired = Some(Arc::clone(desired));
-            self.programmed.open();
-        }
         self.upstream.programmed(desired.epoch, desired.generation, failed);
         any
     }
 
-    /// Names and load balancer have one source: both are replaced by the same pass.
-    fn name(&self, desired: &Desired, done: &mut Done, same: bool, failed: &mut Vec<FailedObject>) {
-        let cluster = self.node.borrow().cluster.clone();
-        let Some(cluster) = cluster.filter(|cluster| !same || done.cluster.as_ref() != Some(cluster)) else {
+    /// Names come from the same table as the load balancer's.
+    fn name(&self, desired: &Arc<Desired>, done: &mut Done, failed: &mut Vec<FailedObject>) {
+        let Some(cluster) = self.node.borrow().cluster.clone() else { return };
+        let is_known = done
+            .named
+            .as_ref()
+            .is_some_and(|(named, of)| *of == cluster && same_services(&named.services, &desired.services));
+        if is_known {
             return;
-        };
+        }
         match Names::new(cluster.clone(), Arc::new(desired.services.clone())) {
             Ok(names) => {
                 self.names.store(Some(Arc::new(names)));
-                done.cluster = Some(cluster);
+                done.named = Some((Arc::clone(desired), cluster));
             }
-            Err(error) => failed.push(failure(FailedKind::Service, desired.generation, chain(&error))),
+            Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
 
     async fn services(&self, desired: &Arc<Desired>, done: &mut Done, failed: &mut Vec<FailedObject>) {
         let node = self.node.borrow().clone();
+        let same =
+            done.services.as_ref().is_some_and(|before| same_services(&before.services, &desired.services));
+        if same && done.addresses == node.addresses && done.announced.is_some() {
+            return;
+        }
         let announced = announced(&desired.services, &node);
         if done.announced.as_ref() != Some(&announced) {
             match self.network.set_announced(&announced).await {
                 Ok(()) => done.announced = Some(announced),
                 Err(error) => {
-                    failed.push(failure(FailedKind::Service, desired.generation, chain(&error)));
+                    done.announced = None;
+                    failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error)));
                 }
             }
         }
+        if same && done.addresses == node.addresses {
+            return;
+        }
+        let addresses = node.addresses.clone();
         let (dataplane, table) = (Arc::clone(&self.dataplane), Arc::clone(desired));
         // Map updates are system calls, thousands at the first time: not on a worker thread of the runtime.
         let published = tokio::task::spawn_blocking(move || {
             dataplane.publish(&table.services, &node.name, &node.addresses)
         });
+        done.services = None;
         match published.await {
             Ok(Ok(result)) => {
-                info!(
-                    changed = result.changed,
-                    removed = result.removed,
-                    kept = result.kept,
-                    generation = desired.generation,
-                    "services programmed"
-                );
+                let Programmed { changed, removed, kept } = result;
+                info!(changed, removed, kept, generation = desired.generation, "services programmed");
+                done.services = Some(Arc::clone(desired));
+                done.addresses = addresses;
+                self.programmed.open();
             }
-            Ok(Err(error)) => failed.push(failure(FailedKind::Service, desired.generation, chain(&error))),
-            Err(error) => failed.push(failure(FailedKind::Service, desired.generation, chain(&error))),
+            Ok(Err(DataplaneError::Services { failed: services, .. })) => {
+                // The others are in service.
+                self.programmed.open();
+                failed.extend(services.into_iter().map(|(id, message)| named(desired, &id, message)));
+            }
+            Ok(Err(error)) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
+            Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
 }
 
-fn failure(kind: FailedKind, generation: u64, message: String) -> FailedObject {
+/// A failure that is of no single object.
+fn unnamed(kind: FailedKind, generation: u64, message: String) -> FailedObject {
     FailedObject { kind, namespace: String::new(), name: String::new(), generation, message }
+}
+
+fn named(desired: &Desired, id: &ServiceId, message: String) -> FailedObject {
+    FailedObject {
+        kind: FailedKind::Service,
+        namespace: id.namespace.to_string(),
+        name: id.name.to_string(),
+        // A removed service has no generation of its own any more.
+        generation: desired.services.get(id).map_or(desired.generation, |service| service.generation),
+        message,
+    }
 }
 
 /// Equal tables by what brought each service: cheap at any size.
@@ -174,3 +223,6 @@ fn announced(services: &ServiceTable, node: &NodeView) -> Vec<IpAddr> {
     own.dedup();
     own
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::broadcast;
 
 use crate::{
-    model::{ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, PodUid, Resolver},
+    model::{ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, PodUid, Resolver, ServiceId},
     observe::Ports,
     runtime::{ContainerSpec, ObservedContainer, RuntimeEvent},
 };
@@ -39,6 +39,8 @@ pub struct State {
     pub images: BTreeSet<String>,
     /// Images that a registry would give.
     pub registry: BTreeSet<String>,
+    /// Services that the datapath has no room for.
+    pub unprogrammable: BTreeSet<ServiceId>,
     /// How long a pull takes.
     pub pull_time: Duration,
     /// Pod networks.

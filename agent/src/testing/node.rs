@@ -83,6 +83,10 @@ impl Network for FakeNode {
         Ok(())
     }
 
+    async fn uplink_interface(&self) -> Result<Option<String>, NetError> {
+        Ok(Some("up0".to_owned()))
+    }
+
     async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
         Ok(vec![Ipv4Addr::new(192, 0, 2, 1).into()])
     }
@@ -97,6 +101,13 @@ impl Dataplane for FakeNode {
     ) -> Result<Programmed, DataplaneError> {
         let mut state = self.state();
         state.log.push(format!("publish {}", services.len()));
+        let failed: Vec<_> =
+            services.keys().filter(|id| state.unprogrammable.contains(id)).cloned().collect();
+        if !failed.is_empty() {
+            let full = DataplaneError::Full { map: "FRONTENDS", capacity: 1, option: "frontends" };
+            let failed = failed.into_iter().map(|id| (id, full.to_string())).collect();
+            return Err(DataplaneError::Services { failed, first: Box::new(full) });
+        }
         match state.scripted("publish") {
             Some(text) => Err(DataplaneError::Kernel {
                 operation: "update",
@@ -105,6 +116,11 @@ impl Dataplane for FakeNode {
             }),
             None => Ok(Programmed { changed: services.len(), removed: 0, kept: 0 }),
         }
+    }
+
+    fn set_uplink(&self, interface: Option<&str>) -> Result<(), DataplaneError> {
+        self.state().log.push(format!("uplink {interface:?}"));
+        Ok(())
     }
 
     fn attach_pod(

@@ -20,8 +20,8 @@ pub struct Said {
     pub reports: Vec<PodReport>,
     /// Events in order.
     pub events: Vec<NodeEvent>,
-    /// Acknowledged generations with the number of failed objects.
-    pub programmed: Vec<(u64, usize)>,
+    /// Acknowledged generations with what of them failed.
+    pub programmed: Vec<(u64, Vec<FailedObject>)>,
 }
 
 impl Default for Heard {
@@ -81,6 +81,6 @@ impl Upstream for Heard {
     }
 
     fn programmed(&self, _epoch: u64, generation: u64, failed: Vec<FailedObject>) {
-        self.hear(|said| said.programmed.push((generation, failed.len())));
+        self.hear(|said| said.programmed.push((generation, failed)));
     }
 }

@@ -8,3 +8,4 @@ mod packet;
 mod pods;
 mod socket;
 mod support;
+mod takeover;

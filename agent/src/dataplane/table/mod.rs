@@ -31,7 +31,7 @@ use super::{
     alloc::{Extent, Extents, Indices},
     endpoints::{self, Target},
 };
-use crate::model::{NodeName, ServiceId, ServiceSpec, ServiceTable};
+use crate::model::{Chain, NodeName, ServiceId, ServiceSpec, ServiceTable};
 
 /// Freed backend indices kept back before reuse. Their generation tells old handles from new ones anyway; the
 /// rest makes a wrap of its 12 bits within the life of a flow impossible in practice.
@@ -165,18 +165,13 @@ impl<M: TableMaps> Table<M> {
                 difference.changed.insert(id.clone(), Arc::clone(spec));
             }
         }
-        let mut failure = None;
+        let mut failures = Failures::default();
         let mut done = Programmed::default();
-        let mut note = |result: Result<(), DataplaneError>| {
-            let ok = result.is_ok();
-            failure = failure.take().or(result.err());
-            ok
-        };
         // Removals first: an address may change hands within one pass.
         for id in difference.gone {
             let (removed, result) = self.remove_ports(&id, None);
             done.removed += removed;
-            if note(result) {
+            if failures.note(&id, result) {
                 self.published.remove(&id);
                 self.unsettled.remove(&id);
             }
@@ -184,12 +179,12 @@ impl<M: TableMaps> Table<M> {
         for (id, spec) in &difference.changed {
             let (removed, result) = self.remove_ports(id, Some(spec));
             done.removed += removed;
-            note(result);
+            failures.note(id, result);
         }
         for (id, spec) in difference.changed {
             let (changed, result) = self.apply_service(&id, &spec, node);
             done.changed += changed;
-            if note(result) {
+            if failures.note(&id, result) {
                 self.unsettled.remove(&id);
             } else {
                 self.unsettled.insert(id.clone());
@@ -200,11 +195,11 @@ impl<M: TableMaps> Table<M> {
             let Some(spec) = services.get(&id) else { continue };
             let (changed, result) = self.apply_service(&id, spec, node);
             done.changed += changed;
-            note(result);
+            failures.note(&id, result);
         }
-        note(self.finish_recovery());
+        let recovered = self.finish_recovery();
         done.kept = self.ports.len().saturating_sub(done.changed);
-        failure.map_or(Ok(done), Err)
+        failures.into_result().and(recovered).map(|()| done)
     }
 
     /// Removes the ports of a service that `spec` does not have; all of them without one.
@@ -352,6 +347,28 @@ impl<M: TableMaps> Table<M> {
         let head = &self.maps.heads()[index as usize * 2..][..2];
         head[1].store(aux, Ordering::Relaxed);
         head[0].store(publish.pack(), Ordering::Release);
+    }
+}
+
+/// Services that could not be programmed, each with its first reason.
+#[derive(Default)]
+struct Failures {
+    failed: BTreeMap<ServiceId, String>,
+    first: Option<DataplaneError>,
+}
+
+impl Failures {
+    /// True when there is none to note.
+    fn note(&mut self, id: &ServiceId, result: Result<(), DataplaneError>) -> bool {
+        let Err(error) = result else { return true };
+        self.failed.entry(id.clone()).or_insert_with(|| Chain(&error).to_string());
+        self.first.get_or_insert(error);
+        false
+    }
+
+    fn into_result(self) -> Result<(), DataplaneError> {
+        let failed = self.failed.into_iter().collect();
+        self.first.map_or(Ok(()), |first| Err(DataplaneError::Services { failed, first: Box::new(first) }))
     }
 }
 

@@ -294,7 +294,10 @@ fn a_full_table_says_so_and_serves_the_rest() {
     let services: ServiceTable =
         (1..=3).map(|n| (id(&format!("s{n}")), with(&format!("10.96.0.{n}"), &["10.0.0.1:80"]))).collect();
     let error = table.publish(&services, &node()).unwrap_err();
-    assert!(matches!(error, DataplaneError::Full { .. }), "{error}");
+    let DataplaneError::Services { failed, first } = error else { panic!("{error}") };
+    assert!(matches!(*first, DataplaneError::Full { .. }), "{first}");
+    let failed: Vec<_> = failed.into_iter().map(|(service, _)| service).collect();
+    assert_eq!(failed, [id("s3")], "who could not be programmed is named");
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.1:80"]));
     // Room again: the one that failed comes without being touched.
     let services: ServiceTable = services.into_iter().skip(1).collect();

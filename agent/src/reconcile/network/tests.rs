@@ -1,0 +1,106 @@
+//! Programming on the fake node: what fails is named, and holds up nothing else.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{
+    lifecycle::Gates,
+    model::{ServiceSpec, ServiceType},
+    testing::{FakeNode, Heard, view},
+};
+
+struct Running {
+    heard: Arc<Heard>,
+    gates: Gates,
+    _desired: watch::Sender<Option<Arc<Desired>>>,
+    _node: watch::Sender<Arc<NodeView>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn start(fake: &FakeNode, wanted: Desired) -> Running {
+    let (heard, gates) = (Arc::new(Heard::default()), Gates::default());
+    let (node, view) = watch::channel(Arc::new(view("/nowhere".as_ref())));
+    let (desired, wanted) = watch::channel(Some(Arc::new(wanted)));
+    let ports = fake.ports();
+    let programmer = Programmer {
+        dataplane: ports.dataplane,
+        network: ports.network,
+        upstream: heard.clone(),
+        node: view,
+        names: SharedNames::default(),
+        programmed: gates.register("services"),
+        metrics: Arc::default(),
+    };
+    let task = tokio::spawn(programming(programmer, wanted, CancellationToken::new()));
+    Running { heard, gates, _desired: desired, _node: node, task }
+}
+
+fn id(name: &str) -> ServiceId {
+    ServiceId { namespace: "shop".into(), name: name.into() }
+}
+
+fn wanted() -> Desired {
+    let service = |generation, last| {
+        Arc::new(ServiceSpec {
+            generation,
+            kind: ServiceType::ClusterIp,
+            cluster_ips: vec![Ipv4Addr::new(10, 96, 0, last).into()],
+            headless: false,
+            external_name: None,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            affinity: None,
+            internal_local: false,
+            external_local: false,
+            publish_not_ready: false,
+            source_ranges: Vec::new(),
+            ports: Vec::new(),
+        })
+    };
+    let services = [(id("a"), service(3, 1)), (id("b"), service(4, 2))].into_iter().collect();
+    Desired { epoch: 1, generation: 7, services, ..Desired::default() }
+}
+
+fn count(fake: &FakeNode, line: &str) -> usize {
+    fake.state().log.iter().filter(|logged| logged.starts_with(line)).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_be_programmed_is_named_and_tried_again() {
+    let fake = FakeNode::new();
+    fake.state().unprogrammable.insert(id("b"));
+    let running = start(&fake, wanted());
+    let said = running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    let (generation, failed) = &said.programmed[0];
+    let failed: Vec<_> = failed.iter().map(|f| (&*f.namespace, &*f.name, f.generation)).collect();
+    assert_eq!((*generation, failed), (7, vec![("shop", "b", 4)]));
+    assert!(running.gates.closed().is_empty(), "the others are in service");
+    fake.state().unprogrammable.clear();
+    running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_cannot_be_reached_holds_up_no_service() {
+    let fake = FakeNode::new();
+    fake.state().failures.insert("peers", ["behind a router"; 3].map(str::to_owned).into());
+    let running = start(&fake, wanted());
+    running.heard.until("three failures", |said| said.programmed.len() >= 3).await;
+    assert!(running.gates.closed().is_empty());
+    running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+    assert_eq!((count(&fake, "peers"), count(&fake, "publish")), (4, 1), "only what failed is done again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_uplink_is_looked_for_from_the_start() {
+    let fake = FakeNode::new();
+    let running = start(&fake, wanted());
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    tokio::time::sleep(UPLINK).await;
+    assert!(fake.state().log.iter().any(|line| line == r#"uplink Some("up0")"#));
+}

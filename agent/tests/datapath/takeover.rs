@@ -1,0 +1,99 @@
+//! What a new agent makes of a changed configuration: other table sizes, another uplink.
+
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path};
+
+use gantry_agent::{
+    dataplane::{Dataplane as _, EbpfDataplane},
+    model::{Protocol, ServiceTable},
+};
+
+use crate::support::{Node, Server, ask, run, service, table};
+
+const BACKEND: &str = "10.99.0.1:8080";
+
+fn web() -> ServiceTable {
+    table([("web", service("10.96.0.10", 80, Protocol::Tcp, &[BACKEND]))])
+}
+
+fn capacity(dataplane: &EbpfDataplane) -> u32 {
+    dataplane.snapshot().fill.iter().find(|fill| fill.map == "FRONTENDS").unwrap().capacity
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn raised_sizes_take_effect_at_the_next_start() {
+    let mut node = Node::new();
+    let _server = Server::start(BACKEND);
+    let dataplane = node.open();
+    node.publish(&dataplane, &web());
+    let before = capacity(&dataplane);
+    drop(dataplane);
+    node.config.sizes.frontends *= 2;
+    let dataplane = node.open();
+    assert_eq!(
+        ask("10.96.0.10:80").unwrap(),
+        BACKEND,
+        "the programs from before serve on until the first publish"
+    );
+    node.publish(&dataplane, &web());
+    assert_eq!(capacity(&dataplane), before * 2);
+    assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND);
+    let tables = names(&node.config.pins).into_iter().filter(|name| name.starts_with('v')).count();
+    assert_eq!(tables, 1, "the smaller tables are gone");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_uplink_may_come_late_change_and_go() {
+    let node = Node::new();
+    for line in ["ip link add up0 type veth peer name far0", "ip link add up1 type veth peer name far1"] {
+        run(line);
+    }
+    let links = node.config.pins.join("links");
+    let at = || names(&links).into_iter().filter(|name| name.starts_with("uplink-")).collect::<Vec<_>>();
+    let dataplane = node.open();
+    node.publish(&dataplane, &web());
+    assert!(at().is_empty(), "there was none");
+    dataplane.set_uplink(Some("up0")).unwrap();
+    assert_eq!(at(), ["uplink-up0-in", "uplink-up0-out"]);
+    drop(dataplane);
+    // A new agent finds another one: nothing stays behind at the old.
+    let dataplane = node.open();
+    dataplane.set_uplink(Some("up1")).unwrap();
+    assert_eq!(at(), ["uplink-up1-in", "uplink-up1-out"]);
+    dataplane.set_uplink(None).unwrap();
+    assert!(at().is_empty());
+    assert!(dataplane.set_uplink(Some("none")).is_err());
+    assert!(dataplane.set_uplink(Some("none")).is_err(), "it is tried again");
+}
+
+/// Sockets are translated below one cgroup: the configuration's.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn another_cgroup_takes_the_socket_path_along() {
+    let mut node = Node::new();
+    let _server = Server::start(BACKEND);
+    let dataplane = node.open();
+    node.publish(&dataplane, &web());
+    assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND);
+    drop(dataplane);
+    // This process is not in the new one.
+    let ours = node.config.cgroup.clone();
+    let other = ours.with_extension("other");
+    fs::create_dir(&other).unwrap();
+    node.config.cgroup.clone_from(&other);
+    let dataplane = node.open();
+    node.publish(&dataplane, &web());
+    let pins = names(&node.config.pins.join("links"));
+    assert_eq!(pins.iter().filter(|name| name.starts_with("socket-")).count(), 8, "{pins:?}");
+    let vip: SocketAddr = "10.96.0.10:80".parse().unwrap();
+    assert!(std::net::TcpStream::connect(vip).is_err(), "still translated in the old cgroup");
+    drop(dataplane);
+    node.config.cgroup = ours;
+    fs::remove_dir(&other).unwrap();
+}
