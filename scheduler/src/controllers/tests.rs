@@ -8,7 +8,6 @@ use k8s_openapi::{
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Dependencies, Settings,
@@ -21,6 +20,7 @@ use crate::{
     kinds::Subresource,
     model::Resource,
     objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WriteOptions},
+    tasks::Tasks,
 };
 
 pub(super) struct Cluster {
@@ -31,11 +31,10 @@ pub(super) struct Cluster {
 /// A cluster with every loop running.
 pub(super) async fn cluster() -> Cluster {
     let objects = Objects::in_memory(Vec::new()).await.unwrap();
-    let (cache, stop, tracker) = (Cache::default(), CancellationToken::new(), TaskTracker::new());
+    let (cache, tasks) = (Cache::default(), Tasks::default());
     let runtime = Runtime {
         cache: cache.clone(),
-        stop: stop.clone(),
-        tracker: tracker.clone(),
+        tasks: tasks.clone(),
         metrics: RunnerMetrics::new(&mut Registry::default()),
     };
     let settings = Settings {
@@ -45,11 +44,11 @@ pub(super) async fn cluster() -> Cluster {
         load_balancer_pool: vec!["192.0.2.8/30".parse().unwrap()],
         lease: Duration::from_secs(1),
     };
-    let recorder = Recorder::start(&objects, &stop, &tracker);
+    let recorder = Recorder::start(&objects, &tasks);
     let dependencies =
         Dependencies { objects: objects.clone(), cache: cache.clone(), recorder, runtime, settings };
     start(dependencies);
-    cache.start(&objects, &stop, &tracker);
+    cache.start(&objects, &tasks);
     Cluster { objects, cache }
 }
 
@@ -95,7 +94,7 @@ impl Cluster {
         self.objects.list(resource, &selection).await.unwrap().items.len()
     }
 
-    fn active(&self) -> Vec<Arc<Pod>> {
+    pub(super) fn active(&self) -> Vec<Arc<Pod>> {
         let pods = self.cache.pods.in_namespace("default");
         pods.into_iter().filter(|p| super::pods::is_active(p)).collect()
     }
@@ -109,7 +108,8 @@ impl Cluster {
             let now = Timestamp::now().to_string();
             let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.0.{}", n + 2),
                 "podIPs": [{"ip": format!("10.244.0.{}", n + 2)}],
-                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now},
+                    {"type": "ContainersReady", "status": "True", "lastTransitionTime": now}]}});
             let name = pod.metadata.name_str();
             // The pod may be gone meanwhile: a rollout goes on while we look.
             let patch = Patch::Strategic(status);
@@ -290,51 +290,6 @@ async fn orphans_stay() {
     assert_eq!(cluster.active().len(), 2);
     let sets = cluster.cache.replica_sets.in_namespace("default");
     assert!(sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty));
-}
-
-#[tokio::test]
-async fn a_silent_node_loses_traffic_at_once_and_pods_when_they_do_not_tolerate_it() {
-    let cluster = cluster().await;
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
-    cluster.create(Resource::NODES, None, node).await;
-    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-    cluster.patch(Resource::NODES, "n1", Some(Subresource::Status), ready.clone()).await;
-    let pod = |name: &str, seconds: i64| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"nodeName": "n1",
-            "containers": [{"name": "c", "image": "i"}],
-            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
-                "effect": "NoExecute", "tolerationSeconds": seconds}]}})
-    };
-    cluster.create(Resource::PODS, Some("default"), pod("patient", 300)).await;
-    cluster.create(Resource::PODS, Some("default"), pod("hasty", 0)).await;
-    until("both pods known", async || (cluster.active().len() == 2).then_some(())).await;
-    cluster.run_pods().await;
-    let taints = async || {
-        let node = cluster.get(Resource::NODES, None, "n1").await?;
-        let keys = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        Some(keys.iter().map(|t| t["key"].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>())
-    };
-    until("tainted", async || {
-        taints().await?.contains(&"node.kubernetes.io/unreachable".to_owned()).then_some(())
-    })
-    .await;
-    until("hasty evicted, patient unready", async || {
-        let hasty = cluster.get(Resource::PODS, Some("default"), "hasty").await?;
-        let patient = cluster.get(Resource::PODS, Some("default"), "patient").await?;
-        let unready =
-            patient["status"]["conditions"].as_array()?.iter().any(|c| c["reason"] == "NodeNotReady");
-        let leaving = !hasty["metadata"]["deletionTimestamp"].is_null();
-        (leaving && unready && patient["metadata"]["deletionTimestamp"].is_null()).then_some(())
-    })
-    .await;
-    // It comes back: a heartbeat renews the lease, and the node says that it is ready.
-    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n1"},
-        "spec": {"holderIdentity": "n1", "renewTime": "2026-01-01T00:00:00.000000Z"}});
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}});
-    cluster.create(Resource::NAMESPACES, None, namespace).await;
-    cluster.create(Resource::LEASES, Some("kube-node-lease"), lease).await;
-    cluster.patch(Resource::NODES, "n1", Some(Subresource::Status), ready).await;
-    until("untainted", async || taints().await?.is_empty().then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,29 +1,25 @@
 //! Node lifecycle: a node that is not heard of becomes Unknown, its pods unready at once and evicted when their
-//! tolerations end; a node that is deleted takes its pods with it.
+//! tolerations end; one that comes back gives its pods their readiness back; a node that is deleted takes its pods
+//! with it.
 //!
-//! Silence is measured by this process's own clock, from the last renewal of the node's lease that it saw: after
+//! Silence is measured by this process's own clock, from when it saw the last renewal of the node's lease: after
 //! a restart every node has its whole lease again.
 
+mod health;
 mod plan;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::{
-        coordination::v1::Lease,
-        core::v1::{Node, Pod},
-    },
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+    api::core::v1::{Node, Pod},
     jiff::Timestamp,
 };
 use serde_json::json;
-use tokio::time::Instant;
 
-use self::plan::{Leave, leave, ready, silenced, taints};
+use self::{
+    health::Health,
+    plan::{Leave, Lost, NODE_NOT_READY, disrupted, is_dim, leave, ready, restored, silenced, taints},
+};
 use super::{
     pods,
     runner::{Controller, Next, Queue, Runtime},
@@ -40,19 +36,12 @@ const LEASES: &str = "kube-node-lease";
 /// A node that was deleted may be registered again at once: its pods wait so long before they follow it.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
-/// When something was last seen to change.
-#[derive(Default)]
-struct Seen {
-    renewals: HashMap<Id, (Option<MicroTime>, Instant)>,
-    missing: HashMap<Id, Instant>,
-}
-
 struct Nodes {
     cache: Cache,
     client: Client,
     recorder: Recorder,
     lease: Duration,
-    seen: Mutex<Seen>,
+    health: Arc<Health>,
 }
 
 /// Starts the controller. A node is lost after `lease` of silence.
@@ -64,6 +53,7 @@ pub(super) fn start(
     lease: Duration,
 ) {
     let queue: Arc<Queue<Id>> = runtime.queue(Nodes::NAME);
+    let health = Arc::new(Health::new(lease));
     let of_nodes = queue.clone();
     cache.nodes.on_change(move |change| {
         if let Some(node) = change.either() {
@@ -71,25 +61,30 @@ pub(super) fn start(
         }
     });
     // A lease that is renewed says nothing new unless the node was lost; its expiry is a deadline of the queue.
-    let (of_leases, nodes) = (queue.clone(), cache.nodes.clone());
+    let (of_leases, nodes, renewals) = (queue.clone(), cache.nodes.clone(), health.clone());
     cache.leases.on_change(move |change| {
         let Some(lease) = change.either().filter(|l| l.metadata.namespace_str() == LEASES) else { return };
         let id = Id::new("", lease.metadata.name_str());
+        renewals.renewed(&id, lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()));
         if nodes.get(&id).is_some_and(|n| ready(&n) != Some("True")) {
             of_leases.add(id);
         }
     });
-    let (of_pods, nodes) = (queue.clone(), cache.nodes.clone());
+    let (of_pods, nodes, dims) = (queue.clone(), cache.nodes.clone(), health.clone());
     cache.pods.on_change(move |change| {
-        let Some(name) = change.new.and_then(|p| pods::node(p)) else { return };
-        let id = Id::new("", name);
-        if nodes.get(&id).is_none_or(|n| evicts(&n)) {
+        let Some(pod) = change.new else { return };
+        let Some(id) = pods::node(pod).map(|name| Id::new("", name)) else { return };
+        let dim = is_dim(pod);
+        if dim {
+            dims.dim(&id);
+        }
+        if nodes.get(&id).is_none_or(|n| evicts(&n) || (dim && ready(&n) == Some("True"))) {
             of_pods.add(id);
         }
     });
     let client = Client::new(objects, cache, COMPONENT);
-    let (recorder, seen) = (recorder.clone(), Mutex::default());
-    runtime.spawn(Nodes { cache: cache.clone(), client, recorder, lease, seen }, &queue);
+    let recorder = recorder.clone();
+    runtime.spawn(Nodes { cache: cache.clone(), client, recorder, lease, health }, &queue);
 }
 
 fn evicts(node: &Node) -> bool {
@@ -103,16 +98,25 @@ impl Controller for Nodes {
 
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
         let Some(node) = self.cache.nodes.get(key) else { return self.gone(key).await };
-        self.present(key);
-        let left = self.lease.saturating_sub(self.silence(key));
+        self.health.present(key);
+        let left = self.health.left(key);
         let node = self.conditions(node, left.is_zero()).await?;
         let node = self.taints(node).await?;
         let mut next = if left.is_zero() { Next::Done } else { Next::After(left) };
-        if ready(&node).is_some_and(|r| r != "True") {
-            self.unready(&node).await?;
+        let says = ready(&node);
+        match says {
+            Some("True") => self.restore(key).await?,
+            Some(_) => self.unready(key).await?,
+            None => {}
         }
+        let too_many = disrupted(self.cache.nodes.all().iter().map(|n| &**n));
+        let lost = self.health.lost(key, says.is_some_and(|r| r != "True"), too_many);
         if evicts(&node) {
-            next = next.sooner(self.evict(&node).await?);
+            next = next.sooner(self.evict(&node, lost).await?);
+            if lost.is_none() {
+                // The end of the disruption is told by other nodes.
+                next = next.sooner(Next::After(self.lease));
+            }
         }
         Ok(next)
     }
@@ -127,23 +131,6 @@ impl Controller for Nodes {
 }
 
 impl Nodes {
-    /// How long the node has not been heard of.
-    fn silence(&self, key: &Id) -> Duration {
-        let lease = self.cache.leases.get(&Id::new(LEASES, &key.name));
-        let renewed = lease.and_then(|l: Arc<Lease>| l.spec.as_ref()?.renew_time.clone());
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = seen.renewals.entry(key.clone()).or_insert_with(|| (renewed.clone(), Instant::now()));
-        if entry.0 != renewed {
-            // The lease changed some time after the last look: as if just now, for a deadline at most too late.
-            *entry = (renewed, Instant::now());
-        }
-        entry.1.elapsed()
-    }
-
-    fn present(&self, key: &Id) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).missing.remove(key);
-    }
-
     async fn conditions(&self, node: Arc<Node>, lost: bool) -> Result<Arc<Node>, WriteError> {
         let Some(conditions) = lost.then(|| silenced(&node, Timestamp::now())).flatten() else {
             return Ok(node);
@@ -172,17 +159,17 @@ impl Nodes {
     }
 
     /// Traffic must not wait for the eviction: the pods are no endpoints from now on.
-    async fn unready(&self, node: &Node) -> Result<(), WriteError> {
-        for pod in self.pods_on(node.metadata.name_str()).iter().filter(|p| pods::is_ready(p)) {
+    async fn unready(&self, node: &Id) -> Result<(), WriteError> {
+        for pod in self.pods_on(&node.name).iter().filter(|p| pods::is_ready(p)) {
             let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now());
             let patch = json!({"status": {"conditions": [
-                {"type": "Ready", "status": "False", "reason": "NodeNotReady", "lastTransitionTime": since}]}});
+                {"type": "Ready", "status": "False", "reason": NODE_NOT_READY, "lastTransitionTime": since}]}});
             let id = Id::of(&pod.metadata);
             match self.client.strategic::<Pod>(&id, Some(Subresource::Status), patch).await {
                 Err(error) if error.is_not_found() => {}
                 other => {
                     other?;
-                    let note = Note::warning("NodeNotReady", "Node is not ready");
+                    let note = Note::warning(NODE_NOT_READY, "Node is not ready");
                     self.recorder.note(&**pod, COMPONENT, &note);
                 }
             }
@@ -190,10 +177,28 @@ impl Nodes {
         Ok(())
     }
 
-    async fn evict(&self, node: &Node) -> Result<Next, WriteError> {
+    /// The node is ready: what its pods say of themselves holds again.
+    async fn restore(&self, node: &Id) -> Result<(), WriteError> {
+        if !self.health.brighten(node) {
+            return Ok(());
+        }
+        for pod in self.pods_on(&node.name).iter().filter_map(|p| restored(p, Timestamp::now())) {
+            match self.client.update_status(&pod).await {
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    self.health.dim(node);
+                    return Err(error);
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn evict(&self, node: &Node, lost: Option<Lost>) -> Result<Next, WriteError> {
         let mut next = Next::Done;
         for pod in self.pods_on(node.metadata.name_str()).iter().filter(|p| pods::is_active(p)) {
-            match leave(pod, node, Timestamp::now()) {
+            match leave(pod, node, lost, Timestamp::now()) {
                 Leave::Never => {}
                 Leave::After(delay) => next = next.sooner(Next::After(delay)),
                 Leave::Now => {
@@ -210,17 +215,8 @@ impl Nodes {
     /// The node does not exist: nobody will ever confirm that its pods have ended.
     async fn gone(&self, key: &Id) -> Result<Next, WriteError> {
         let stranded = self.pods_on(&key.name);
-        let since = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.renewals.remove(key);
-            if stranded.is_empty() {
-                seen.missing.remove(key);
-                return Ok(Next::Done);
-            }
-            *seen.missing.entry(key.clone()).or_insert_with(Instant::now)
-        };
-        let left = QUARANTINE.saturating_sub(since.elapsed());
-        if !left.is_zero() {
+        let left = QUARANTINE.saturating_sub(self.health.absent(key, !stranded.is_empty()));
+        if !stranded.is_empty() && !left.is_zero() {
             return Ok(Next::After(left));
         }
         for pod in stranded {
@@ -231,5 +227,7 @@ impl Nodes {
     }
 }
 
+#[cfg(test)]
+mod loop_tests;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,22 @@
-//! What follows from a node's silence and conditions, as pure functions: its conditions, its taints, and when
-//! each of its pods has to go.
+//! What follows from a node's silence and conditions, as pure functions: its conditions, its taints, when each of
+//! its pods has to go, and what its pods say of their readiness when it is back.
 
 use std::time::Duration;
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeCondition, Pod, Taint},
+    api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint},
     apimachinery::pkg::apis::meta::v1::Time,
-    jiff::{SignedDuration, Timestamp},
+    jiff::Timestamp,
 };
 
-use crate::placement::tolerates;
+use crate::{controllers::pods, placement::tolerates};
 
+/// Why a pod is not ready although its containers may be: its node is not.
+pub(super) const NODE_NOT_READY: &str = "NodeNotReady";
+/// So many nodes in a hundred must be lost at once before the loss is not believed, as upstream's
+/// `--unhealthy-zone-threshold`; and in so small a cluster it is a chance event.
+const DISRUPTION_PERCENT: usize = 55;
+const DISRUPTION_NODES: usize = 3;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -76,7 +82,7 @@ pub(super) fn taints(node: &Node, now: Timestamp) -> Vec<Taint> {
         [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&t.key.as_str())
             || PRESSURES.iter().any(|(_, key)| *key == t.key)
     };
-    let mut all: Vec<Taint> = old.iter().filter(|t| !is_ours(t)).cloned().collect();
+    let mut all: Vec<Taint> = old.iter().filter(|t| !is_ours(t)).map(|t| stamped(t, now)).collect();
     for (key, effect) in wanted {
         let known = old.iter().find(|t| t.key == key && t.effect == effect).cloned();
         all.push(known.unwrap_or_else(|| Taint {
@@ -89,6 +95,26 @@ pub(super) fn taints(node: &Node, now: Timestamp) -> Vec<Taint> {
     all
 }
 
+/// Tolerations that end count from when the taint was added, which `kubectl taint` does not say.
+fn stamped(taint: &Taint, now: Timestamp) -> Taint {
+    let mut taint = taint.clone();
+    if taint.effect == "NoExecute" {
+        taint.time_added.get_or_insert(Time(now));
+    }
+    taint
+}
+
+/// Whether so many nodes are lost that it is more likely the scheduler that is cut off from them. The cluster is
+/// one zone: all of its nodes are counted together. Nodes that have yet to report are neither here nor there.
+pub(super) fn disrupted<'a>(nodes: impl Iterator<Item = &'a Node>) -> bool {
+    let (mut all, mut lost) = (0, 0);
+    for ready in nodes.filter_map(ready) {
+        all += 1;
+        lost += usize::from(ready != "True");
+    }
+    lost > 0 && (lost == all || (all >= DISRUPTION_NODES && lost * 100 > all * DISRUPTION_PERCENT))
+}
+
 /// When a pod has to leave a node with these taints: at once, after a while, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leave {
@@ -97,26 +123,71 @@ pub(super) enum Leave {
     Now,
 }
 
-/// When `pod` has to leave `node`.
-pub(super) fn leave(pod: &Pod, node: &Node, now: Timestamp) -> Leave {
+/// How the loss of a node counts towards tolerations that end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// For how long the node is lost.
+    pub(super) age: Duration,
+    /// For how long nobody may be evicted for that, tolerated or not.
+    pub(super) wait: Duration,
+}
+
+/// When `pod` has to leave `node`. The taints of a lost node count as `lost` says; with `None` they do not count.
+pub(super) fn leave(pod: &Pod, node: &Node, lost: Option<Lost>, now: Timestamp) -> Leave {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let mut first: Option<Timestamp> = None;
+    let mut first: Option<Duration> = None;
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let matching: Vec<_> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-        if matching.is_empty() {
-            return Leave::Now;
-        }
-        if let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() {
+        let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min();
+        let tolerated = match seconds {
+            Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+            None if matching.is_empty() => Duration::ZERO,
+            None => continue,
+        };
+        let left = if [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()) {
+            let Some(lost) = lost else { continue };
+            tolerated.saturating_sub(lost.age).max(lost.wait)
+        } else {
             let since = taint.time_added.as_ref().map_or(now, |t| t.0);
-            let end = since.saturating_add(SignedDuration::from_secs(seconds.max(0)));
-            let end = end.unwrap_or(Timestamp::MAX);
-            first = Some(first.map_or(end, |f| f.min(end)));
-        }
+            tolerated.saturating_sub(Duration::try_from(now.duration_since(since)).unwrap_or_default())
+        };
+        first = Some(first.map_or(left, |f| f.min(left)));
     }
     match first {
         None => Leave::Never,
-        Some(end) if end <= now => Leave::Now,
-        Some(end) => Leave::After(end.duration_since(now).unsigned_abs()),
+        Some(Duration::ZERO) => Leave::Now,
+        Some(left) => Leave::After(left),
     }
+}
+
+/// Whether a pod is not ready for no other reason than that its node was not.
+pub(super) fn is_dim(pod: &Pod) -> bool {
+    pods::condition(pod, "Ready")
+        .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some(NODE_NOT_READY))
+}
+
+/// The pod as its own conditions tell it, now that its node is ready; `None` when nothing hid them. The agent does
+/// not know that something did: it says again only what has changed for it.
+pub(super) fn restored(pod: &Pod, now: Timestamp) -> Option<Pod> {
+    if !is_dim(pod) {
+        return None;
+    }
+    let holds = |type_: &str| pods::condition(pod, type_).is_some_and(|c| c.status == "True");
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let (containers, gates) = (holds("ContainersReady"), gates.into_iter().all(|g| holds(&g.condition_type)));
+    let mut pod = pod.clone();
+    let conditions = pod.status.as_mut().and_then(|s| s.conditions.as_deref_mut()).unwrap_or_default();
+    let ready: &mut PodCondition = conditions.iter_mut().find(|c| c.type_ == "Ready")?;
+    ready.message = None;
+    ready.reason = match (containers, gates) {
+        (true, true) => {
+            "True".clone_into(&mut ready.status);
+            ready.last_transition_time = Some(Time(now));
+            None
+        }
+        (true, false) => Some("ReadinessGatesNotReady".to_owned()),
+        (false, _) => Some("ContainersNotReady".to_owned()),
+    };
+    Some(pod)
 }

@@ -6,7 +6,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::plan::{Leave, leave, silenced, taints};
+use super::plan::{Leave, Lost, disrupted, leave, restored, silenced, taints};
 
 fn node(ready: &str, spec: impl serde::Serialize) -> Node {
     serde_json::from_value(json!({
@@ -63,20 +63,94 @@ fn taints_follow_the_conditions_and_leave_others_alone() {
     );
 }
 
+fn tolerating(key: &str, seconds: impl serde::Serialize) -> Pod {
+    pod(
+        json!([{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": json!(seconds)}]),
+    )
+}
+
 #[test]
 fn pods_leave_when_their_tolerations_end() {
-    let lost = node(
-        "Unknown",
-        json!({"taints": [{"key": "node.kubernetes.io/unreachable",
-        "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"}]}),
-    );
-    let tolerate = |seconds: Value| {
-        pod(json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
-            "tolerationSeconds": seconds}]))
+    let taint = json!({"key": "maintenance", "effect": "NoExecute", "timeAdded": "1970-01-01T00:01:40Z"});
+    let tainted = node("True", json!({"taints": [taint]}));
+    let leaves = |pod: &Pod, second: i64| leave(pod, &tainted, None, at(second));
+    let tolerate = |seconds: Value| tolerating("maintenance", seconds);
+    assert_eq!(leaves(&pod(json!([])), 100), Leave::Now);
+    assert_eq!(leaves(&tolerate(json!(300)), 150), Leave::After(Duration::from_secs(250)));
+    assert_eq!(leaves(&tolerate(json!(300)), 400), Leave::Now);
+    assert_eq!(leaves(&tolerate(json!(-1)), 100), Leave::Now);
+    assert_eq!(leaves(&tolerate(Value::Null), 9_999), Leave::Never);
+    assert_eq!(leave(&pod(json!([])), &node("True", json!({})), None, at(1)), Leave::Never);
+}
+
+#[test]
+fn a_lost_node_counts_by_what_was_seen_of_it_and_not_at_all_in_a_disruption() {
+    let key = "node.kubernetes.io/unreachable";
+    let long_ago = json!({"key": key, "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:00Z"});
+    let node = node("Unknown", json!({"taints": [long_ago]}));
+    let lost = |age, wait| Some(Lost { age: Duration::from_secs(age), wait: Duration::from_secs(wait) });
+    let leaves = |seconds: Value, lost| leave(&tolerating(key, seconds), &node, lost, at(9_999));
+    assert_eq!(leaves(json!(300), lost(10, 0)), Leave::After(Duration::from_secs(290)));
+    assert_eq!(leaves(json!(300), lost(300, 0)), Leave::Now);
+    assert_eq!(leaves(json!(0), lost(0, 40)), Leave::After(Duration::from_secs(40)));
+    assert_eq!(leaves(json!(0), None), Leave::Never);
+    assert_eq!(leave(&pod(json!([])), &node, lost(0, 7), at(1)), Leave::After(Duration::from_secs(7)));
+    assert_eq!(leave(&pod(json!([])), &node, lost(7, 0), at(1)), Leave::Now);
+}
+
+#[test]
+fn a_taint_without_a_time_gets_one() {
+    let own = json!({"taints": [{"key": "drain", "effect": "NoExecute"}, {"key": "gpu", "effect": "NoSchedule"},
+        {"key": "old", "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:01Z"}]});
+    let times: Vec<_> = taints(&node("True", own), at(100)).iter().map(|t| t.time_added.clone()).collect();
+    let seconds: Vec<_> = times.iter().map(|t| t.as_ref().map(|t| t.0.as_second())).collect();
+    assert_eq!(seconds, [Some(100), None, Some(1)]);
+}
+
+#[test]
+fn a_loss_of_nearly_everything_is_not_believed() {
+    let nodes = |up: usize, lost: usize| {
+        let up = std::iter::repeat_with(|| node("True", json!({}))).take(up);
+        let lost = std::iter::repeat_with(|| node("Unknown", json!({}))).take(lost);
+        let fresh = serde_json::from_value(json!({"metadata": {"name": "fresh"}})).unwrap();
+        up.chain(lost).chain([fresh]).collect::<Vec<Node>>()
     };
-    assert_eq!(leave(&pod(json!([])), &lost, at(100)), Leave::Now);
-    assert_eq!(leave(&tolerate(json!(300)), &lost, at(150)), Leave::After(Duration::from_secs(250)));
-    assert_eq!(leave(&tolerate(json!(300)), &lost, at(400)), Leave::Now);
-    assert_eq!(leave(&tolerate(Value::Null), &lost, at(9_999)), Leave::Never);
-    assert_eq!(leave(&pod(json!([])), &node("True", json!({})), at(1)), Leave::Never);
+    for (up, lost, expected) in [
+        (0, 0, false),
+        (2, 0, false),
+        (0, 1, true),
+        (1, 1, false),
+        (0, 2, true),
+        (2, 1, false),
+        (1, 2, true),
+        (45, 55, false),
+        (44, 56, true),
+    ] {
+        assert_eq!(disrupted(nodes(up, lost).iter()), expected, "{up} up, {lost} lost");
+    }
+}
+
+#[test]
+fn pods_of_a_node_that_is_back_are_what_their_containers_and_gates_say() {
+    let pod = |reason: &str, containers: &str, gate: &str| -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"},
+            "spec": {"containers": [], "readinessGates": [{"conditionType": "example.com/gate"}]},
+            "status": {"conditions": [
+                {"type": "Ready", "status": "False", "reason": reason,
+                    "lastTransitionTime": "1970-01-01T00:00:01Z"},
+                {"type": "ContainersReady", "status": containers},
+                {"type": "example.com/gate", "status": gate}]}}))
+        .unwrap()
+    };
+    let ready = |reason: &str, containers: &str, gate: &str| {
+        let pod = restored(&pod(reason, containers, gate), at(9))?;
+        let ready = pod.status?.conditions?.remove(0);
+        let since = ready.last_transition_time.map(|t| t.0.as_second());
+        Some((ready.status, ready.reason.unwrap_or_default(), since.unwrap_or_default()))
+    };
+    let is = |status: &str, reason: &str, since| Some((status.to_owned(), reason.to_owned(), since));
+    assert_eq!(ready("NodeNotReady", "True", "True"), is("True", "", 9));
+    assert_eq!(ready("NodeNotReady", "True", "False"), is("False", "ReadinessGatesNotReady", 1));
+    assert_eq!(ready("NodeNotReady", "False", "True"), is("False", "ContainersNotReady", 1));
+    assert_eq!(ready("ContainersNotReady", "True", "True"), None, "somebody else's word");
 }
