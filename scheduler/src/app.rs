@@ -15,7 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{PodDefaults, ServiceAddresses, ServiceRanges},
@@ -35,7 +35,8 @@ use crate::{
     pki::{self, Alpn, Authority, PkiError, Serving, Tokens},
     placement,
     serve::{ClusterState, Endpoints, ServeError},
-    store::{Keyring, Layout, OpenError, SealError, SqliteOptions, SqliteStore},
+    store::{Condition, Keyring, Layout, OpenError, SealError, SqliteOptions, SqliteStore},
+    tasks::{Ended, Tasks},
 };
 
 /// Lifetime of the serving certificate, which is replaced long before.
@@ -83,16 +84,34 @@ pub enum Failure {
     /// The node port.
     #[error("the port for agents failed")]
     Nodes(#[from] NodesError),
+    /// The store.
+    #[error("the store takes no more writes: what is on its disk is known after a restart")]
+    Store,
+    /// A task without which the scheduler is none.
+    #[error("the task {name:?} {}", if *panicked { "panicked" } else { "ended" })]
+    Task {
+        /// Which one.
+        name: &'static str,
+        /// Whether it panicked; else it returned.
+        panicked: bool,
+    },
+}
+
+impl From<Ended> for Failure {
+    fn from(Ended { task, panicked }: Ended) -> Self {
+        Self::Task { name: task, panicked }
+    }
 }
 
 /// A running scheduler.
 pub struct App {
     objects: Objects,
     api_address: SocketAddr,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
     ready: watch::Sender<bool>,
     failures: mpsc::Receiver<Failure>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    store: watch::Receiver<Condition>,
 }
 
 /// The resources and fields that the store indexes, from the kind table.
@@ -103,21 +122,21 @@ pub fn layout() -> Layout {
 impl App {
     /// Starts everything.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let started = Self::assemble(config, stop.clone(), tasks.clone()).await;
+        let (tasks, ended) = Tasks::new(CancellationToken::new());
+        let started = Self::assemble(config, &tasks, ended).await;
         if started.is_err() {
             // What runs already must not outlive the failure.
-            stop.cancel();
-            tasks.close();
-            tasks.wait().await;
+            tasks.stop.cancel();
+            tasks.tracker.close();
+            tasks.tracker.wait().await;
         }
         started
     }
 
     async fn assemble(
         config: &Config,
-        stop: CancellationToken,
-        tasks: TaskTracker,
+        tasks: &Tasks,
+        ended: mpsc::UnboundedReceiver<Ended>,
     ) -> Result<Self, StartError> {
         bootstrap::data_dir(&config.data_dir)?;
         let now = SystemTime::now();
@@ -125,14 +144,13 @@ impl App {
         let mut registry = Registry::default();
         let cache = Cache::default();
         let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
-        let recorder = Recorder::start(&objects, &stop, &tasks);
+        let recorder = Recorder::start(&objects, tasks);
         placement::start(placement::Dependencies {
             objects: objects.clone(),
             cache: cache.clone(),
             recorder: recorder.clone(),
             metrics: placement::Metrics::new(&mut registry),
-            stop: stop.clone(),
-            tracker: tasks.clone(),
+            tasks: tasks.clone(),
         });
         controllers::start(controllers::Dependencies {
             objects: objects.clone(),
@@ -140,8 +158,7 @@ impl App {
             recorder: recorder.clone(),
             runtime: Runtime {
                 cache: cache.clone(),
-                stop: stop.clone(),
-                tracker: tasks.clone(),
+                tasks: tasks.clone(),
                 metrics: RunnerMetrics::new(&mut registry),
             },
             settings: controllers::Settings {
@@ -152,11 +169,12 @@ impl App {
                 lease: config.timing.lease,
             },
         });
-        cache.start(&objects, &stop, &tasks);
+        cache.start(&objects, tasks);
         bootstrap::first_objects(&objects, config).await.map_err(StartError::Bootstrap)?;
+        tasks.essential("API service", bootstrap::keep_api_service(objects.clone(), config.clone()));
 
         let serving = Serving::issue(authority.clone(), config.serving_names(), SERVING_LIFETIME, now)?;
-        tasks.spawn(serving.clone().keep_fresh(stop.clone()));
+        tasks.draining("serving certificate", serving.clone().keep_fresh(tasks.stop.clone()));
         let parts = NodesParts {
             objects: objects.clone(),
             authority: authority.clone(),
@@ -165,8 +183,8 @@ impl App {
             recorder,
             config: nodes_config(config),
         };
-        let nodes = Nodes::start(parts, &mut registry, &stop, &tasks);
-        let failures = serve_nodes(config.nodes_listen, nodes.clone(), &tasks).await?;
+        let nodes = Nodes::start(parts, &mut registry, tasks);
+        let failures = serve_nodes(config.nodes_listen, nodes.clone(), tasks).await?;
 
         let (ready, is_ready) = watch::channel(false);
         let parts = api::Parts {
@@ -175,31 +193,37 @@ impl App {
             computed: vec![Arc::new(ResourceMetrics::new(objects.clone(), nodes))],
             server: config.api.advertise.to_string(),
             ready: is_ready.clone(),
-            stop: stop.clone(),
+            stop: tasks.stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
         registry.register_collector(Box::new(ClusterState::new(&cache)));
         if let Some(address) = config.metrics_listen {
             let endpoints = Endpoints::bind(address).await?;
-            tasks.spawn(endpoints.run(registry, is_ready, stop.clone()));
+            tasks.draining("metrics port", endpoints.run(registry, is_ready, tasks.stop.clone()));
         }
         cache.synced().await;
         let server = Server::bind(config.api.listen).await?;
         let api_address = server.address();
         let tls = pki::server_config(&authority, serving, Alpn::Http)?;
-        tasks.spawn(server.run(api, tls, stop.clone()));
-        ready.send_replace(true);
+        tasks.draining("API port", server.run(api, tls, tasks.stop.clone()));
+        let store = objects.store_condition();
+        ready.send_replace(*store.borrow() == Condition::Good);
+        tasks.essential("readiness", follow_store(ready.clone(), store.clone()));
         let data = config.data_dir.display();
         tracing::info!(api = %api_address, nodes = %config.nodes_listen, %data, "scheduler started");
-        Ok(Self { objects, api_address, stop, tasks, ready, failures })
+        Ok(Self { objects, api_address, tasks: tasks.clone(), ready, failures, ended, store })
     }
 
     /// Returns when a part that everything depends on has ended. Cancel-safe.
     pub async fn failed(&mut self) -> Failure {
-        match self.failures.recv().await {
-            Some(failure) => failure,
+        // Cancel-safe: two channel receives, and a state. The first of them knows more than the second.
+        tokio::select! {
+            biased;
+            Some(failure) = self.failures.recv() => failure,
+            Ok(_) = self.store.wait_for(|c| *c == Condition::Broken) => Failure::Store,
+            Some(ended) = self.ended.recv() => ended.into(),
             // All parts ended well, which they only do when they are told to.
-            None => std::future::pending().await,
+            else => std::future::pending().await,
         }
     }
 
@@ -216,24 +240,20 @@ impl App {
     /// Stops everything and waits for it.
     pub async fn stop(self) {
         self.ready.send_replace(false);
-        self.stop.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = self.tasks.len(), "tasks did not end in time");
+        let Tasks { stop, tracker, .. } = &self.tasks;
+        stop.cancel();
+        tracker.close();
+        if tokio::time::timeout(STOP_DEADLINE, tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = tracker.len(), "tasks did not end in time");
         }
         tracing::info!("scheduler stopped");
     }
 }
 
 fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
-    let keys = Keyring::open(&config.secrets_key())?;
-    let path = config.database();
-    Ok(SqliteStore::open(SqliteOptions {
-        path: &path,
-        layout: layout(),
-        sealed: vec![Resource::SECRETS],
-        keys,
-    })?)
+    let (path, sealed) = (config.database(), vec![Resource::SECRETS]);
+    let keys = Keyring::open(&config.secrets_key(), SqliteStore::holds(&path, &sealed)?)?;
+    Ok(SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed, keys })?)
 }
 
 /// The admission chain. What it follows in `cache` must not be started yet.
@@ -244,7 +264,10 @@ fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
         ports: cluster.node_ports.clone(),
         dns: cluster.dns_ip,
     };
-    vec![Arc::new(PodDefaults), Arc::new(ServiceAddresses::new(ranges, cache))]
+    vec![
+        Arc::new(PodDefaults { eviction: config.timing.eviction }),
+        Arc::new(ServiceAddresses::new(ranges, cache)),
+    ]
 }
 
 fn nodes_config(config: &Config) -> NodesConfig {
@@ -267,16 +290,74 @@ fn nodes_config(config: &Config) -> NodesConfig {
 async fn serve_nodes(
     address: SocketAddr,
     nodes: Nodes,
-    tasks: &TaskTracker,
+    tasks: &Tasks,
 ) -> Result<mpsc::Receiver<Failure>, StartError> {
     let listener =
         TcpListener::bind(address).await.map_err(|source| StartError::NodePort { address, source })?;
     let (failed, failures) = mpsc::channel(1);
-    tasks.spawn(async move {
+    tasks.draining("node port", async move {
         if let Err(error) = nodes.serve(listener).await {
             // Nobody listens any more only when the scheduler is ending anyway.
             drop(failed.send(error.into()).await);
         }
     });
     Ok(failures)
+}
+
+/// Ready is who can write: a scheduler that only reads starts nothing and stops nothing.
+async fn follow_store(ready: watch::Sender<bool>, mut store: watch::Receiver<Condition>) {
+    loop {
+        let condition = *store.borrow_and_update();
+        match condition {
+            Condition::Good => {}
+            Condition::Full => tracing::error!("the store's disk is full: not ready until a write succeeds"),
+            Condition::Broken => tracing::error!("the store takes no more writes"),
+        }
+        let good = condition == Condition::Good;
+        ready.send_if_modified(|now| std::mem::replace(now, good) != good);
+        if store.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn app(dir: &tempfile::TempDir) -> App {
+        let text = format!(
+            "data_dir = {:?}\n[api]\nlisten = \"127.0.0.1:0\"\nadvertise = \"127.0.0.1:6443\"\n[nodes]\nlisten = \"127.0.0.1:0\"\n[metrics]\n\
+             listen = \"\"\n",
+            dir.path().join("data")
+        );
+        App::start(&Config::parse(&text, "test".as_ref()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_essential_task_that_panics_ends_the_app() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut app = app(&dir).await;
+        app.tasks.essential("placement", async { panic!("on purpose") });
+        let failure = app.failed().await;
+        assert_eq!(failure.to_string(), "the task \"placement\" panicked");
+        app.stop().await;
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_store() {
+        let (ready, mut is_ready) = watch::channel(false);
+        let (condition, store) = watch::channel(Condition::Good);
+        let following = tokio::spawn(follow_store(ready, store));
+        for (now, expected) in [
+            (Condition::Good, true),
+            (Condition::Full, false),
+            (Condition::Good, true),
+            (Condition::Broken, false),
+        ] {
+            condition.send_replace(now);
+            is_ready.wait_for(|r| *r == expected).await.unwrap();
+        }
+        following.abort();
+    }
 }

@@ -14,12 +14,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cache::Cached,
     model::{Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
+    tasks::Tasks,
 };
 
 /// Events that wait to be written: a burst of a rollout of thousands of pods.
@@ -112,16 +112,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts the task that writes; it ends with `stop`.
-    pub fn start(objects: &Objects, stop: &CancellationToken, tracker: &TaskTracker) -> Self {
+    /// Starts the task that writes.
+    pub fn start(objects: &Objects, tasks: &Tasks) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let (objects, stop) = (objects.clone(), stop.clone());
-        tracker.spawn(async move {
-            // Cancel-safe: events that are not written yet are lost at a stop, as upstream's are.
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = write_all(&objects, receiver) => {}
-            }
+        let objects = objects.clone();
+        // Cancel-safe: events that are not written yet are lost at a stop, as upstream's are.
+        tasks.essential("events", async move {
+            write_all(&objects, receiver).await;
+            // Everybody who could say something has gone, which happens only at the end.
+            std::future::pending::<()>().await;
         });
         Self { sender }
     }

@@ -24,3 +24,4 @@ pub mod serve;
 pub mod store;
 pub mod streams;
 mod supervisor;
+pub mod tasks;

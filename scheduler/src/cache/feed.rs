@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use tokio_util::sync::CancellationToken;
 
 use super::{Cached, Id, Table};
 use crate::{
@@ -14,21 +13,13 @@ use crate::{
 /// Wait between a watch that ended and the next: long enough not to spin on a store that refuses.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Feeds `table` until `stop`.
-pub(super) async fn run<T: Cached>(objects: Objects, table: Arc<Table<T>>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        // Cancel-safe: a watch that is dropped half-way is begun anew with a list.
-        let ended = tokio::select! {
-            () = stop.cancelled() => return,
-            ended = follow(&objects, &table) => ended,
-        };
-        if let Err(error) = ended {
+/// Feeds `table` for ever. Cancel-safe: a watch that is dropped half-way is begun anew with a list.
+pub(super) async fn run<T: Cached>(objects: Objects, table: Arc<Table<T>>) {
+    loop {
+        if let Err(error) = follow(&objects, &table).await {
             tracing::warn!(resource = %T::RESOURCE, error = %error, "watch ended, listing again");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(AGAIN) => {}
-        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

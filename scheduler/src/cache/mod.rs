@@ -23,13 +23,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use client::MetaExt;
 pub use client::{Client, WriteError};
 pub use table::{Change, Id, Table};
 
-use crate::{model::Resource, objects::Objects};
+use crate::{model::Resource, objects::Objects, tasks::Tasks};
 
 /// A kind that the cache keeps.
 pub trait Cached:
@@ -57,9 +56,12 @@ macro_rules! cached {
         })*
 
         impl Cache {
-            /// Starts the watches. They run until `stop`, and report to `tracker`.
-            pub fn start(&self, objects: &Objects, stop: &CancellationToken, tracker: &TaskTracker) {
-                $(tracker.spawn(feed::run(objects.clone(), self.$field.clone(), stop.clone()));)*
+            /// Starts the watches, all of them essential.
+            pub fn start(&self, objects: &Objects, tasks: &Tasks) {
+                $(tasks.essential(
+                    concat!("cache of ", stringify!($field)),
+                    feed::run(objects.clone(), self.$field.clone()),
+                );)*
             }
 
             /// Waits until every table has seen everything that was stored when its watch began.

@@ -4,7 +4,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::projection::Name;
 use crate::{
@@ -43,26 +42,18 @@ pub(super) fn name_of(object: &Object) -> Name {
     }
 }
 
-/// Follows one resource until `stop`.
-pub(super) async fn follow(
-    objects: Objects,
-    resource: Resource,
-    changes: mpsc::Sender<Change>,
-    stop: CancellationToken,
-) {
+/// Follows one resource for as long as somebody listens. Cancel-safe: an interrupted watch is taken up again with a
+/// list, or never.
+pub(super) async fn follow(objects: Objects, resource: Resource, changes: mpsc::Sender<Change>) {
     loop {
-        // Cancel-safe: an interrupted watch is taken up again with a list, or never.
-        let ended = stop.run_until_cancelled(watch(&objects, resource, &changes)).await;
-        match ended {
-            None | Some(Ok(Ended::NobodyListens)) => return,
-            Some(Ok(Ended::Watch)) => {}
-            Some(Err(error)) => {
+        match watch(&objects, resource, &changes).await {
+            Ok(Ended::NobodyListens) => return,
+            Ok(Ended::Watch) => {}
+            Err(error) => {
                 tracing::warn!(%resource, error = %Chain(&error), "watch for node sessions interrupted");
             }
         }
-        if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
-            return;
-        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -12,7 +12,6 @@ use std::{
 
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     convert,
@@ -22,6 +21,7 @@ use super::{
 use crate::{
     model::{Chain, Object, ObjectError, Resource},
     objects::Objects,
+    tasks::Tasks,
 };
 
 /// Changes between the watches and the hub.
@@ -63,18 +63,15 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Starts the hub and its watches.
-    pub(super) fn start(objects: &Objects, stop: &CancellationToken, tracker: &TaskTracker) -> Self {
+    pub(super) fn start(objects: &Objects, tasks: &Tasks) -> Self {
         let (changes, receive) = mpsc::channel(CHANGES);
         for resource in RESOURCES {
-            tracker.spawn(feed::follow(objects.clone(), resource, changes.clone(), stop.clone()));
+            tasks.essential("projection feed", feed::follow(objects.clone(), resource, changes.clone()));
         }
         let (subscribe, subscriptions) = mpsc::channel(64);
         let state = State::new();
-        let stop = stop.clone();
-        tracker.spawn(async move {
-            // Cancel-safe: the projection is rebuilt at the next start.
-            stop.run_until_cancelled(state.run(receive, subscriptions)).await;
-        });
+        // Cancel-safe: the projection is rebuilt at the next start.
+        tasks.essential("projection", state.run(receive, subscriptions));
         Self { subscribe }
     }
 

@@ -219,6 +219,17 @@ impl Objects {
         self.inner.store.get(key)
     }
 
+    /// Forgets all changes so far, as the store's bounds do in time.
+    #[cfg(test)]
+    pub(crate) fn forget_history(&self) {
+        self.inner.store.compact(self.revision());
+    }
+
+    /// Whether the store takes writes.
+    pub fn store_condition(&self) -> tokio::sync::watch::Receiver<crate::store::Condition> {
+        self.inner.store.condition()
+    }
+
     /// The newest revision.
     pub fn revision(&self) -> Revision {
         self.inner.store.revision()
@@ -282,6 +293,12 @@ impl From<StoreError> for ApiError {
                     message: "Too large resource version".to_owned(),
                 };
                 Self { causes: vec![cause], retry_after: Some(1), ..Self::new(Reason::Timeout, message) }
+            }
+            StoreError::Full(source) => {
+                tracing::error!(error = %crate::model::Chain(&*source), "the store's disk is full");
+                let message = "no room is left on the disk of the scheduler's store: nothing was written, and nothing \
+                     will be until there is room";
+                Self::new(Reason::InternalError, message)
             }
             StoreError::Write(source) => {
                 tracing::error!(error = %crate::model::Chain(&*source), "the store could not write");

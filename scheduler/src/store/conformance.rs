@@ -20,7 +20,7 @@ pub(super) fn layout() -> Layout {
 }
 
 pub(super) fn sqlite(dir: &Path) -> SqliteStore {
-    let keys = Keyring::open(&dir.join("secrets.key")).unwrap();
+    let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
     let path = dir.join("gantry.db");
     SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed: vec![Resource::SECRETS], keys })
         .unwrap()

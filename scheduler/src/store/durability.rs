@@ -26,7 +26,7 @@ fn secret(text: &str) -> Change {
 }
 
 fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
-    let keys = Keyring::open(&dir.join("secrets.key")).unwrap();
+    let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
     let path = dir.join("gantry.db");
     SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed: vec![Resource::SECRETS], keys })
 }
@@ -105,6 +105,26 @@ async fn a_rotated_key_seals_everything_again_at_the_next_start() {
     store.close();
     fs::write(&file, old).unwrap();
     assert!(matches!(open(dir.path()), Err(OpenError::Seal { .. })), "the old key opens nothing any more");
+}
+
+#[tokio::test]
+async fn a_lost_key_file_is_not_replaced_while_there_are_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let (database, key) = (dir.path().join("gantry.db"), dir.path().join("secrets.key"));
+    let holds = || SqliteStore::holds(&database, &[Resource::SECRETS]).unwrap();
+    assert!(!holds(), "there is no database");
+    let store = sqlite(dir.path());
+    store.commit(vec![put(&super::conformance::key("a"), &json!(1), Expect::Absent)]).await.unwrap();
+    store.close();
+    assert!(!holds(), "there are no secrets");
+    let store = sqlite(dir.path());
+    store.commit(vec![secret("x")]).await.unwrap();
+    store.close();
+    assert!(holds());
+    fs::remove_file(&key).unwrap();
+    let error = Keyring::open(&key, holds()).unwrap_err();
+    assert!(error.to_string().contains("secrets.key is missing"), "{error}");
+    assert!(!key.exists(), "no new key takes its place");
 }
 
 /// Not a test of its own: the process that [`acknowledged_writes_survive_sigkill`] kills. It writes for ever

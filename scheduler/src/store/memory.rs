@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Change, Scan, Snapshot, Store, StoreError, Watcher,
+    Change, Condition, Scan, Snapshot, Store, StoreError, Watcher,
     image::{Image, Stage},
 };
 use crate::model::{Key, Object, Resource, Revision};
@@ -16,12 +16,16 @@ use crate::model::{Key, Object, Resource, Revision};
 pub struct MemoryStore {
     image: Arc<Image>,
     writer: Mutex<()>,
-    leader: watch::Sender<bool>,
+    condition: watch::Sender<Condition>,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { image: Arc::default(), writer: Mutex::default(), leader: watch::Sender::new(true) }
+        Self {
+            image: Arc::default(),
+            writer: Mutex::default(),
+            condition: watch::Sender::new(Condition::Good),
+        }
     }
 }
 
@@ -51,11 +55,12 @@ impl Store for MemoryStore {
         Ok(objects)
     }
 
-    fn compact(&self, upto: Revision) {
-        self.image.compact(upto);
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
     }
 
-    fn leader(&self) -> watch::Receiver<bool> {
-        self.leader.subscribe()
+    #[cfg(test)]
+    fn compact(&self, upto: Revision) {
+        self.image.compact(upto);
     }
 }

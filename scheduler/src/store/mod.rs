@@ -124,7 +124,7 @@ pub struct Snapshot {
 }
 
 /// Why the store refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// A precondition does not hold: somebody else was faster.
     #[error("{key} is not at the expected revision")]
@@ -150,12 +150,28 @@ pub enum StoreError {
         /// The present.
         current: Revision,
     },
-    /// The change could not be made durable; nothing of the batch happened.
+    /// There is no room for the change; nothing of the batch happened.
+    #[error("no room is left on the disk of the store")]
+    Full(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The change could not be made durable; nothing of the batch happened, unless the store is
+    /// [`Condition::Broken`] from now on.
     #[error("cannot write the change to disk")]
     Write(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The store has stopped, or a failed commit left the disk's state unknown: only a restart helps.
     #[error("the store accepts no more writes")]
     Closed,
+}
+
+/// Whether the store takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It does.
+    Good,
+    /// The last write found no room. The next one that does makes it good again.
+    Full,
+    /// It takes no more writes: what is on disk after a failed commit is unknown, or its writer is gone. Only a
+    /// restart helps.
+    Broken,
 }
 
 /// The store. Reads are synchronous and never touch a disk.
@@ -177,10 +193,10 @@ pub trait Store: Send + Sync + 'static {
     /// visible; deletions return the last state at the deletion's revision.
     async fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Object>>, StoreError>;
 
-    /// Forgets the history up to and including `upto`.
-    fn compact(&self, upto: Revision);
+    /// Whether it takes writes. The sender goes with the store.
+    fn condition(&self) -> tokio::sync::watch::Receiver<Condition>;
 
-    /// Whether this process may act on the state (run control loops, accept node sessions). An embedded store
-    /// is owned exclusively by its process and always says yes; a shared one follows its lease.
-    fn leader(&self) -> tokio::sync::watch::Receiver<bool>;
+    /// Forgets the history up to and including `upto`, as its bounds do in time.
+    #[cfg(test)]
+    fn compact(&self, upto: Revision);
 }

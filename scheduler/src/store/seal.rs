@@ -56,6 +56,15 @@ pub enum SealError {
         /// Which file.
         path: PathBuf,
     },
+    /// There are sealed objects, and no key file to open them with.
+    #[error(
+        "the key file {path} is missing and the store holds secrets that are sealed with it: restore it from the \
+         backup (a new one would open none of them)"
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The envelope was sealed by a key that is not in the file.
     #[error("sealed with key {id}, which is not in the key file")]
     UnknownKey {
@@ -77,10 +86,13 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// Reads the key file; makes it, with one new key, when there is none.
-    pub fn open(path: &Path) -> Result<Self, SealError> {
+    /// Reads the key file; makes it, with one new key, when there is none and nothing is `sealed` yet.
+    pub fn open(path: &Path, sealed: bool) -> Result<Self, SealError> {
         let file = |source| SealError::File { path: path.to_owned(), source };
         match fs::metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && sealed => {
+                return Err(SealError::Missing { path: path.to_owned() });
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => create(path).map_err(file)?,
             Err(e) => return Err(file(e)),
             Ok(meta) => {
@@ -152,7 +164,7 @@ mod tests {
     use super::*;
 
     fn keyring(dir: &tempfile::TempDir) -> Keyring {
-        Keyring::open(&dir.path().join("key")).unwrap()
+        Keyring::open(&dir.path().join("key"), false).unwrap()
     }
 
     #[test]
@@ -190,11 +202,11 @@ mod tests {
         keyring(&dir);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(Keyring::open(&path), Err(SealError::Mode { mode: 0o644, .. })));
+        assert!(matches!(Keyring::open(&path, false), Err(SealError::Mode { mode: 0o644, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "# comment\n1 short\n").unwrap();
-        assert!(matches!(Keyring::open(&path), Err(SealError::Line { line: 2, .. })));
+        assert!(matches!(Keyring::open(&path, false), Err(SealError::Line { line: 2, .. })));
         fs::write(&path, "").unwrap();
-        assert!(matches!(Keyring::open(&path), Err(SealError::Empty { .. })));
+        assert!(matches!(Keyring::open(&path, false), Err(SealError::Empty { .. })));
     }
 }

@@ -53,14 +53,8 @@ pub(super) fn start(objects: &Objects, runtime: &Runtime) {
             resource: *resource,
             listed: Some(listed_in.clone()),
         };
-        let stop = runtime.stop.clone();
-        runtime.tracker.spawn(async move {
-            // Cancel-safe: the graph is made anew at the next start.
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = feed.run() => {}
-            }
-        });
+        // Cancel-safe: the graph is made anew at the next start.
+        runtime.tasks.essential("garbage feed", feed.run());
     }
     let options = WriteOptions::controller("generic-garbage-collector");
     let garbage = Garbage { objects: objects.clone(), options, graph, listed, kinds: stored.len() };

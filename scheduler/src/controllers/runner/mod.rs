@@ -9,12 +9,14 @@ mod queue;
 use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::RunnerMetrics;
 pub use queue::Queue;
 
-use crate::cache::{Cache, WriteError};
+use crate::{
+    cache::{Cache, WriteError},
+    tasks::Tasks,
+};
 
 /// How often everything is enqueued without a reason. Events drive the work; this repairs what a bug or a lost
 /// event left behind.
@@ -69,10 +71,8 @@ pub trait Controller: Send + Sync + 'static {
 pub struct Runtime {
     /// Nothing runs before it is synced: a plan over half of the objects would be a wrong one.
     pub cache: Cache,
-    /// Ends the loops.
-    pub stop: CancellationToken,
-    /// Waited for at the end.
-    pub tracker: TaskTracker,
+    /// Runs the loops, all of them essential.
+    pub tasks: Tasks,
     /// Shared by all controllers, labelled by name.
     pub metrics: RunnerMetrics,
 }
@@ -87,33 +87,20 @@ impl Runtime {
     pub fn spawn<C: Controller>(&self, controller: C, queue: &Arc<Queue<C::Key>>) {
         let controller = Arc::new(controller);
         for _ in 0..C::WORKERS {
-            let (controller, queue, stop) = (controller.clone(), queue.clone(), self.stop.clone());
+            let (controller, queue) = (controller.clone(), queue.clone());
             let (metrics, cache) = (self.metrics.clone(), self.cache.clone());
-            self.tracker.spawn(async move {
-                let run = async {
-                    cache.synced().await;
-                    work(&*controller, &queue, &metrics).await;
-                };
-                // Cancel-safe: a pass that is cut off is repeated from observation at the next start.
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = run => {}
-                }
+            // Cancel-safe: a pass that is cut off is repeated from observation at the next start.
+            self.tasks.essential(C::NAME, async move {
+                cache.synced().await;
+                work(&*controller, &queue, &metrics).await;
             });
         }
-        let (queue, stop, cache) = (queue.clone(), self.stop.clone(), self.cache.clone());
-        self.tracker.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = cache.synced() => {}
-            }
+        let (queue, cache) = (queue.clone(), self.cache.clone());
+        self.tasks.essential(C::NAME, async move {
+            cache.synced().await;
             let mut tick = tokio::time::interval(RESYNC);
             loop {
-                // Cancel-safe: both arms are.
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    _ = tick.tick() => {}
-                }
+                tick.tick().await;
                 for key in controller.all() {
                     queue.add(key);
                 }

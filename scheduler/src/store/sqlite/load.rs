@@ -54,6 +54,17 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenEr
     connection.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)
 }
 
+/// Whether there is a row of any of `resources`.
+pub(super) fn holds(connection: &Connection, resources: &[Resource]) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare("SELECT EXISTS (SELECT 1 FROM objects WHERE resource = ?1)")?;
+    for resource in resources {
+        if statement.query_row([resource.0], |row| row.get(0))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 struct Row {
     resource: String,
     namespace: String,

@@ -3,6 +3,10 @@
 //! One thread owns the connection. It takes every batch that is waiting, commits them in one transaction
 //! (group commit), and answers after the fsync. Reads never come here. The database is locked exclusively: a
 //! second scheduler on the same data directory is refused at start.
+//!
+//! A transaction that fails is rolled back and its writes are refused; the writer goes on when the database then
+//! proves that nothing of it happened. A commit that failed for anything but a full disk proves nothing: its frames
+//! may be in the log without being safe there, and the store is broken until a restart reads what is.
 
 use std::{
     fs, io,
@@ -17,12 +21,16 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Change, DraftError, Keyring, Layout, Scan, SealError, Snapshot, Store, StoreError, Watcher, image::Image,
+    Change, Condition, DraftError, Keyring, Layout, Scan, SealError, Snapshot, Store, StoreError, Watcher,
+    image::Image,
 };
 use crate::model::{Key, Object, Resource, Revision};
 
 mod load;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 /// Batches that may wait for the writer: beyond that, committers wait for a place.
 const QUEUE: usize = 1024;
@@ -116,7 +124,7 @@ pub struct SqliteOptions<'a> {
 pub struct SqliteStore {
     image: Arc<Image>,
     requests: mpsc::Sender<Request>,
-    leader: watch::Sender<bool>,
+    condition: watch::Sender<Condition>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -143,6 +151,17 @@ impl Sealer {
 }
 
 impl SqliteStore {
+    /// Whether the database at `path`, if there is one, has objects of any of `resources`.
+    pub fn holds(path: &Path, resources: &[Resource]) -> Result<bool, OpenError> {
+        let database = |source| load::database_error(path, source);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let connection = Connection::open(path).map_err(database)?;
+        load::prepare(&connection, path)?;
+        load::holds(&connection, resources).map_err(database)
+    }
+
     /// Opens the database, making it and its directory when missing, and loads the image.
     pub fn open(options: SqliteOptions<'_>) -> Result<Self, OpenError> {
         let path = options.path;
@@ -156,13 +175,20 @@ impl SqliteStore {
         load::prepare(&connection, path)?;
         let sealer = Sealer { resources: options.sealed, keys: options.keys };
         let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer)?);
+        Self::run(connection, image, sealer)
+    }
+
+    /// Starts the writer.
+    fn run(connection: Connection, image: Arc<Image>, sealer: Sealer) -> Result<Self, OpenError> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let writer = writer::Writer { connection, image: image.clone(), sealer };
+        let condition = watch::Sender::new(Condition::Good);
+        let writer =
+            writer::Writer { connection, image: image.clone(), sealer, condition: condition.clone() };
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(OpenError::Thread)?;
-        Ok(Self { image, requests, leader: watch::Sender::new(true), writer: Some(writer) })
+        Ok(Self { image, requests, condition, writer: Some(writer) })
     }
 
     /// Stops accepting writes, finishes those that wait, and closes the database.
@@ -212,12 +238,13 @@ impl Store for SqliteStore {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    fn compact(&self, upto: Revision) {
-        self.image.compact(upto);
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
     }
 
-    fn leader(&self) -> watch::Receiver<bool> {
-        self.leader.subscribe()
+    #[cfg(test)]
+    fn compact(&self, upto: Revision) {
+        self.image.compact(upto);
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, ErrorCode, params};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Request, SealError, Sealer};
 use crate::{
     model::{Object, Revision},
     store::{
-        Event, StoreError,
+        Condition, Event, StoreError,
         image::{Image, Stage},
     },
 };
@@ -24,6 +24,16 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) image: Arc<Image>,
     pub(super) sealer: Sealer,
+    pub(super) condition: watch::Sender<Condition>,
+}
+
+/// Says that there is no writer any more, however it ended.
+struct Gone(watch::Sender<Condition>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.send_replace(Condition::Broken);
+    }
 }
 
 /// Why a transaction failed, and whether its outcome is known.
@@ -37,9 +47,29 @@ enum WriteError {
     Commit(#[source] rusqlite::Error),
 }
 
+impl WriteError {
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Row(error) | Self::Commit(error) => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Seal(_) => false,
+        }
+    }
+
+    /// Whether the transaction may have happened although it failed. The frame that commits is the last one
+    /// written: a log that had no room for all of them has none that counts.
+    fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Commit(_)) && !self.is_full()
+    }
+
+    fn told(self) -> StoreError {
+        if self.is_full() { StoreError::Full(Arc::new(self)) } else { StoreError::Write(Arc::new(self)) }
+    }
+}
+
 impl Writer {
     /// Runs until the store is dropped or the outcome of a commit is unknown.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let _gone = Gone(self.condition.clone());
         while let Some(first) = queue.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP
@@ -74,20 +104,39 @@ impl Writer {
         match self.persist(stage.events(), stage.revision()) {
             Ok(()) => {
                 image.apply(stage.events().iter().cloned());
+                let good = Condition::Good;
+                self.condition.send_if_modified(|now| std::mem::replace(now, good) != good);
                 for (answer, events) in accepted {
                     drop(answer.send(Ok(events.iter().map(|e| e.object.clone()).collect())));
                 }
                 true
             }
-            Err(error) => {
-                let fatal = matches!(error, WriteError::Commit(_));
-                let error: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
-                for (answer, _) in accepted {
-                    drop(answer.send(Err(StoreError::Write(error.clone()))));
-                }
-                !fatal
-            }
+            Err(error) => self.refuse(error, accepted.into_iter().map(|(answer, _)| answer)),
         }
+    }
+
+    /// Answers a group that was not written; `false` when the store must stop.
+    fn refuse(&self, error: WriteError, answers: impl Iterator<Item = Answer>) -> bool {
+        let sound = !error.is_uncertain() && self.nothing_happened();
+        let condition = match (sound, error.is_full()) {
+            (false, _) => Condition::Broken,
+            (true, true) => Condition::Full,
+            (true, false) => Condition::Good,
+        };
+        self.condition.send_if_modified(|now| std::mem::replace(now, condition) != condition);
+        let refusal = error.told();
+        for answer in answers {
+            drop(answer.send(Err(refusal.clone())));
+        }
+        sound
+    }
+
+    /// Whether the failed transaction is over and the database is where the image is.
+    fn nothing_happened(&self) -> bool {
+        let revision =
+            self.connection.query_row("SELECT revision FROM clock", [], |row| row.get::<_, i64>(0));
+        self.connection.is_autocommit()
+            && revision.is_ok_and(|revision| revision.cast_unsigned() == self.image.revision().0)
     }
 
     fn persist(&mut self, events: &[Arc<Event>], revision: Revision) -> Result<(), WriteError> {

@@ -1,0 +1,129 @@
+//! What a full disk and a failed commit do to the store.
+
+use std::{path::Path, process::Command};
+
+use serde_json::json;
+
+use super::*;
+use crate::store::{
+    Expect,
+    conformance::{key, put, sqlite},
+};
+
+/// Set for the child process of the full-disk test: the directory it writes to.
+const CHILD_DIR: &str = "GANTRY_FULL_DISK_DIR";
+
+fn write(name: &str, bytes: usize) -> Vec<Change> {
+    vec![put(&key(name), &json!("x".repeat(bytes)), Expect::Absent)]
+}
+
+/// Fills the store until it says that it is full; returns the names it acknowledged.
+async fn fill(store: &SqliteStore, bytes: usize) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for n in 0..10_000 {
+        let name = format!("fill-{bytes}-{n}");
+        match store.commit(write(&name, bytes)).await {
+            Ok(_) => acknowledged.push(name),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+                assert_eq!(error.to_string(), "no room is left on the disk of the store");
+                assert!(store.get(&key(&name)).is_none(), "what was refused is not there");
+                return acknowledged;
+            }
+        }
+    }
+    panic!("never full");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_takes_them_again_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // The limit belongs to the connection: a database of so few pages is as full as a disk.
+    let path = dir.path().join("gantry.db");
+    sqlite(dir.path()).close();
+    let store = limited(&path, 40);
+    let acknowledged = fill(&store, 2000).await;
+    assert!(!acknowledged.is_empty());
+    assert_eq!(*store.condition().borrow(), Condition::Full);
+    let expect = store.get(&key(&acknowledged[0])).unwrap().revision;
+    store.commit(vec![Change::Delete { key: key(&acknowledged[0]), expect }]).await.unwrap();
+    store.commit(write("after", 100)).await.unwrap();
+    assert_eq!(*store.condition().borrow(), Condition::Good);
+    let revision = store.revision();
+    store.close();
+    let store = sqlite(dir.path());
+    assert_eq!(store.revision(), revision);
+    assert!(store.get(&key("after")).is_some() && store.get(&key(&acknowledged[0])).is_none());
+    assert!(acknowledged[1..].iter().all(|name| store.get(&key(name)).is_some()), "nothing is lost");
+}
+
+/// The store over a database that may not grow beyond `pages`.
+fn limited(path: &Path, pages: u32) -> SqliteStore {
+    let keys = Keyring::open(&path.with_file_name("secrets.key"), false).unwrap();
+    let sealer = Sealer { resources: Vec::new(), keys };
+    let mut connection = Connection::open(path).unwrap();
+    load::prepare(&connection, path).unwrap();
+    connection.pragma_update(None, "max_page_count", pages).unwrap();
+    let layout = crate::store::conformance::layout();
+    let image = Arc::new(load::load(&mut connection, path, &layout, &sealer).unwrap());
+    SqliteStore::run(connection, image, sealer).unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_of_unknown_outcome_breaks_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    sqlite(dir.path()).close();
+    // A constraint that is looked at by COMMIT alone.
+    let connection = Connection::open(dir.path().join("gantry.db")).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY);
+             CREATE TABLE children (id INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER spoil AFTER INSERT ON objects BEGIN INSERT INTO children VALUES (1); END;",
+        )
+        .unwrap();
+    drop(connection);
+    let store = sqlite(dir.path());
+    let mut condition = store.condition();
+    let error = store.commit(write("a", 1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Write(_)), "{error:?}");
+    condition.wait_for(|c| *c == Condition::Broken).await.unwrap();
+    let error = store.commit(write("b", 1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Closed), "{error:?}");
+}
+
+/// Not a test of its own: the process that the next one starts on a tiny disk.
+#[tokio::test]
+#[ignore = "needs root: started by a_commit_that_finds_no_room_loses_nothing"]
+async fn child_on_a_tiny_disk() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let dir = Path::new(&dir);
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![0; 256 << 10]).unwrap();
+    let store = sqlite(dir);
+    let mut acknowledged = fill(&store, 20_000).await;
+    assert_eq!(*store.condition().borrow(), Condition::Full);
+    fs::remove_file(&ballast).unwrap();
+    store.commit(write("after", 100)).await.unwrap();
+    acknowledged.push("after".to_owned());
+    let revision = store.revision();
+    store.close();
+    let store = sqlite(dir);
+    assert_eq!(store.revision(), revision);
+    assert!(acknowledged.iter().all(|name| store.get(&key(name)).is_some()), "nothing is lost");
+}
+
+#[test]
+#[ignore = "needs root: mounts a tmpfs in a mount namespace of its own"]
+fn a_commit_that_finds_no_room_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=1m none \"$GANTRY_FULL_DISK_DIR\" && exec \"$0\" --exact \
+        store::sqlite::tests::child_on_a_tiny_disk --ignored --nocapture";
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD_DIR, dir.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
