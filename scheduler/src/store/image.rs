@@ -12,11 +12,13 @@ use tokio::sync::watch;
 use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
 use crate::model::{Key, Object, Resource, Revision};
 
-/// Changes kept per resource. A watcher that reconnects within so many changes resumes without a new list.
-const HISTORY_EVENTS: usize = 4096;
-/// Bytes of objects that one resource's history may keep alive, so that a few huge objects that change often
-/// cannot fill the memory.
-const HISTORY_BYTES: usize = 8 << 20;
+/// Changes kept per resource, at least; of more objects than this, as many changes as there are objects, so that a
+/// change of every one of them does not end every watch. A watcher that reconnects within so many changes resumes
+/// without a new list.
+const HISTORY_EVENTS: usize = 16_384;
+/// Bytes of objects that one resource's history may keep alive, at least, so that a few huge objects that change
+/// often cannot fill the memory; of larger tables, as many bytes as the table has itself.
+const HISTORY_BYTES: usize = 32 << 20;
 
 /// The image behind its lock.
 #[derive(Debug, Default)]
@@ -33,7 +35,10 @@ struct State {
 #[derive(Debug)]
 struct Table {
     objects: BTreeMap<Key, Arc<Object>>,
+    /// Bytes of `objects`.
+    size: usize,
     history: VecDeque<Arc<Event>>,
+    /// Bytes of `history`.
     bytes: usize,
     /// The newest revision that the history no longer has.
     compacted: Revision,
@@ -45,6 +50,7 @@ impl Table {
     fn new(compacted: Revision) -> Self {
         Self {
             objects: BTreeMap::new(),
+            size: 0,
             history: VecDeque::new(),
             bytes: 0,
             compacted,
@@ -53,19 +59,32 @@ impl Table {
     }
 
     fn apply(&mut self, event: Arc<Event>) {
-        let key = event.object.key.clone();
         if event.deleted {
-            self.objects.remove(&key);
+            self.remove(&event.object.key);
         } else {
-            self.objects.insert(key, event.object.clone());
+            self.insert(event.object.clone());
         }
         self.bytes += event.object.json.len();
         let revision = event.revision();
         self.history.push_back(event);
-        while self.history.len() > HISTORY_EVENTS || self.bytes > HISTORY_BYTES {
+        let (events, bytes) = (self.objects.len().max(HISTORY_EVENTS), self.size.max(HISTORY_BYTES));
+        while self.history.len() > events || self.bytes > bytes {
             self.forget_oldest();
         }
         self.changed.send_replace(revision);
+    }
+
+    fn insert(&mut self, object: Arc<Object>) {
+        self.size += object.json.len();
+        if let Some(old) = self.objects.insert(object.key.clone(), object) {
+            self.size -= old.json.len();
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(old) = self.objects.remove(key) {
+            self.size -= old.json.len();
+        }
     }
 
     fn forget_oldest(&mut self) {
@@ -95,8 +114,7 @@ impl Image {
     pub(super) fn load(objects: Vec<Object>, revision: Revision) -> Self {
         let mut state = State { revision, opened: revision, ..State::default() };
         for object in objects {
-            let table = state.table(object.key.resource);
-            table.objects.insert(object.key.clone(), Arc::new(object));
+            state.table(object.key.resource).insert(Arc::new(object));
         }
         Self(RwLock::new(state))
     }
@@ -170,6 +188,7 @@ impl Image {
         Ok((events, reached))
     }
 
+    #[cfg(test)]
     pub(super) fn compact(&self, upto: Revision) {
         for table in self.write().tables.values_mut() {
             while table.history.front().is_some_and(|e| e.revision() <= upto) {
@@ -267,5 +286,54 @@ fn event_of(change: Change, previous: Option<Arc<Object>>, next: Revision) -> Re
             current => Err(StoreError::Conflict { key, current }),
         },
         Change::Put { draft, .. } => Err(StoreError::Conflict { key: draft.key, current: previous }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::Draft;
+
+    fn change(image: &Image, name: &str, bytes: usize) {
+        let key = Key::namespaced(Resource::CONFIG_MAPS, "default", name);
+        let value = json!({"metadata": {"name": name}, "data": "x".repeat(bytes)});
+        let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
+        let draft = Draft::new(key, &value, &[]).unwrap();
+        let events = Stage::new(image).add(vec![Change::Put { draft, expect }]).unwrap();
+        image.apply(events);
+    }
+
+    fn kept(image: &Image) -> (usize, usize) {
+        let state = image.read();
+        let table = &state.tables[&Resource::CONFIG_MAPS];
+        let size: usize = table.objects.values().map(|o| o.json.len()).sum();
+        assert_eq!(table.size, size);
+        assert_eq!(table.bytes, table.history.iter().map(|e| e.object.json.len()).sum::<usize>());
+        (table.history.len(), table.bytes)
+    }
+
+    #[test]
+    fn the_history_of_a_large_table_covers_a_change_of_every_object_and_that_of_a_small_one_is_bounded() {
+        let image = Image::default();
+        for _ in 0..HISTORY_EVENTS + 10 {
+            change(&image, "one", 1);
+        }
+        assert_eq!(kept(&image).0, HISTORY_EVENTS);
+        for n in 0..HISTORY_EVENTS + 100 {
+            change(&image, &format!("{n}"), 1);
+        }
+        assert_eq!(kept(&image).0, HISTORY_EVENTS + 101, "as many as there are objects");
+    }
+
+    #[test]
+    fn a_few_huge_objects_keep_no_more_bytes_than_the_ceiling() {
+        let image = Image::default();
+        for n in 0..100 {
+            change(&image, &format!("{}", n % 2), 1 << 20);
+        }
+        let (events, bytes) = kept(&image);
+        assert!(bytes <= HISTORY_BYTES && events >= 30, "{events} events, {bytes} bytes");
     }
 }
