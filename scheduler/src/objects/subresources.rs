@@ -1,6 +1,8 @@
 //! Subresources that write: which part of the object each may touch, and the views that have a body of their
 //! own (`scale`, `binding`).
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::{meta, update::Edited, update::Target};
@@ -34,6 +36,18 @@ pub(super) fn restrict(sub: Subresource, old: &Value, new: &mut Value) {
         Some(value) => drop(parent.insert(field.to_owned(), value)),
         None => drop(parent.remove(field)),
     }
+}
+
+/// What validation compares the new state with. A binding alone gives a pod its node: for it the old pod has it
+/// already, and for every other write the field is as fixed as all others.
+pub(super) fn before<'a>(sub: Option<Subresource>, old: &'a Value, new: &Value) -> Cow<'a, Value> {
+    let mut old = Cow::Borrowed(old);
+    if sub == Some(Subresource::Binding)
+        && let Some(node) = new.pointer("/spec/nodeName")
+    {
+        old.to_mut()["spec"]["nodeName"] = node.clone();
+    }
+    old
 }
 
 /// The object after a write of a subresource with its own body.
@@ -145,6 +159,9 @@ fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiE
     let present = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     if !present.is_empty() {
         return conflict(&format!("pod {} is already assigned to node {present:?}", target.name));
+    }
+    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
+        return conflict(&format!("pod {} has non-empty .spec.schedulingGates", target.name));
     }
     pod["spec"]["nodeName"] = node.into();
     scheduled(pod);

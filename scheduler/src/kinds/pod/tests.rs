@@ -152,7 +152,13 @@ fn volumes_that_no_agent_provides_are_still_legal() {
 }
 
 fn update(change: impl Fn(&mut Value)) -> Vec<String> {
+    update_of(&json!({}), change)
+}
+
+/// The problems of a change of a pod whose spec has `extra`.
+fn update_of(extra: &Value, change: impl Fn(&mut Value)) -> Vec<String> {
     let mut old = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    old["spec"].as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     defaults::pod(&mut old);
     let mut new = old.clone();
     change(&mut new);
@@ -166,7 +172,6 @@ fn updates_may_change_images_and_add_tolerations() {
         update(|pod| pod["spec"]["tolerations"] = json!([{"key": "a", "operator": "Exists"}])).is_empty()
     );
     assert!(update(|pod| pod["spec"]["activeDeadlineSeconds"] = json!(10)).is_empty());
-    assert!(update(|pod| pod["spec"]["nodeName"] = json!("node-1")).is_empty(), "that is a binding");
     assert!(update(|pod| pod["metadata"]["labels"] = json!({"a": "b"})).is_empty());
 }
 
@@ -180,8 +185,58 @@ fn updates_may_change_nothing_else() {
           tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n\
           changed: spec.containers"]
     );
+    let refused = update(|pod| pod["spec"]["nodeName"] = json!("node-1"));
+    assert!(refused[0].ends_with("changed: spec.nodeName"), "that is a binding's: {refused:?}");
+    let refused = update(|pod| pod["spec"]["nodeSelector"] = json!({"disk": "ssd"}));
+    assert!(refused[0].ends_with("changed: spec.nodeSelector"), "{refused:?}");
     let refused = update(|pod| pod["spec"]["containers"] = json!([]));
     assert_eq!(refused, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+}
+
+#[test]
+fn gates_are_opened_one_by_one_and_never_put_up() {
+    let gates = json!({"schedulingGates": [{"name": "a.io/x"}, {"name": "a.io/y"}]});
+    let gated = |wanted: Value| update_of(&gates, |pod| pod["spec"]["schedulingGates"] = wanted.clone());
+    assert!(gated(json!([{"name": "a.io/y"}])).is_empty());
+    assert!(gated(Value::Null).is_empty());
+    let why =
+        "spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling gate 'a.io/z'";
+    assert_eq!(gated(json!([{"name": "a.io/x"}, {"name": "a.io/z"}])), [why]);
+    assert_eq!(update(|pod| pod["spec"]["schedulingGates"] = json!([{"name": "a.io/z"}])), [why]);
+    let mut placed = gates;
+    placed["nodeName"] = json!("n1");
+    let why = "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared";
+    assert_eq!(spec(&placed), [why]);
+}
+
+#[test]
+fn who_holds_a_gate_may_narrow_where_the_pod_goes() {
+    let term = |keys: &[&str]| {
+        let each = keys.iter().map(|key| json!({"key": key, "operator": "Exists"}));
+        json!({"matchExpressions": each.collect::<Vec<_>>()})
+    };
+    let affinity = |terms: Vec<Value>| json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
+    let gated = json!({"schedulingGates": [{"name": "a.io/x"}], "nodeSelector": {"disk": "ssd"},
+        "affinity": affinity(vec![term(&["zone"])])});
+    let change = |field: &str, value: Value| update_of(&gated, |pod| pod["spec"][field] = value.clone());
+    assert!(change("nodeSelector", json!({"disk": "ssd", "gpu": "yes"})).is_empty());
+    let refused = change("nodeSelector", json!({"disk": "hdd"}));
+    assert_eq!(
+        refused,
+        [
+            "spec.nodeSelector: Invalid value: {\"disk\":\"hdd\"}: only additions to nodeSelector are allowed (no \
+          mutations or deletions)"
+        ]
+    );
+    assert!(change("affinity", affinity(vec![term(&["zone", "rack"])])).is_empty());
+    let refused = change("affinity", affinity(vec![term(&["rack"])]));
+    assert!(refused[0].ends_with("only additions are allowed (no mutations or deletions)"), "{refused:?}");
+    let refused = change("affinity", affinity(vec![term(&["zone"]), term(&["rack"])]));
+    let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+    assert!(refused[0].ends_with(why), "{refused:?}");
+    let free = json!({"schedulingGates": [{"name": "a.io/x"}]});
+    let set = |pod: &mut Value| pod["spec"]["affinity"] = affinity(vec![term(&["zone"])]);
+    assert!(update_of(&free, set).is_empty(), "where nothing was required, anything may be");
 }
 
 #[test]

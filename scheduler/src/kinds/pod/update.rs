@@ -30,6 +30,11 @@ pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
     }
     deadline(new, old, &path.field("activeDeadlineSeconds"), problems);
     tolerations(new, old, &path.field("tolerations"), problems);
+    gates(new, old, &path.field("schedulingGates"), problems);
+    if is_gated(old) {
+        node_selector(new, old, &path.field("nodeSelector"), problems);
+        node_affinity(new, old, &path.field("affinity").field("nodeAffinity"), problems);
+    }
     if !problems.is_empty() {
         return;
     }
@@ -48,12 +53,17 @@ pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
 /// The spec without what may change.
 fn fixed(spec: &Value, old: &Value) -> Value {
     let mut out = spec.as_object().cloned().unwrap_or_default();
-    for field in ["activeDeadlineSeconds", "tolerations"] {
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         out.remove(field);
     }
-    // A pod gets its node once, by a binding.
-    if text(old, "nodeName").is_empty() {
-        out.remove("nodeName");
+    if is_gated(old) {
+        out.remove("nodeSelector");
+        if let Some(affinity) = out.get_mut("affinity").and_then(Value::as_object_mut) {
+            affinity.remove("nodeAffinity");
+            if affinity.is_empty() {
+                out.remove("affinity");
+            }
+        }
     }
     if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0)
         && out.get("terminationGracePeriodSeconds").and_then(Value::as_i64) == Some(1)
@@ -67,6 +77,56 @@ fn fixed(spec: &Value, old: &Value) -> Value {
         }
     }
     Value::Object(out)
+}
+
+/// Placement does not look at the pod yet.
+fn is_gated(spec: &Value) -> bool {
+    !items(&spec["schedulingGates"]).is_empty()
+}
+
+/// Gates are opened, never put up again.
+fn gates(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    let known = items(&old["schedulingGates"]);
+    for gate in items(&new["schedulingGates"]).iter().filter(|gate| !known.contains(gate)) {
+        let why = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+        problems.forbidden(path, why);
+    }
+}
+
+/// Whoever holds a gate may narrow down where the pod goes, and never widen it.
+fn node_selector(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    let kept = members(&old["nodeSelector"]).all(|(key, value)| new["nodeSelector"].get(key) == Some(value));
+    if !kept {
+        let why = "only additions to nodeSelector are allowed (no mutations or deletions)";
+        problems.invalid(path, new["nodeSelector"].clone(), why);
+    }
+}
+
+/// As for the selector: required terms may get further requirements. What is only preferred may change freely.
+fn node_affinity(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let of = |spec: &Value| spec["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"].clone();
+    let (wanted, known) = (of(new), of(old));
+    let (wanted, known) = (items(&wanted), items(&known));
+    let path = path.field(REQUIRED).field("nodeSelectorTerms");
+    if known.is_empty() {
+        return;
+    }
+    if wanted.len() != known.len() {
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        problems.invalid(&path, wanted.to_vec(), why);
+        return;
+    }
+    for (index, (new, old)) in wanted.iter().zip(known).enumerate() {
+        let only_adds = |field: &str| items(&new[field]).starts_with(items(&old[field]));
+        // A term without requirements matches nothing: anything more would widen it.
+        let empty =
+            |term: &Value| ["matchExpressions", "matchFields"].iter().all(|f| items(&term[*f]).is_empty());
+        if !only_adds("matchExpressions") || !only_adds("matchFields") || (empty(old) && !empty(new)) {
+            let why = "only additions are allowed (no mutations or deletions)";
+            problems.invalid(&path.index(index), new.clone(), why);
+        }
+    }
 }
 
 fn deadline(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {

@@ -66,6 +66,10 @@ fn spec(spec: &Value, path: &Path, problems: &mut Problems) {
         problems.in_range(&path.field("activeDeadlineSeconds"), seconds, 1, i64::from(i32::MAX));
     }
     meta::labels(&spec["nodeSelector"], &path.field("nodeSelector"), problems);
+    if !items(&spec["schedulingGates"]).is_empty() && !text(spec, "nodeName").is_empty() {
+        let why = "cannot be set until all schedulingGates have been cleared";
+        problems.forbidden(&path.field("nodeName"), why);
+    }
     for (field, check) in [
         ("nodeName", names::dns_subdomain as fn(&str) -> Vec<String>),
         ("serviceAccountName", names::dns_subdomain),
