@@ -40,7 +40,7 @@ pub(super) fn defaults(service: &mut Value) {
     address_defaults(spec);
 }
 
-/// The singular and plural address fields say the same; the family follows the address.
+/// The singular and plural address fields say the same. The cluster has one family.
 fn address_defaults(spec: &mut Map<String, Value>) {
     let first = spec.get("clusterIPs").and_then(|list| list.get(0)).cloned();
     if let Some(first) = first {
@@ -48,7 +48,6 @@ fn address_defaults(spec: &mut Map<String, Value>) {
     } else if let Some(ip) = spec.get("clusterIP").filter(|_| !is_unset(spec, "clusterIP")).cloned() {
         spec.insert("clusterIPs".to_owned(), json!([ip]));
     }
-    let ipv6 = spec.get("clusterIP").and_then(Value::as_str).is_some_and(|ip| ip.contains(':'));
-    set_default(spec, "ipFamilies", json!([if ipv6 { "IPv6" } else { "IPv4" }]));
+    set_default(spec, "ipFamilies", json!(["IPv4"]));
     set_default(spec, "ipFamilyPolicy", "SingleStack");
 }

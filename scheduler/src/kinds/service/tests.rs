@@ -76,6 +76,31 @@ fn wrong_services_are_refused_as_upstream_refuses_them() {
                  2001:db8::ffff)",
             ],
         ),
+        (
+            json!({"ports": [{"port": 80, "protocol": "SCTP"}]}),
+            vec![
+                "spec.ports[0].protocol: Invalid value: \"SCTP\": SCTP is not served by this version: use TCP or UDP",
+            ],
+        ),
+        (
+            json!({"ipFamilies": ["IPv6"], "ports": [{"port": 80}]}),
+            vec!["spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"],
+        ),
+        (
+            json!({"ipFamilies": ["IPv5"], "ports": [{"port": 80}]}),
+            vec!["spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\""],
+        ),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]}),
+            vec![
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for \
+                 dual-stack services",
+            ],
+        ),
+        (
+            json!({"clusterIP": "fd00::1", "ports": [{"port": 80}]}),
+            vec!["spec.clusterIPs[0]: Invalid value: \"fd00::1\": not configured on this cluster"],
+        ),
         (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
         (
             json!({"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80}]}),
@@ -87,6 +112,9 @@ fn wrong_services_are_refused_as_upstream_refuses_them() {
         assert_eq!(problems(spec), expected);
     }
     assert!(problems(json!({"clusterIP": "None"})).is_empty());
+    let preferred = json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]});
+    assert!(problems(preferred.clone()).is_empty());
+    assert_eq!(service(preferred)["spec"]["ipFamilies"], json!(["IPv4"]));
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(in crate::kinds) fn service(service: &Value, old: Option<&Value>) -> Vec<Cau
     meta::labels(&spec["selector"], &path.field("selector"), &mut problems);
     affinity(spec, &path, &mut problems);
     addresses(spec, &path, &mut problems);
+    families(spec, &path, &mut problems);
     policies(spec, &path, &mut problems);
     if let Some(old) = old {
         cluster_ip_stays(spec, &old["spec"], &path, &mut problems);
@@ -83,6 +84,10 @@ fn ports(spec: &Value, path: &Path, problems: &mut Problems) {
         }
         problems.port(&path.field("port"), number);
         problems.one_of(&path.field("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
+        if protocol == "SCTP" {
+            let why = "SCTP is not served by this version: use TCP or UDP";
+            problems.invalid(&path.field("protocol"), protocol, why);
+        }
         problems.port_or_name(&path.field("targetPort"), &port["targetPort"]);
         if !seen.insert((protocol, number)) {
             problems.duplicate(&path, json!({"protocol": protocol, "port": number}));
@@ -153,6 +158,51 @@ fn addresses(spec: &Value, path: &Path, problems: &mut Problems) {
         let path = path.field("loadBalancerSourceRanges").index(index);
         if range.trim().parse::<ipnet::IpNet>().is_err() {
             problems.invalid(&path, range, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+        }
+    }
+}
+
+/// The cluster has IPv4 alone.
+fn families(spec: &Value, path: &Path, problems: &mut Problems) {
+    let (list, policy) = (items(&spec["ipFamilies"]), text(spec, "ipFamilyPolicy"));
+    if text(spec, "type") == "ExternalName" {
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if !spec[field].is_null() {
+                problems.forbidden(&path.field(field), "may not be set for ExternalName services");
+            }
+        }
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, family) in list.iter().filter_map(Value::as_str).enumerate() {
+        let path = path.field("ipFamilies").index(index);
+        match family {
+            "IPv4" if seen.insert(family) => {}
+            "IPv6" if seen.insert(family) => {
+                problems.invalid(&path, family, "not configured on this cluster");
+            }
+            "IPv4" | "IPv6" => problems.duplicate(&path, family),
+            other => problems.unsupported(&path, other, &["IPv4", "IPv6"]),
+        }
+    }
+    let path_of_policy = path.field("ipFamilyPolicy");
+    match policy {
+        "RequireDualStack" => {
+            let why = "this cluster is not configured for dual-stack services";
+            problems.invalid(&path_of_policy, policy, why);
+        }
+        "SingleStack" if list.len() > 1 => {
+            let why = "must be RequireDualStack or PreferDualStack when multiple IP families are specified";
+            problems.invalid(&path_of_policy, policy, why);
+        }
+        "" => {}
+        _ => {
+            problems.one_of(&path_of_policy, policy, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+        }
+    }
+    for (index, ip) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
+        if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) && !list.contains(&json!("IPv6")) {
+            problems.invalid(&path.field("clusterIPs").index(index), ip, "not configured on this cluster");
         }
     }
 }
