@@ -1,5 +1,5 @@
 //! Who holds which service address and node port. What is stored holds for good; what a write was just given
-//! holds until the write is seen stored, or for a moment if it never is.
+//! holds until the write is seen stored or has failed, or for a while if neither is ever heard.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,15 @@ pub(super) enum Claim {
 #[derive(Default)]
 struct State {
     stored: HashMap<Claim, Id>,
-    promised: HashMap<Claim, (Id, Instant)>,
+    promised: HashMap<Claim, Promise>,
+}
+
+/// Given to writes of one service that are on their way.
+struct Promise {
+    id: Id,
+    since: Instant,
+    /// How many such writes: two clients may create the same service at once, and only one of them fails.
+    writes: usize,
 }
 
 /// All claims.
@@ -51,7 +59,7 @@ impl Allocator {
         if let Some(service) = new {
             let id = Id::of(&service.metadata);
             for claim in claims(service) {
-                if state.promised.get(&claim).is_some_and(|(holder, _)| *holder == id) {
+                if state.promised.get(&claim).is_some_and(|promise| promise.id == id) {
                     state.promised.remove(&claim);
                 }
                 state.stored.insert(claim, id.clone());
@@ -66,20 +74,24 @@ impl Allocator {
             return false;
         }
         if !dry_run {
-            state.promised.insert(claim, (id.clone(), Instant::now()));
+            let fresh = Promise { id: id.clone(), since: Instant::now(), writes: 0 };
+            let promise = match state.promised.remove(&claim) {
+                Some(known) if known.id == *id => Promise { writes: known.writes, ..fresh },
+                _ => fresh,
+            };
+            state.promised.insert(claim, Promise { writes: promise.writes + 1, ..promise });
         }
         true
     }
 
-    /// Gives the first free one of `candidates` to `id`.
-    pub(super) fn take_first(
-        &self,
-        candidates: impl Iterator<Item = Claim>,
-        id: &Id,
-        dry_run: bool,
-    ) -> Option<Claim> {
-        let mut candidates = candidates;
-        candidates.find(|claim| self.take(claim.clone(), id, dry_run))
+    /// A write of `id` that took `claim` has failed.
+    pub(super) fn give_back(&self, claim: &Claim, id: &Id) {
+        let mut state = self.lock();
+        let Some(promise) = state.promised.get_mut(claim).filter(|promise| promise.id == *id) else { return };
+        promise.writes = promise.writes.saturating_sub(1);
+        if promise.writes == 0 {
+            state.promised.remove(claim);
+        }
     }
 
     // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
@@ -91,8 +103,10 @@ impl Allocator {
 impl State {
     fn is_free(&self, claim: &Claim, id: &Id) -> bool {
         let stored = self.stored.get(claim).is_none_or(|holder| holder == id);
-        let promised =
-            self.promised.get(claim).is_none_or(|(holder, at)| holder == id || at.elapsed() > PROMISE);
+        let promised = self
+            .promised
+            .get(claim)
+            .is_none_or(|promise| promise.id == *id || promise.since.elapsed() > PROMISE);
         stored && promised
     }
 }

@@ -1,7 +1,10 @@
 //! What a pod gets without asking: the tolerations that let it sit out a short loss of its node, its service
 //! account, its priority.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::{Value, json};
 
 use crate::{
@@ -9,16 +12,17 @@ use crate::{
     objects::admission::{Admission, Operation, Request},
 };
 
-/// How long a pod stays bound to a lost node, as upstream.
-const TOLERATED_SECONDS: i64 = 300;
 const LOST: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// The built-in priority classes.
 const CLASSES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 /// The plugin.
-#[derive(Debug, Default)]
-pub struct PodDefaults;
+#[derive(Debug)]
+pub struct PodDefaults {
+    /// How long a pod stays bound to a lost node.
+    pub eviction: Duration,
+}
 
 #[async_trait]
 impl Admission for PodDefaults {
@@ -31,24 +35,39 @@ impl Admission for PodDefaults {
         }
         let name = request.name;
         let Some(spec) = request.object.get_mut("spec").filter(|s| s.is_object()) else { return Ok(()) };
-        tolerate_loss(spec);
+        tolerate_loss(spec, self.eviction);
         set_priority(spec, name)?;
         let account = set_account(spec);
         let namespace = request.namespace.unwrap_or("");
         let key = Key::namespaced(Resource::SERVICE_ACCOUNTS, namespace, &account);
         // Every namespace gets its default account a moment after it is made: a pod that is applied together
         // with its namespace need not wait for that.
-        if account != "default" && request.objects.stored(&key).is_none() {
+        let stored = request.objects.stored(&key);
+        if account != "default" && stored.is_none() {
             let why = format!(
                 "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
             );
             return Err(ApiError::forbidden(Resource::PODS, name, &why));
         }
+        if let Some(account) = stored.and_then(|account| account.decode::<ServiceAccount>().ok()) {
+            lend_pull_secrets(spec, &account);
+        }
         Ok(())
     }
 }
 
-fn tolerate_loss(spec: &mut Value) {
+/// A pod that names no secrets to pull its images with gets those of its account.
+fn lend_pull_secrets(spec: &mut Value, account: &ServiceAccount) {
+    let named = spec.get("imagePullSecrets").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let lent: Vec<Value> =
+        account.image_pull_secrets.iter().flatten().map(|secret| json!({"name": secret.name})).collect();
+    if !named && !lent.is_empty() {
+        spec["imagePullSecrets"] = lent.into();
+    }
+}
+
+fn tolerate_loss(spec: &mut Value, eviction: Duration) {
+    let seconds = i64::try_from(eviction.as_secs()).unwrap_or(i64::MAX);
     let field = |t: &Value, name: &str| t.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
     let own = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut all = own.clone();
@@ -59,7 +78,7 @@ fn tolerate_loss(spec: &mut Value) {
         });
         if !covered {
             all.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": TOLERATED_SECONDS}));
+                "tolerationSeconds": seconds}));
         }
     }
     if !all.is_empty() {
@@ -115,7 +134,20 @@ mod tests {
     use crate::objects::{Objects, WriteOptions};
 
     async fn created(spec: Value) -> Result<Value, ApiError> {
-        let objects = Objects::in_memory(vec![Arc::new(PodDefaults)]).await.unwrap();
+        created_with(Duration::from_secs(300), spec, None).await
+    }
+
+    async fn created_with(
+        eviction: Duration,
+        spec: Value,
+        secrets: Option<Value>,
+    ) -> Result<Value, ApiError> {
+        let objects = Objects::in_memory(vec![Arc::new(PodDefaults { eviction })]).await.unwrap();
+        if let Some(secrets) = secrets {
+            let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": secrets});
+            let options = WriteOptions::controller("test");
+            objects.create(Resource::SERVICE_ACCOUNTS, Some("default"), account, &options).await?;
+        }
         let mut body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec});
         body["spec"]["containers"] = json!([{"name": "web", "image": "web"}]);
         let options = WriteOptions::controller("test");
@@ -131,6 +163,25 @@ mod tests {
         assert!(tolerations.iter().all(|t| t["tolerationSeconds"] == 300));
         assert_eq!(pod["spec"]["serviceAccountName"], "default");
         assert_eq!(pod["spec"]["priority"], 0);
+    }
+
+    #[tokio::test]
+    async fn the_configuration_says_how_long_the_loss_of_a_node_is_tolerated() {
+        let pod = created_with(Duration::from_secs(45), json!({}), None).await.unwrap();
+        let tolerations = pod["spec"]["tolerations"].as_array().unwrap();
+        assert!(tolerations.iter().all(|t| t["tolerationSeconds"] == 45), "{tolerations:?}");
+    }
+
+    #[tokio::test]
+    async fn the_accounts_pull_secrets_go_into_pods_that_name_none() {
+        let of_account = Some(json!([{"name": "registry"}]));
+        let (time, secrets) = (Duration::from_secs(300), "imagePullSecrets");
+        let pod = created_with(time, json!({}), of_account.clone()).await.unwrap();
+        assert_eq!(pod["spec"][secrets], json!([{"name": "registry"}]));
+        let pod = created_with(time, json!({secrets: [{"name": "own"}]}), of_account).await.unwrap();
+        assert_eq!(pod["spec"][secrets], json!([{"name": "own"}]));
+        let pod = created_with(time, json!({}), None).await.unwrap();
+        assert_eq!(pod["spec"][secrets], Value::Null);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::allocator::{Allocator, Claim};
 use crate::{
     cache::{Cache, Id},
     model::{ApiError, Cause, Reason, Resource},
-    objects::admission::{Admission, Operation, Request},
+    objects::admission::{Admission, Operation, Request, Undo},
 };
 
 /// The ranges that services are given addresses and ports from.
@@ -29,6 +29,13 @@ impl ServiceRanges {
     /// The address of the service `default/kubernetes`: the first of the range.
     pub fn api(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.addresses.network()).saturating_add(1))
+    }
+
+    /// Whether `address` is another service's than `id` by decree.
+    fn reserves(&self, address: Ipv4Addr, id: &Id) -> bool {
+        let (namespace, name) = (&*id.namespace, &*id.name);
+        (address == self.dns && (namespace, name) != ("kube-system", "kube-dns"))
+            || (address == self.api() && (namespace, name) != ("default", "kubernetes"))
     }
 }
 
@@ -66,6 +73,7 @@ impl Admission for ServiceAddresses {
             allocator: &self.allocator,
             id: Id::new(request.namespace.unwrap_or(""), request.name),
             dry_run: request.dry_run,
+            undo: &mut *request.undo,
         };
         let object = &mut *request.object;
         if let Some(old) = request.old {
@@ -78,9 +86,10 @@ impl Admission for ServiceAddresses {
 
 struct Write<'a> {
     ranges: &'a ServiceRanges,
-    allocator: &'a Allocator,
+    allocator: &'a Arc<Allocator>,
     id: Id,
     dry_run: bool,
+    undo: &'a mut Undo,
 }
 
 fn text<'v>(spec: &'v Value, field: &str) -> &'v str {
@@ -179,7 +188,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn this_address(&self, given: &str) -> Result<String, ApiError> {
+    fn this_address(&mut self, given: &str) -> Result<String, ApiError> {
         // What is no address at all is refused by validation, which names the field better.
         let Ok(address) = given.parse::<Ipv4Addr>() else { return Ok(given.to_owned()) };
         let range = self.ranges.addresses;
@@ -188,7 +197,7 @@ impl Write<'_> {
             format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
             )
-        } else if self.reserved(address) || !self.take(Claim::Address(address)) {
+        } else if self.ranges.reserves(address, &self.id) || !self.take(Claim::Address(address)) {
             "provided IP is already allocated".to_owned()
         } else {
             return Ok(given.to_owned());
@@ -197,24 +206,19 @@ impl Write<'_> {
         Err(self.invalid("spec.clusterIPs".to_owned(), message))
     }
 
-    /// Whether `address` is another service's by decree.
-    fn reserved(&self, address: Ipv4Addr) -> bool {
-        let (namespace, name) = (&*self.id.namespace, &*self.id.name);
-        (address == self.ranges.dns && (namespace, name) != ("kube-system", "kube-dns"))
-            || (address == self.ranges.api() && (namespace, name) != ("default", "kubernetes"))
-    }
-
     /// Upper part of the range first, from a random place: the lower part is for those who choose, and an
     /// address that was just given up is not the next one given out.
-    fn any_address(&self) -> Result<Ipv4Addr, ApiError> {
+    fn any_address(&mut self) -> Result<Ipv4Addr, ApiError> {
         let range = self.ranges.addresses;
         let size = 1_u32.checked_shl(32 - u32::from(range.prefix_len())).unwrap_or(u32::MAX);
         let usable = size.saturating_sub(2);
         let low = (usable / 16).clamp(16.min(usable), 256.min(usable));
         let first = u32::from(range.network()) + 1;
         let address = |offset: u32| Ipv4Addr::from(first + offset);
-        let candidates = order(low, usable).map(address).filter(|a| !self.reserved(*a)).map(Claim::Address);
-        match self.allocator.take_first(candidates, &self.id, self.dry_run) {
+        let (ranges, id) = (self.ranges, self.id.clone());
+        let candidates = order(low, usable).map(address).filter(|a| !ranges.reserves(*a, &id));
+        let candidates = candidates.map(Claim::Address);
+        match self.take_first(candidates) {
             Some(Claim::Address(address)) => Ok(address),
             _ => Err(ApiError::new(
                 Reason::InternalError,
@@ -240,7 +244,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn this_port(&self, index: usize, port: &Value) -> Result<(), ApiError> {
+    fn this_port(&mut self, index: usize, port: &Value) -> Result<(), ApiError> {
         let given = node_port(port);
         let range = &self.ranges.ports;
         let number = u16::try_from(given).ok().filter(|n| range.contains(n));
@@ -256,14 +260,14 @@ impl Write<'_> {
         Err(self.invalid(format!("spec.ports[{index}].nodePort"), format!("Invalid value: {given}: {why}")))
     }
 
-    fn any_port(&self, protocol: &str) -> Result<u16, ApiError> {
+    fn any_port(&mut self, protocol: &str) -> Result<u16, ApiError> {
         let (first, last) = (*self.ranges.ports.start(), *self.ranges.ports.end());
         let count = u32::from(last - first) + 1;
         let low = (count / 32).clamp(16.min(count), 128.min(count));
         let candidates = order(low, count)
             .filter_map(|offset| u16::try_from(u32::from(first) + offset).ok())
             .map(|number| Claim::Port(number, protocol.to_owned()));
-        match self.allocator.take_first(candidates, &self.id, self.dry_run) {
+        match self.take_first(candidates) {
             Some(Claim::Port(number, _)) => Ok(number),
             _ => Err(ApiError::new(
                 Reason::InternalError,
@@ -272,8 +276,19 @@ impl Write<'_> {
         }
     }
 
-    fn take(&self, claim: Claim) -> bool {
-        self.allocator.take(claim, &self.id, self.dry_run)
+    /// Takes a claim for this write, until it fails.
+    fn take(&mut self, claim: Claim) -> bool {
+        let taken = self.allocator.take(claim.clone(), &self.id, self.dry_run);
+        if taken && !self.dry_run {
+            let (allocator, id) = (self.allocator.clone(), self.id.clone());
+            self.undo.push(move || allocator.give_back(&claim, &id));
+        }
+        taken
+    }
+
+    /// Takes the first free one of `candidates`.
+    fn take_first(&mut self, mut candidates: impl Iterator<Item = Claim>) -> Option<Claim> {
+        candidates.find(|claim| self.take(claim.clone()))
     }
 
     fn invalid(&self, field: String, message: String) -> ApiError {

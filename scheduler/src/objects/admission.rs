@@ -46,6 +46,27 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// For looking at other objects.
     pub objects: &'a Objects,
+    /// What plugins take back when the write is not stored after all.
+    pub undo: &'a mut Undo,
+}
+
+/// What admission did beside changing the object. It is taken back when the write is known to have failed, and only
+/// then: a write whose end nobody waited for may still be stored.
+#[derive(Default)]
+pub struct Undo(Vec<Box<dyn FnOnce() + Send>>);
+
+impl Undo {
+    /// Does `step` if the write fails.
+    pub fn push(&mut self, step: impl FnOnce() + Send + 'static) {
+        self.0.push(Box::new(step));
+    }
+
+    /// The write has failed.
+    pub(super) fn run(self) {
+        for step in self.0.into_iter().rev() {
+            step();
+        }
+    }
 }
 
 /// One plugin of the chain.

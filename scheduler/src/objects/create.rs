@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     FieldValidation, NamespaceLifecycle, Objects, WriteOptions, Written,
-    admission::{Admission as _, Operation, Request},
+    admission::{Admission as _, Operation, Request, Undo},
     key, meta, row,
 };
 use crate::{
@@ -67,9 +67,26 @@ impl Objects {
         &self,
         kind: &'static Kind,
         namespace: Option<&str>,
+        object: Value,
+        options: &WriteOptions,
+        recorded: bool,
+    ) -> Result<Written, ApiError> {
+        let mut undo = Undo::default();
+        let outcome = self.create_once(kind, namespace, object, options, recorded, &mut undo).await;
+        if outcome.is_err() {
+            undo.run();
+        }
+        outcome
+    }
+
+    async fn create_once(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
         mut object: Value,
         options: &WriteOptions,
         recorded: bool,
+        undo: &mut Undo,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&object, "name").to_owned();
         (kind.prepare_create)(&mut object);
@@ -86,6 +103,7 @@ impl Objects {
             actor: &options.actor,
             dry_run: options.dry_run,
             objects: self,
+            undo,
         })
         .await?;
         let causes = (kind.validate)(&object, None);
@@ -102,7 +120,12 @@ impl Objects {
             if self.stored(&key).is_some() {
                 return Err(ApiError::already_exists(kind.resource, &name));
             }
-            return Ok(Written { object: draft.at(self.revision()).into(), created: true, warnings });
+            // As upstream: what was never stored has no revision to show.
+            let mut preview = draft.at(self.revision());
+            preview.json = serde_json::to_vec(&object)
+                .map_err(|e| ApiError::new(Reason::InternalError, e.to_string()))?
+                .into();
+            return Ok(Written { object: preview.into(), created: true, warnings });
         }
         let change = Change::Put { draft, expect: Expect::Absent };
         match self.inner.store.commit(vec![change]).await {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     DeleteOptions, Objects, Propagation, WriteOptions,
-    admission::{Operation, Request},
+    admission::{Operation, Request, Undo},
     create,
     meta::{self, FOREGROUND, ORPHAN},
     row,
@@ -58,6 +58,8 @@ impl Objects {
                 actor: &options.actor,
                 dry_run: options.dry_run,
                 objects: self,
+                // Plugins look at deletions; what they take, they take for what is there.
+                undo: &mut Undo::default(),
             })
             .await?;
             if let Some(deleted) = self.remove_once(target, delete, options, &current, object).await? {

@@ -106,6 +106,7 @@ async fn a_dry_run_shows_the_result_and_stores_nothing() {
     let body = config_map("a", &json!({}));
     let shown = objects.create(Resource::CONFIG_MAPS, Some("default"), body, &dry).await.unwrap();
     assert!(!value(&shown.object)["metadata"]["uid"].as_str().unwrap().is_empty());
+    assert_eq!(value(&shown.object)["metadata"].get("resourceVersion"), None, "it was never stored");
     assert_eq!(objects.revision(), before);
     assert!(objects.get(Resource::CONFIG_MAPS, Some("default"), "a").await.is_err());
 }
@@ -234,7 +235,7 @@ async fn pages_show_one_state_and_selectors_are_checked() {
     let two = objects.page(Resource::CONFIG_MAPS, &all, &rest).unwrap();
     let names: Vec<_> = two.items.iter().map(|o| &*o.key.name).collect();
     assert_eq!((names, two.revision), (vec!["c", "d", "e"], one.revision));
-    objects.inner.store.compact(objects.revision());
+    objects.forget_history();
     let expired = objects.page(Resource::CONFIG_MAPS, &all, &rest).unwrap_err();
     assert_eq!(expired.reason, Reason::Expired);
     let junk = Page { token: Some("?".to_owned()), ..Page::default() };

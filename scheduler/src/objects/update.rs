@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     MODIFIED, Objects, Patch, WriteOptions, Written,
-    admission::{Operation, Request},
+    admission::{Operation, Request, Undo},
     create, key, meta, patching, row, subresources,
 };
 use crate::{
@@ -121,7 +121,12 @@ impl Objects {
             let current = self
                 .stored(&target.key())
                 .ok_or_else(|| ApiError::not_found(target.kind.resource, target.name))?;
-            match self.edit_once(target, options, &edit, current).await? {
+            let mut undo = Undo::default();
+            let outcome = self.edit_once(target, options, &edit, current, &mut undo).await;
+            if !matches!(outcome, Ok(Some(_))) {
+                undo.run();
+            }
+            match outcome? {
                 Some(written) => return Ok(written),
                 None => tokio::task::yield_now().await,
             }
@@ -136,11 +141,12 @@ impl Objects {
         options: &WriteOptions,
         edit: impl Fn(&Value) -> Result<Edited, ApiError>,
         current: Arc<Object>,
+        undo: &mut Undo,
     ) -> Result<Option<Written>, ApiError> {
         let old = decode(&current)?;
         let Edited { object: mut new, mut warnings, recorded } = edit(&old)?;
         check_preconditions(target, &current, &new)?;
-        self.finish(target, options, &old, &mut new).await?;
+        self.finish(target, options, &old, &mut new, undo).await?;
         if !recorded {
             patching::record_write(target.kind, Some(&old), &mut new, target.sub, options);
         }
@@ -174,6 +180,7 @@ impl Objects {
         options: &WriteOptions,
         old: &Value,
         new: &mut Value,
+        undo: &mut Undo,
     ) -> Result<(), ApiError> {
         let Target { kind, namespace, name, sub } = target;
         carry_metadata(old, new);
@@ -194,9 +201,10 @@ impl Objects {
             actor: &options.actor,
             dry_run: options.dry_run,
             objects: self,
+            undo,
         })
         .await?;
-        let causes = (kind.validate)(new, Some(old));
+        let causes = (kind.validate)(new, Some(&subresources::before(sub, old, new)));
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
         }

@@ -1,5 +1,4 @@
 use serde_json::{Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
 use crate::objects::{DeleteOptions, Objects, WriteOptions};
@@ -15,7 +14,7 @@ async fn cluster(range: &str, ports: RangeInclusive<u16>) -> Cluster {
     let dns = Ipv4Addr::from(u32::from(addresses.network()) + 10);
     let plugin = ServiceAddresses::new(ServiceRanges { addresses, ports, dns }, &cache);
     let objects = Objects::in_memory(vec![Arc::new(plugin)]).await.unwrap();
-    cache.start(&objects, &CancellationToken::new(), &TaskTracker::new());
+    cache.start(&objects, &crate::tasks::Tasks::default());
     Cluster { objects, cache }
 }
 
@@ -133,4 +132,17 @@ async fn a_dry_run_promises_nothing() {
     let body = service("dry", &json!({"clusterIP": "10.96.0.9"}));
     cluster.objects.create(Resource::SERVICES, Some("default"), body, &options).await.unwrap();
     cluster.create("real", json!({"clusterIP": "10.96.0.9"})).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_failed_write_was_given_is_free_at_once() {
+    let cluster = cluster("10.96.0.0/16", 30000..=30000).await;
+    let wrong = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "ports": [{"port": 70000}]});
+    cluster.create("wrong", wrong).await.unwrap_err();
+    let first = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "ports": [{"port": 80}]});
+    cluster.create("first", first).await.unwrap();
+    // The name is taken: what the second of the name was given is free, what the first has is not.
+    cluster.create("first", json!({"clusterIP": "10.96.0.8"})).await.unwrap_err();
+    cluster.create("second", json!({"clusterIP": "10.96.0.8"})).await.unwrap();
+    cluster.create("third", json!({"clusterIP": "10.96.0.7"})).await.unwrap_err();
 }
