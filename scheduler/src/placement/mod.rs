@@ -20,7 +20,7 @@ pub use metrics::Metrics;
 pub use pick::{Unplaced, decide};
 pub use pod::PodView;
 pub use resources::{Amounts, Requests};
-pub use run::{Dependencies, Placement, start};
+pub use run::{Dependencies, start};
 pub use snapshot::{NodeView, Snapshot};
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct PodView {
     pub(super) controller: Option<Arc<str>>,
     /// `spec.priority`.
     pub priority: i32,
+    /// Whether deletion has begun: it still takes its place, and does not count for what comes after it.
+    pub(super) leaving: bool,
     pub(super) requests: Requests,
     pub(super) host_ports: Vec<HostPort>,
     pub(super) node_name: Option<String>,
@@ -193,6 +195,7 @@ impl PodView {
             uid: meta.uid_str().into(),
             namespace: meta.namespace_str().into(),
             controller,
+            leaving: meta.deleting(),
             ..Self::default()
         };
         if let Some(spec) = &pod.spec {

@@ -1,11 +1,7 @@
 //! The loop: takes changes into the snapshot, decides for one pod after the other, and binds. A decision counts
 //! in the snapshot at once; the binding is written beside the loop and undone when it is refused.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{Namespace, Node, Pod, Service},
@@ -13,10 +9,10 @@ use k8s_openapi::{
 };
 use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    Metrics, PodView, Snapshot, Unplaced, decide,
+    Metrics, PodView, Snapshot, decide,
     queue::{Attempt, Hint, Queue},
 };
 use crate::{
@@ -25,6 +21,7 @@ use crate::{
     kinds::Subresource,
     model::LabelSelector,
     objects::Objects,
+    tasks::Tasks,
 };
 
 const COMPONENT: &str = "default-scheduler";
@@ -41,59 +38,29 @@ pub struct Dependencies {
     pub recorder: Recorder,
     /// Its metrics.
     pub metrics: Metrics,
-    /// Ends it.
-    pub stop: CancellationToken,
-    /// Waited for at the end.
-    pub tracker: TaskTracker,
-}
-
-/// What placement tells others. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Placement {
-    pending: Arc<RwLock<HashMap<Id, Arc<Unplaced>>>>,
-}
-
-impl Placement {
-    /// Why a pod is pending: each node with its reasons.
-    pub fn why(&self, pod: &Id) -> Option<Arc<Unplaced>> {
-        self.pending.read().unwrap_or_else(PoisonError::into_inner).get(pod).cloned()
-    }
-
-    fn explain(&self, pod: &Id, why: Option<Unplaced>) {
-        let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
-        match why {
-            Some(why) => drop(pending.insert(pod.clone(), Arc::new(why))),
-            None => drop(pending.remove(pod)),
-        }
-    }
+    /// Runs it, as an essential task.
+    pub tasks: Tasks,
 }
 
 /// Starts placement. Call before the cache is started.
-pub fn start(dependencies: Dependencies) -> Placement {
-    let placement = Placement::default();
+pub fn start(dependencies: Dependencies) {
     let (sender, changes) = mpsc::unbounded_channel();
     subscribe(&dependencies.cache, &sender);
-    let Dependencies { objects, cache, recorder, metrics, stop, tracker } = dependencies;
+    let Dependencies { objects, cache, recorder, metrics, tasks } = dependencies;
     let client = Client::new(&objects, &cache, COMPONENT);
     let scheduler = Loop {
         snapshot: Snapshot::default(),
         queue: Queue::default(),
         turn: 0,
-        binder: Binder { client, recorder, metrics: metrics.clone(), placement: placement.clone() },
+        binder: Binder { client, recorder, metrics: metrics.clone() },
         cache,
         metrics,
         changes,
         outcomes: sender,
-        tracker: tracker.clone(),
+        tracker: tasks.tracker.clone(),
     };
-    tracker.spawn(async move {
-        // Cancel-safe: everything the loop knows is made anew from the cache at the next start.
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = scheduler.run() => {}
-        }
-    });
-    placement
+    // Cancel-safe: everything the loop knows is made anew from the cache at the next start.
+    tasks.essential("placement", scheduler.run());
 }
 
 /// What the loop is told.
@@ -281,7 +248,6 @@ impl Loop {
             return;
         }
         self.queue.remove(id);
-        self.binder.placement.explain(id, None);
         match home(pod) {
             Some(node) if !is_finished(pod) => self.occupy(pod, old, node, now),
             _ => self.forget(id, pod, now),
@@ -291,15 +257,15 @@ impl Loop {
     fn occupy(&mut self, pod: &Pod, old: Option<&Pod>, node: &str, now: Instant) {
         let moved = self.snapshot.home(pod.metadata.uid_str()).is_none_or(|home| **home != *node);
         let changed = old.is_none_or(|o| o.spec != pod.spec || o.metadata.labels != pod.metadata.labels);
-        if moved || changed {
+        let leaves = pod.metadata.deleting() && old.is_none_or(|o| !o.metadata.deleting());
+        if moved || changed || leaves {
             self.snapshot.set_pod(&Arc::new(PodView::of(pod)), node);
-            self.queue.hint(Hint::PodCame, now);
+            self.queue.hint(if leaves { Hint::PodLeft } else { Hint::PodCame }, now);
         }
     }
 
     fn forget(&mut self, id: &Id, pod: &Pod, now: Instant) {
         self.queue.remove(id);
-        self.binder.placement.explain(id, None);
         if self.snapshot.remove_pod(pod.metadata.uid_str()) {
             self.queue.hint(Hint::PodLeft, now);
         }
@@ -327,7 +293,7 @@ impl Loop {
                 self.metrics.attempt("unschedulable", now.elapsed().as_secs_f64());
                 let reasons = why.nodes.values().flatten().cloned().collect();
                 self.queue.set_aside(attempt, reasons, now);
-                self.tracker.spawn(self.binder.clone().refuse(pod, why));
+                self.tracker.spawn(self.binder.clone().refuse(pod, why.to_string()));
             }
         }
     }
@@ -339,7 +305,6 @@ struct Binder {
     client: Client,
     recorder: Recorder,
     metrics: Metrics,
-    placement: Placement,
 }
 
 impl Binder {
@@ -371,9 +336,7 @@ impl Binder {
     }
 
     /// Tells in the pod's condition and in an event why it is pending.
-    async fn refuse(self, pod: Arc<Pod>, why: Unplaced) {
-        let message = why.to_string();
-        self.placement.explain(&Id::of(&pod.metadata), Some(why));
+    async fn refuse(self, pod: Arc<Pod>, message: String) {
         self.recorder.note(&*pod, COMPONENT, &Note::warning("FailedScheduling", message.clone()));
         self.condition(&Id::of(&pod.metadata), "Unschedulable", &message).await;
     }

@@ -5,36 +5,34 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Dependencies, Metrics, Placement, start};
+use super::{Dependencies, Metrics, start};
 use crate::{
     cache::{Cache, Id},
     events::Recorder,
     kinds::Subresource,
     model::Resource,
     objects::{Objects, Selection, WriteOptions},
+    tasks::Tasks,
 };
 
 struct Cluster {
     objects: Objects,
     cache: Cache,
-    placement: Placement,
 }
 
 async fn cluster() -> Cluster {
     let objects = Objects::in_memory(Vec::new()).await.unwrap();
-    let (cache, stop, tracker) = (Cache::default(), CancellationToken::new(), TaskTracker::new());
-    let placement = start(Dependencies {
+    let (cache, tasks) = (Cache::default(), Tasks::default());
+    start(Dependencies {
         objects: objects.clone(),
         cache: cache.clone(),
-        recorder: Recorder::start(&objects, &stop, &tracker),
+        recorder: Recorder::start(&objects, &tasks),
         metrics: Metrics::new(&mut Registry::default()),
-        stop: stop.clone(),
-        tracker: tracker.clone(),
+        tasks: tasks.clone(),
     });
-    cache.start(&objects, &stop, &tracker);
-    Cluster { objects, cache, placement }
+    cache.start(&objects, &tasks);
+    Cluster { objects, cache }
 }
 
 impl Cluster {
@@ -111,16 +109,11 @@ async fn a_pending_pod_tells_why_and_goes_when_a_node_gets_the_label() {
     let (_, reason, message) = scheduled(&pod).unwrap();
     assert_eq!(reason, "Unschedulable");
     assert!(message.starts_with("0/1 nodes are available: 1 node(s) didn't match Pod's node"), "{message}");
-    let why = cluster.placement.why(&Id::new("default", "web")).unwrap();
-    assert_eq!(why.nodes.keys().map(|n| &**n).collect::<Vec<_>>(), ["n1"]);
     let label = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));
     let options = WriteOptions::controller("test");
     cluster.objects.patch(Resource::NODES, None, "n1", None, label, &options).await.unwrap();
     let pod = cluster.until("web", "bound", bound).await;
     assert_eq!(scheduled(&pod).unwrap().0, "True");
-    while cluster.placement.why(&Id::new("default", "web")).is_some() {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -131,4 +124,8 @@ async fn a_gated_pod_waits_for_its_gate() {
     let gated = |p: &Pod| scheduled(p).is_some_and(|s| s.1 == "SchedulingGated");
     let pod = cluster.until("web", "gated", gated).await;
     assert!(!bound(&pod));
+    let open = crate::objects::Patch::Merge(json!({"spec": {"schedulingGates": null}}));
+    let (pods, options) = (Resource::PODS, WriteOptions::controller("test"));
+    cluster.objects.patch(pods, Some("default"), "web", None, open, &options).await.unwrap();
+    cluster.until("web", "bound", bound).await;
 }

@@ -66,7 +66,7 @@ fn counts<'a>(
         }
     }
     for other in snapshot.in_namespace(&pod.namespace) {
-        if !constraint.selector.matches(&other.labels) {
+        if other.leaving || !constraint.selector.matches(&other.labels) {
             continue;
         }
         if let Some(node) = snapshot.node_of(other).filter(|n| counts_node(n))

@@ -201,6 +201,22 @@ fn spread_keeps_the_skew() {
 }
 
 #[test]
+fn a_pod_that_is_leaving_does_not_count_in_the_spread() {
+    let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+        "topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "web"}},
+        "nodeAffinityPolicy": "Ignore"}], "nodeSelector": {"kubernetes.io/hostname": "n0"}});
+    let (mut snapshot, labels) = (cluster(2, "16"), json!({"app": "web"}));
+    snapshot.set_pod(&plain("old"), "n0");
+    let why = decide(&snapshot, &pod("new", &labels, &spread), 0).unwrap_err();
+    assert!(why.nodes["n0"].contains(&Rejection::Spread), "{why}");
+    let leaving = json!({"metadata": {"name": "old", "namespace": "default", "uid": "old", "labels": labels,
+        "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"containers": []}});
+    let leaving = PodView::of(&serde_json::from_value(leaving).unwrap());
+    snapshot.set_pod(&Arc::new(leaving), "n0");
+    assert_eq!(&*decide(&snapshot, &pod("new", &labels, &spread), 0).unwrap(), "n0");
+}
+
+#[test]
 fn replicas_of_one_owner_spread_over_nodes_by_themselves() {
     let mut snapshot = cluster(5, "16");
     let mut homes = std::collections::BTreeSet::new();
