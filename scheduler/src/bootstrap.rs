@@ -1,16 +1,20 @@
 //! What a cluster has from its first moment: the data directory, the system's namespaces, and the Service
-//! `kubernetes` with its endpoints, by which pods reach the API.
+//! `kubernetes` with its endpoints, by which pods reach the API. The last two are put back when somebody deletes them.
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Duration};
 
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
     config::Config,
-    model::{ApiError, Reason, Resource},
-    objects::{Objects, WriteOptions},
+    model::{ApiError, Chain, FieldSelector, Reason, Resource},
+    objects::{Objects, Selection, WatchEvent, WriteOptions},
     store::OpenError,
 };
+
+/// Wait between a repair that failed, or a watch that ended, and the next look.
+const AGAIN: Duration = Duration::from_secs(1);
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -30,6 +34,42 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
         let namespace = json!({"metadata": {"name": name}});
         ensure(objects, Resource::NAMESPACES, None, namespace, &options).await?;
     }
+    api_service(objects, config).await
+}
+
+/// Puts the API's Service and its endpoints back whenever they are deleted, and the endpoints when they are changed.
+/// Cancel-safe: each look begins with what is there.
+pub(crate) async fn keep_api_service(objects: Objects, config: Config) {
+    loop {
+        if let Err(error) = watch_api_service(&objects, &config).await {
+            tracing::warn!(error = %Chain(&error), "cannot keep the service default/kubernetes, trying again");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn watch_api_service(objects: &Objects, config: &Config) -> Result<(), ApiError> {
+    let mut watches = Vec::new();
+    for resource in [Resource::SERVICES, Resource::ENDPOINT_SLICES, Resource::ENDPOINTS] {
+        let fields = FieldSelector::parse("metadata.name=kubernetes").unwrap_or_default();
+        let selection = Selection { namespace: Some("default".into()), fields, ..Selection::default() };
+        watches.push(objects.watch(resource, selection, None).await?);
+    }
+    // After the watches have begun, so that nothing falls between the two.
+    api_service(objects, config).await?;
+    let mut events = stream::select_all(watches);
+    while let Some(event) = events.next().await {
+        match event? {
+            // Our own repair comes back as a change, and repairing what is whole changes nothing.
+            WatchEvent::Deleted(_) | WatchEvent::Modified(_) => api_service(objects, config).await?,
+            WatchEvent::Added(_) | WatchEvent::Bookmark(_) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn api_service(objects: &Objects, config: &Config) -> Result<(), ApiError> {
+    let options = WriteOptions::controller("bootstrap");
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "metadata": {"name": "kubernetes", "labels": labels},
@@ -81,5 +121,39 @@ async fn put(
             objects.update(resource, Some(namespace), "kubernetes", None, body, options).await.map(|_| ())
         }
         other => other.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::DeleteOptions;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_service_of_the_api_and_its_endpoints_come_back() {
+        let objects = Objects::in_memory(Vec::new()).await.unwrap();
+        let config = Config::parse("", "test".as_ref()).unwrap();
+        first_objects(&objects, &config).await.unwrap();
+        let keeping = tokio::spawn(keep_api_service(objects.clone(), config));
+        let options = WriteOptions::controller("test");
+        for resource in
+            [Resource::SERVICES, Resource::ENDPOINT_SLICES, Resource::ENDPOINTS, Resource::SERVICES]
+        {
+            let before = objects.get(resource, Some("default"), "kubernetes").await.unwrap();
+            let delete = DeleteOptions::default();
+            objects.delete(resource, Some("default"), "kubernetes", &delete, &options).await.unwrap();
+            let back = async {
+                loop {
+                    match objects.get(resource, Some("default"), "kubernetes").await {
+                        Ok(found) if found.uid != before.uid => return found,
+                        _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                    }
+                }
+            };
+            let back = tokio::time::timeout(Duration::from_secs(5), back).await.expect("it comes back");
+            let spec = |object: &crate::model::Object| object.decode::<Value>().unwrap()["spec"].clone();
+            assert_eq!(spec(&back), spec(&before), "{resource}");
+        }
+        keeping.abort();
     }
 }
