@@ -1,6 +1,8 @@
-//! Services to endpoints: EndpointSlices, which the nodes follow, and Endpoints for older clients.
+//! Services to endpoints: EndpointSlices, which the nodes follow, Endpoints for older clients, and the way back from
+//! Endpoints that somebody keeps by hand.
 
 mod legacy;
+mod mirror;
 mod plan;
 
 use std::sync::Arc;
@@ -32,7 +34,7 @@ struct Legacy {
     client: Client,
 }
 
-/// Starts both controllers. Slices have a queue of their own: traffic waits for them and not for the rest.
+/// Starts the controllers. Slices have a queue of their own: traffic waits for them and not for the rest.
 pub(super) fn start(objects: &Objects, cache: &Cache, recorder: &Recorder, runtime: &Runtime) {
     let slices: Arc<Queue<Id>> = runtime.queue(Slices::NAME);
     let legacy: Arc<Queue<Id>> = runtime.queue(Legacy::NAME);
@@ -51,6 +53,7 @@ pub(super) fn start(objects: &Objects, cache: &Cache, recorder: &Recorder, runti
     runtime.spawn(Slices { cache: cache.clone(), client, recorder }, &slices);
     let client = Client::new(objects, cache, "endpoint-controller");
     runtime.spawn(Legacy { cache: cache.clone(), client }, &legacy);
+    mirror::start(objects, cache, runtime);
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<Id> {

@@ -21,14 +21,14 @@ use crate::{
 
 /// Which service a slice belongs to.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Most endpoints in one slice, as upstream: a change of one rewrites no more than so many.
 pub(super) const SLICE_SIZE: usize = 100;
 
 /// The ports of one group of endpoints, as a key: pods may resolve a named port differently.
-type PortKey = Vec<(String, String, i32, String)>;
+pub(super) type PortKey = Vec<(String, String, i32, String)>;
 
 /// The zone of a node.
 pub(super) type Zones<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -198,7 +198,7 @@ fn uid_of(endpoint: &Endpoint) -> &str {
     endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref()).unwrap_or("")
 }
 
-fn port_key(ports: &[EndpointPort]) -> PortKey {
+pub(super) fn port_key(ports: &[EndpointPort]) -> PortKey {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     let one =
         |p: &EndpointPort| (text(&p.name), text(&p.protocol), p.port.unwrap_or(0), text(&p.app_protocol));
@@ -207,7 +207,7 @@ fn port_key(ports: &[EndpointPort]) -> PortKey {
     key
 }
 
-fn port_of((name, protocol, port, app): &(String, String, i32, String)) -> EndpointPort {
+pub(super) fn port_of((name, protocol, port, app): &(String, String, i32, String)) -> EndpointPort {
     EndpointPort {
         name: Some(name.clone()),
         protocol: Some(protocol.clone()),
