@@ -18,11 +18,14 @@ use crate::{
     pki::{Authority, NodeCertificate, PkiError, Tokens, Validity},
 };
 
-/// Joins in a row, and how fast they come back: a rack that boots gets in at once, a guesser does not get far.
+/// Failures in a row, and how fast they come back: a mistyped token in a whole rack is forgiven, a guesser does not
+/// get far.
 const BURST: f64 = 64.0;
 const PER_SECOND: f64 = 8.0;
 
-/// A token bucket over all callers: addresses are cheap to change.
+/// A token bucket over the failures of all callers, because addresses are cheap to change. It says when the answer
+/// may no longer tell a wrong token from a right one that came too soon. A caller with a valid token is never
+/// limited: junk from others must not keep machines out.
 #[derive(Debug)]
 pub(super) struct RateLimit(Mutex<(f64, Instant)>);
 
@@ -31,7 +34,8 @@ impl RateLimit {
         Self(Mutex::new((BURST, now)))
     }
 
-    fn allow(&self, now: Instant) -> bool {
+    /// Counts a failure; whether it is one too many.
+    fn failed(&self, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let refill = now.saturating_duration_since(state.1).as_secs_f64() * PER_SECOND;
         *state = ((state.0 + refill).min(BURST), now);
@@ -39,7 +43,7 @@ impl RateLimit {
         if allowed {
             state.0 -= 1.0;
         }
-        allowed
+        !allowed
     }
 }
 
@@ -52,9 +56,18 @@ pub(super) struct Gate {
 
 impl Gate {
     fn join(&self, authority: &Authority, request: &pb::JoinRequest) -> Result<NodeCertificate, Denied> {
-        if !self.limit.allow(Instant::now()) {
-            return Err(Denied::TooMany);
-        }
+        self.try_join(authority, request).map_err(|denied| {
+            // What is wrong on our side is not the caller's failure.
+            let counts = !matches!(denied, Denied::Failed(_));
+            if counts && self.limit.failed(Instant::now()) {
+                Denied::TooMany(Box::new(denied))
+            } else {
+                denied
+            }
+        })
+    }
+
+    fn try_join(&self, authority: &Authority, request: &pb::JoinRequest) -> Result<NodeCertificate, Denied> {
         let now = SystemTime::now();
         let token =
             self.tokens.verify(&request.token, now).map_err(Denied::Failed)?.map_err(Denied::Token)?;
@@ -68,8 +81,8 @@ impl Gate {
 
 #[derive(Debug, thiserror::Error)]
 enum Denied {
-    #[error("too many join requests")]
-    TooMany,
+    #[error("too many join requests that fail")]
+    TooMany(#[source] Box<Denied>),
     #[error("bootstrap token refused")]
     Token(#[source] crate::pki::TokenRefusal),
     #[error("certificate request refused")]
@@ -82,7 +95,7 @@ impl Denied {
     /// What the caller learns: enough to correct an honest mistake, nothing to guess by.
     fn status(&self) -> Status {
         match self {
-            Self::TooMany => Status::resource_exhausted("too many join requests, try again later"),
+            Self::TooMany(_) => Status::resource_exhausted("too many join requests, try again later"),
             Self::Token(_) => Status::unauthenticated(
                 "the bootstrap token is not valid: it is mistyped, has expired or was removed; make a new one \
                  on the scheduler with `gantry-scheduler token create`",
@@ -126,11 +139,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joins_are_limited_and_recover() {
+    fn failures_are_limited_and_forgiven_in_time() {
         let start = Instant::now();
         let limit = RateLimit::new(start);
-        let allowed = (0..1000).filter(|_| limit.allow(start)).count();
-        assert_eq!(allowed, 64);
-        assert!(limit.allow(start + Duration::from_secs(1)));
+        let refused = (0..1000).filter(|_| limit.failed(start)).count();
+        assert_eq!(refused, 1000 - 64);
+        assert!(!limit.failed(start + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn junk_does_not_keep_a_machine_with_a_valid_token_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path(), SystemTime::now()).unwrap();
+        let tokens = Tokens::open(dir.path()).unwrap();
+        let token = crate::pki::Token::generate();
+        tokens.add(&token, None, "", SystemTime::now()).unwrap();
+        let gate = Gate { tokens, limit: RateLimit::new(Instant::now()), lifetime: Duration::from_secs(60) };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let request = |token: String| pb::JoinRequest {
+            token,
+            node_name: "n1".to_owned(),
+            csr_der: csr.der().to_vec().into(),
+            ..pb::JoinRequest::default()
+        };
+        let mut limited = false;
+        for _ in 0..1000 {
+            let denied = gate.join(&authority, &request("abcdef.0123456789abcdef".to_owned())).unwrap_err();
+            limited |= matches!(denied, Denied::TooMany(_));
+        }
+        assert!(limited, "the guesser is");
+        assert!(gate.join(&authority, &request(token.reveal())).is_ok());
     }
 }

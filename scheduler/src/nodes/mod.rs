@@ -9,6 +9,7 @@ mod convert;
 mod feed;
 mod handshake;
 mod hub;
+mod labels;
 mod listener;
 mod metrics;
 mod pod_status;
@@ -35,7 +36,6 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use registry::Convergence;
 pub use usage::{Usage, UsageTable};
 
 use crate::{
@@ -43,10 +43,11 @@ use crate::{
     objects::Objects,
     pki::{Alpn, Authority, PkiError, Serving, Tokens, server_config},
     streams::{DIAL_BACK, NodeStream, StreamError, Streams},
+    tasks::Tasks,
 };
 use bootstrap::{Bootstrap, Gate, RateLimit};
 use hub::Hub;
-use metrics::Metrics;
+use metrics::{Generations, Metrics};
 use registry::Registry;
 
 /// The largest message either way: a Secret or ConfigMap may be 1 MiB, a service thousands of endpoints.
@@ -132,16 +133,13 @@ type Shared = Arc<Inner>;
 pub struct Nodes(Shared);
 
 impl Nodes {
-    /// Starts following the stored objects. Sessions begin with [`Nodes::serve`]; everything ends with `stop`.
-    pub fn start(
-        parts: NodesParts,
-        metrics: &mut MetricsRegistry,
-        stop: &CancellationToken,
-        tracker: &TaskTracker,
-    ) -> Self {
+    /// Starts following the stored objects. Sessions begin with [`Nodes::serve`]; everything ends with the stop of `tasks`.
+    pub fn start(parts: NodesParts, metrics: &mut MetricsRegistry, tasks: &Tasks) -> Self {
         let NodesParts { objects, authority, serving, tokens, recorder, config } = parts;
-        let hub = Hub::start(&objects, stop, tracker);
+        let hub = Hub::start(&objects, tasks);
         let limit = RateLimit::new(Instant::now());
+        let registry = Registry::default();
+        metrics.register_collector(Box::new(Generations(registry.clone())));
         let gate = Gate { tokens, limit, lifetime: config.certificate_lifetime };
         Self(Arc::new(Inner {
             objects,
@@ -151,12 +149,12 @@ impl Nodes {
             config,
             gate,
             hub,
-            registry: Registry::default(),
+            registry,
             streams: Streams::default(),
             usage: UsageTable::default(),
             metrics: Metrics::new(metrics),
-            stop: stop.clone(),
-            tracker: tracker.clone(),
+            stop: tasks.stop.clone(),
+            tracker: tasks.tracker.clone(),
         }))
     }
 
@@ -185,11 +183,6 @@ impl Nodes {
     /// Usage from heartbeats.
     pub fn usage(&self) -> &UsageTable {
         &self.0.usage
-    }
-
-    /// On how many connected nodes everything up to `generation` is in force.
-    pub fn programmed(&self, generation: u64) -> Convergence {
-        self.0.registry.programmed(generation)
     }
 
     /// Asks `node` for a stream and waits until its agent has dialled back.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     kinds::Subresource,
-    model::{ApiError, Chain, Reason, Resource},
+    model::{ApiError, Chain, Key, Object, Reason, Resource},
     objects::{DeleteOptions, Objects, WriteOptions},
 };
 
@@ -64,6 +64,22 @@ pub(super) struct StatusWriter {
 impl StatusWriter {
     pub(super) fn new(objects: Objects, options: WriteOptions, place: Place) -> Self {
         Self { objects, options, place }
+    }
+
+    /// The answer to a report that is not about a pod of this node, by the index of the stored pod alone.
+    pub(super) fn refusal(&self, update: &pb::PodStatusUpdate) -> Option<pb::PodStatusReply> {
+        let key = Key::namespaced(Resource::PODS, &update.namespace, &update.name);
+        let bound = |pod: &Object| pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.place.node);
+        match self.objects.stored(&key) {
+            Some(pod) if !bound(&pod) => {
+                let (node, namespace, pod, uid) =
+                    (&self.place.node, &update.namespace, &update.name, &update.uid);
+                tracing::warn!(%node, %namespace, %pod, %uid, error = %Refusal::Foreign, "pod status refused");
+            }
+            Some(pod) if *pod.uid == *update.uid => return None,
+            _ => {}
+        }
+        Some(pb::PodStatusReply { uid: update.uid.clone(), sequence: update.sequence, gone: true })
     }
 
     /// Stores one report; `None` when it should be sent again later.

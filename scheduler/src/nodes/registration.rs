@@ -19,7 +19,9 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
+use super::labels::{self, Labels};
 use crate::{
+    cache::MetaExt,
     kinds::Subresource,
     model::{ApiError, ObjectError, Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
@@ -41,6 +43,9 @@ pub(super) enum RegistrationError {
     /// The stored Node does not decode.
     #[error(transparent)]
     Decode(#[from] ObjectError),
+    /// The Node was deleted while this agent ran.
+    #[error("its Node object was deleted: restart the agent to register the node again")]
+    Deleted,
     /// Our own object does not encode.
     #[error("cannot encode the Node object")]
     Encode(#[from] serde_json::Error),
@@ -52,6 +57,7 @@ pub(super) struct NodeWriter {
     options: WriteOptions,
     name: String,
     info: pb::NodeInfo,
+    labels: Labels,
     boot_id: String,
     release: String,
     lease_seconds: i32,
@@ -66,8 +72,10 @@ impl NodeWriter {
         hello: &pb::AgentHello,
         lease: Duration,
     ) -> Self {
+        let (labels, _) = labels::sorted_out(&hello.node.clone().unwrap_or_default().labels);
         Self {
             objects,
+            labels,
             options,
             name: name.to_owned(),
             info: hello.node.clone().unwrap_or_default(),
@@ -78,11 +86,15 @@ impl NodeWriter {
         }
     }
 
-    /// Creates the Node, or takes the existing one up: labels of the agent are set, others are left alone, and
-    /// taints are those of its creation or of whoever changed them since.
-    pub(super) async fn register(&mut self) -> Result<(), RegistrationError> {
+    /// Creates the Node, or takes the existing one up: labels are set as [`labels`] says, and taints are those of its
+    /// creation or of whoever changed them since. An agent that was `known` is not let in again without its Node:
+    /// somebody has deleted it, and that must not be undone behind their back.
+    pub(super) async fn register(&mut self, known: bool) -> Result<(), RegistrationError> {
         match self.get().await {
             Ok(node) => self.update_labels(&node).await?,
+            Err(RegistrationError::Refused(e)) if e.reason == Reason::NotFound && known => {
+                return Err(RegistrationError::Deleted);
+            }
             Err(RegistrationError::Refused(e)) if e.reason == Reason::NotFound => self.create().await?,
             Err(error) => return Err(error),
         }
@@ -105,7 +117,8 @@ impl NodeWriter {
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
-                labels: Some(self.info.labels.clone().into_iter().collect()),
+                labels: Some(self.labels.clone()),
+                annotations: Some([(labels::GIVEN.to_owned(), serde_json::to_string(&self.labels)?)].into()),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..NodeSpec::default() }),
@@ -122,10 +135,16 @@ impl NodeWriter {
 
     async fn update_labels(&self, node: &Node) -> Result<(), RegistrationError> {
         let present = node.metadata.labels.clone().unwrap_or_default();
-        if self.info.labels.iter().all(|(k, v)| present.get(k) == Some(v)) {
+        let gave = node.metadata.annotation(labels::GIVEN).and_then(|text| serde_json::from_str(text).ok());
+        let known = gave.is_some();
+        let gave: Labels = gave.unwrap_or_default();
+        let changes = labels::changes(&present, &gave, &self.labels);
+        if changes.is_empty() && known && gave == self.labels {
             return Ok(());
         }
-        let patch = Patch::Merge(json!({"metadata": {"labels": self.info.labels}}));
+        let given = serde_json::to_string(&self.labels)?;
+        let patch =
+            Patch::Merge(json!({"metadata": {"labels": changes, "annotations": {(labels::GIVEN): given}}}));
         self.objects.patch(Resource::NODES, None, &self.name, None, patch, &self.options).await?;
         Ok(())
     }

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -63,18 +63,26 @@ impl Session {
     }
 }
 
-/// How many nodes have a generation in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Convergence {
-    /// Nodes that have it.
-    pub programmed: usize,
-    /// Nodes with a session.
-    pub connected: usize,
+/// How far a node with a session has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) node: NodeName,
+    /// The generation that is durable there.
+    pub(super) accepted: u64,
+    /// The generation that is in force there.
+    pub(super) programmed: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<NodeName, Arc<Session>>,
+    /// The agent that was registered last under each name, for as long as this process runs.
+    registered: HashMap<NodeName, Agent>,
 }
 
 /// All open sessions. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Registry(Arc<Mutex<HashMap<NodeName, Arc<Session>>>>);
+pub(super) struct Registry(Arc<Mutex<State>>);
 
 impl Registry {
     /// Opens a session, or says why not.
@@ -86,7 +94,8 @@ impl Registry {
         lease: Duration,
     ) -> Result<Open, String> {
         let node: NodeName = node.into();
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let sessions = &mut state.sessions;
         if let Some(old) = sessions.get(&node) {
             let silent = old.silent_for();
             if old.agent.boot_id != agent.boot_id && silent < lease {
@@ -113,21 +122,39 @@ impl Registry {
         Ok(Open { registry: self.clone(), session })
     }
 
-    /// The session of a node.
-    pub(super) fn get(&self, node: &str) -> Option<Arc<Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// On how many of the connected nodes `generation` is in force.
-    pub(super) fn programmed(&self, generation: u64) -> Convergence {
-        let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let programmed =
-            sessions.values().filter(|s| s.programmed.load(Ordering::Relaxed) >= generation).count();
-        Convergence { programmed, connected: sessions.len() }
+    /// The session of a node.
+    pub(super) fn get(&self, node: &str) -> Option<Arc<Session>> {
+        self.lock().sessions.get(node).cloned()
+    }
+
+    /// Whether this very process of the agent has registered the node before. One that has does not make the Node
+    /// again when somebody deleted it; the next one, after a restart of the agent, does.
+    pub(super) fn knows(&self, session: &Session) -> bool {
+        self.lock().registered.get(&session.node) == Some(&session.agent)
+    }
+
+    /// The node is registered, by the agent of this session.
+    pub(super) fn registered(&self, session: &Session) {
+        self.lock().registered.insert(session.node.clone(), session.agent.clone());
+    }
+
+    /// How far each connected node has come.
+    pub(super) fn progress(&self) -> Vec<Progress> {
+        let progress = |session: &Arc<Session>| Progress {
+            node: session.node.clone(),
+            accepted: session.accepted.load(Ordering::Relaxed),
+            programmed: session.programmed.load(Ordering::Relaxed),
+        };
+        self.lock().sessions.values().map(progress).collect()
     }
 
     fn close(&self, session: &Arc<Session>) {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = &mut self.lock().sessions;
         if sessions.get(&session.node).is_some_and(|s| Arc::ptr_eq(s, session)) {
             sessions.remove(&session.node);
         }
@@ -179,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn convergence_counts_nodes_that_acknowledged() {
+    fn progress_is_what_a_node_acknowledged() {
         let registry = Registry::default();
         let open = open(&registry, agent("b", "i"), Duration::ZERO).unwrap();
         open.session.acknowledge(7, 5);
-        assert_eq!(registry.programmed(5), Convergence { programmed: 1, connected: 1 });
-        assert_eq!(registry.programmed(6), Convergence { programmed: 0, connected: 1 });
+        let expected = Progress { node: "n".into(), accepted: 7, programmed: 5 };
+        assert_eq!(registry.progress(), [expected]);
     }
 }

@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use super::{
     Shared, convert, handshake,
     hub::Subscription,
+    labels,
     pod_status::{Place, StatusWriter},
     registration::{NodeWriter, RegistrationError},
     registry::{Agent, Open, Session},
@@ -35,6 +36,9 @@ const HELLO: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(15);
 /// How long a node may wait for its pod range.
 const RANGE: Duration = Duration::from_secs(10);
+
+/// Wait between a watch that ended and the next.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,8 @@ pub(super) enum Ended {
     Silent,
     #[error("its certificate expired and was not renewed")]
     Expired,
+    #[error("its Node object was deleted")]
+    Deleted,
     #[error("the scheduler is stopping")]
     Stopping,
 }
@@ -124,7 +130,14 @@ impl Connection {
             &hello,
             config.lease,
         );
-        writer.register().await?;
+        match writer.register(self.shared.registry.knows(&open.session)).await {
+            Err(RegistrationError::Deleted) => {
+                return Err(Ended::Refused(Chain(&RegistrationError::Deleted).to_string()));
+            }
+            other => other?,
+        }
+        self.shared.registry.registered(&open.session);
+        self.tell_refused_labels(&hello);
         writer.renew_lease().await?;
         let pod_cidrs = self.pod_ranges().await?;
         let place = place(&self.node, &hello, &pod_cidrs);
@@ -154,6 +167,32 @@ impl Connection {
             "session started"
         );
         Ok(Started { open, writer, place, subscription, reply })
+    }
+
+    /// Labels that a node may not give itself are left out, which its operator would wonder about.
+    fn tell_refused_labels(&self, hello: &pb::AgentHello) {
+        let (_, refused) = labels::sorted_out(&hello.node.clone().unwrap_or_default().labels);
+        if refused.is_empty() {
+            return;
+        }
+        let node = &self.node;
+        let keys = refused.join(", ");
+        tracing::warn!(%node, labels = keys, "labels that a node may not give itself ignored");
+        self.shared.recorder.publish(Record {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.clone()),
+                uid: Some(node.clone()),
+                ..ObjectReference::default()
+            },
+            severity: Severity::Warning,
+            reason: "LabelsRefused".to_owned(),
+            message: format!("A node may not give itself the labels {keys}: they are ignored"),
+            component: "node-controller".to_owned(),
+            host: None,
+            time: Timestamp::now(),
+        });
     }
 
     async fn hello(&mut self) -> Result<pb::AgentHello, Ended> {
@@ -221,6 +260,7 @@ impl Connection {
             ended = reader.run() => ended,
             ended = write_updates(&shared, &outbound, reply, subscription) => ended,
             ended = beat(&shared, &node, writer, heartbeats, &outbound) => ended,
+            ended = deletion(&shared, &node) => ended,
             () = session.displaced.cancelled() => Ended::Displaced,
             () = stop.cancelled() => Ended::Stopping,
         };
@@ -271,6 +311,26 @@ async fn write_updates(
     ended
 }
 
+/// Waits for the end of the Node object: with it ends what its agent may write.
+async fn deletion(shared: &Shared, node: &str) -> Ended {
+    loop {
+        let fields = FieldSelector::parse(&format!("metadata.name={node}")).unwrap_or_default();
+        let selection = Selection { fields, ..Selection::default() };
+        let mut found = false;
+        if let Ok(mut watch) = shared.objects.watch(Resource::NODES, selection, None).await {
+            while let Some(Ok(event)) = watch.next().await {
+                match event {
+                    WatchEvent::Added(_) | WatchEvent::Modified(_) => found = true,
+                    WatchEvent::Bookmark(_) if found => {}
+                    // Deleted, or not in the list that a watch begins with.
+                    WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => return Ended::Deleted,
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Heartbeats into lease and conditions; an answer means that both are stored.
 async fn beat(
     shared: &Shared,
@@ -313,7 +373,7 @@ impl Reader {
             // Cancel-safe: `message` keeps a partly read message in the stream, the queue keeps what ended, and
             // timers begin anew.
             let step = tokio::select! {
-                message = self.connection.inbound.message() => match message {
+                message = self.connection.inbound.message(), if self.queue.has_room() => match message {
                     Ok(Some(message)) => self.take(message).await,
                     Ok(None) => Err(Ended::Closed),
                     Err(status) => Err(Ended::Broken(Box::new(status))),
@@ -322,7 +382,8 @@ impl Reader {
                     say(&self.connection.outbound, pb::scheduler_message::Kind::PodStatus(reply)).await
                 }
                 () = tokio::time::sleep(expiry) => Err(Ended::Expired),
-                () = tokio::time::sleep(lease) => Err(Ended::Silent),
+                // Whoever does not listen cannot say that nothing was said.
+                () = tokio::time::sleep(lease), if self.queue.has_room() => Err(Ended::Silent),
             };
             if let Err(ended) = step {
                 return ended;
@@ -338,7 +399,10 @@ impl Reader {
             Some(Kind::Ack(ack)) => self.acknowledge(&ack),
             Some(Kind::PodStatus(update)) => {
                 shared.metrics.statuses.inc();
-                self.queue.push(update);
+                if let Some(refusal) = self.queue.push(update) {
+                    let reply = pb::scheduler_message::Kind::PodStatus(refusal);
+                    return say(&self.connection.outbound, reply).await;
+                }
             }
             Some(Kind::Event(event)) => self.record(event),
             Some(Kind::Heartbeat(heartbeat)) => {

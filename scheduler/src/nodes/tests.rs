@@ -16,7 +16,7 @@ use tonic::{Code, Streaming, transport::Channel};
 use super::*;
 use crate::{
     model::Resource,
-    objects::WriteOptions,
+    objects::{DeleteOptions, WriteOptions},
     pki::{ClientCertificate, Token, Validity},
 };
 use pb::{bootstrap_client::BootstrapClient, node_client::NodeClient, scheduler_message::Kind};
@@ -52,7 +52,7 @@ impl Port {
         let serving = Serving::issue(authority.clone(), names, DAY, SystemTime::now()).unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
         let objects = Objects::in_memory(Vec::new()).await.unwrap();
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let tasks = Tasks::default();
         let config = NodesConfig {
             heartbeat: Duration::from_secs(10),
             lease: Duration::from_secs(40),
@@ -66,19 +66,19 @@ impl Port {
             },
         };
         let parts = NodesParts {
-            recorder: Recorder::start(&objects, &stop, &tracker),
+            recorder: Recorder::start(&objects, &tasks),
             objects: objects.clone(),
             authority: authority.clone(),
             serving,
             tokens: tokens.clone(),
             config,
         };
-        let nodes = Nodes::start(parts, &mut MetricsRegistry::default(), &stop, &tracker);
+        let nodes = Nodes::start(parts, &mut MetricsRegistry::default(), &tasks);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = nodes.clone();
-        tracker.spawn(async move { server.serve(listener).await.unwrap() });
-        let port = Self { objects, authority, tokens, nodes, address, stop, _dir: dir };
+        tasks.tracker.spawn(async move { server.serve(listener).await.unwrap() });
+        let port = Self { objects, authority, tokens, nodes, address, stop: tasks.stop.clone(), _dir: dir };
         for (node, range) in [("n1", "10.1.1.0/24"), ("n2", "10.1.2.0/24")] {
             let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node},
                 "spec": {"podCIDR": range, "podCIDRs": [range]}});
@@ -327,7 +327,7 @@ async fn a_finished_pod_is_deleted_once_its_deletion_was_asked_for() {
     assert_eq!(port.stored("p").await["status"]["phase"], "Succeeded");
 
     let pod = port.pod("q", "n1").await;
-    let grace = crate::objects::DeleteOptions { grace_seconds: Some(30), ..Default::default() };
+    let grace = DeleteOptions { grace_seconds: Some(30), ..Default::default() };
     port.objects.delete(Resource::PODS, Some("default"), "q", &grace, &admin()).await.unwrap();
     assert!(n1.report(&pod, json!({"phase": "Succeeded"}), true).await.gone);
     assert!(port.objects.get(Resource::PODS, Some("default"), "q").await.is_err());
@@ -401,4 +401,55 @@ async fn a_stream_is_joined_with_the_agent_that_was_asked() {
     assert_eq!(own.into_inner().message().await.unwrap(), Some(closed));
     let nobody = port.nodes.open_stream("n3", pb::stream_request::Kind::Logs(pb::Logs::default())).await;
     assert_eq!(nobody.unwrap_err(), StreamError::NotConnected("n3".to_owned()));
+}
+
+#[tokio::test]
+async fn a_deleted_node_ends_the_session_and_only_a_restarted_agent_brings_it_back() {
+    let port = Port::open().await;
+    let mut first = port.session("n1").await;
+    first.hello().await;
+    port.objects.delete(Resource::NODES, None, "n1", &DeleteOptions::default(), &admin()).await.unwrap();
+    let ended = async { while let Ok(Some(_)) = first.from.message().await {} };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the session ends");
+    let mut same = port.session("n1").await;
+    let refusal = same.hello().await.refusal;
+    assert!(refusal.contains("restart the agent"), "{refusal}");
+    assert!(
+        port.objects.get(Resource::NODES, None, "n1").await.is_err(),
+        "nothing is made behind one's back"
+    );
+    let channel = port.dial(Some(&port.node_certificate("n1"))).await.unwrap();
+    let mut restarted = Peer::start(channel).await.unwrap();
+    restarted.say(hello("boot", "another instance")).await;
+    let back = async {
+        while port.objects.get(Resource::NODES, None, "n1").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.expect("the node comes back");
+}
+
+#[tokio::test]
+async fn a_node_gives_itself_the_labels_that_it_may() {
+    let port = Port::open().await;
+    let node =
+        async || -> Value { port.objects.get(Resource::NODES, None, "n1").await.unwrap().decode().unwrap() };
+    let greet = async |instance: &str, labels: &[(&str, &str)]| {
+        let pb::agent_message::Kind::Hello(mut hello) = hello("boot", instance) else { unreachable!() };
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        hello.node.as_mut().unwrap().labels = labels;
+        let channel = port.dial(Some(&port.node_certificate("n1"))).await.unwrap();
+        let mut peer = Peer::start(channel).await.unwrap();
+        peer.say(pb::agent_message::Kind::Hello(hello)).await;
+        assert_eq!(peer.hello().await.refusal, "");
+    };
+    greet("a", &[("disk", "ssd"), ("node-role.kubernetes.io/control-plane", "")]).await;
+    let labels = node().await["metadata"]["labels"].clone();
+    assert_eq!((&labels["disk"], labels.get("node-role.kubernetes.io/control-plane")), (&json!("ssd"), None));
+    greet("b", &[("disk", "nvme")]).await;
+    assert_eq!(node().await["metadata"]["labels"]["disk"], "nvme", "its own value");
+    let patch = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"disk": "by-hand"}}}));
+    port.objects.patch(Resource::NODES, None, "n1", None, patch, &admin()).await.unwrap();
+    greet("c", &[("disk", "ssd")]).await;
+    assert_eq!(node().await["metadata"]["labels"]["disk"], "by-hand");
 }
