@@ -76,17 +76,32 @@ pub(super) fn options(pod: &str, params: &Params, now: Timestamp) -> Result<pb::
     })
 }
 
+/// Why a log ends before its end. The client sees that the body was cut off.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error("the node's agent went away")]
+    Lost,
+    #[error("the agent could not read the log: {0}")]
+    Failed(String),
+}
+
 /// The log's bytes. The stream is held until the body ends or is dropped: that is how the agent learns that
-/// nobody reads any longer.
-fn chunks(stream: NodeStream) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {
-    futures::stream::unfold(stream, |mut stream| async {
+/// nobody reads any longer. Only the agent's word is the end: anything else aborts the body, so that a log that was
+/// cut off does not look like a whole one.
+fn chunks(stream: NodeStream) -> impl futures::Stream<Item = Result<Bytes, Cut>> {
+    futures::stream::unfold(Some(stream), |stream| async {
+        let mut stream = stream?;
         loop {
-            match stream.from_agent.recv().await?.kind? {
-                pb::stream_frame::Kind::Stdout(bytes) | pb::stream_frame::Kind::Stderr(bytes) => {
-                    return Some((Ok(bytes), stream));
+            match stream.from_agent.recv().await.map(|frame| frame.kind) {
+                Some(Some(pb::stream_frame::Kind::Stdout(bytes) | pb::stream_frame::Kind::Stderr(bytes))) => {
+                    return Some((Ok(bytes), Some(stream)));
                 }
-                pb::stream_frame::Kind::End(_) => return None,
-                _ => {}
+                Some(Some(pb::stream_frame::Kind::End(end))) if end.error.is_empty() => return None,
+                Some(Some(pb::stream_frame::Kind::End(end))) => {
+                    return Some((Err(Cut::Failed(end.error)), None));
+                }
+                Some(_) => {}
+                None => return Some((Err(Cut::Lost), None)),
             }
         }
     })
@@ -96,4 +111,41 @@ fn text(body: Body) -> Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use pb::stream_frame::Kind;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    async fn read(frames: Vec<Kind>) -> (Vec<u8>, Option<String>) {
+        let (to_client, from_agent) = mpsc::channel(8);
+        let stream = NodeStream { from_agent, to_agent: mpsc::channel(1).0 };
+        for kind in frames {
+            to_client.send(pb::StreamFrame { kind: Some(kind) }).await.unwrap();
+        }
+        drop(to_client);
+        let (mut bytes, mut cut) = (Vec::new(), None);
+        for chunk in chunks(stream).collect::<Vec<_>>().await {
+            match chunk {
+                Ok(chunk) => bytes.extend_from_slice(&chunk),
+                Err(error) => cut = Some(error.to_string()),
+            }
+        }
+        (bytes, cut)
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_cut_off_does_not_look_like_a_whole_one() {
+        let text = || Kind::Stdout(Bytes::from_static(b"one\n"));
+        let end = |error: &str| Kind::End(pb::StreamEnd { error: error.to_owned(), exit_code: None });
+        assert_eq!(read(vec![text(), end("")]).await, (b"one\n".to_vec(), None));
+        let (bytes, cut) = read(vec![text()]).await;
+        assert_eq!((bytes.as_slice(), cut.as_deref()), (&b"one\n"[..], Some("the node's agent went away")));
+        let (_, cut) = read(vec![text(), end("no such file")]).await;
+        assert_eq!(cut.as_deref(), Some("the agent could not read the log: no such file"));
+    }
 }
