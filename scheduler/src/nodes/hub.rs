@@ -218,7 +218,11 @@ impl State {
             Resource::CONFIG_MAPS => self.projection.shared_gone(SharedKind::ConfigMap, name),
             Resource::SERVICES => self.projection.service_gone(name),
             Resource::ENDPOINT_SLICES => self.projection.slice_gone(name),
-            Resource::NODES => self.projection.node_gone(&name.name),
+            Resource::NODES => {
+                self.projection.node_gone(&name.name);
+                // With the Node ends its session.
+                self.subscribers.remove(&name.name);
+            }
             _ => {}
         }
     }

@@ -1,6 +1,8 @@
 //! One agent's session, from its hello to its end. Two halves run side by side: one reads what the agent says,
 //! one writes what its node needs. Neither waits for the other, and neither queues without bound.
 
+mod reader;
+
 use std::{
     convert::Infallible,
     net::IpAddr,
@@ -14,20 +16,21 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use self::reader::Reader;
 use super::{
     Shared, convert, handshake,
     hub::Subscription,
     labels,
     pod_status::{Place, StatusWriter},
     registration::{NodeWriter, RegistrationError},
-    registry::{Agent, Open, Session},
+    registry::{Agent, Open},
     status_queue::StatusQueue,
 };
 use crate::{
     events::{Record, Severity},
-    model::{ApiError, Chain, FieldSelector, Resource},
+    model::{ApiError, Chain, FieldSelector, Key, Resource},
     objects::{Actor, Selection, WatchEvent, WriteOptions},
-    pki::{NODE_USER_PREFIX, NODES_GROUP, Validity},
+    pki::{NODE_USER_PREFIX, NODES_GROUP},
 };
 
 /// An agent says hello at once; what does not is something else.
@@ -36,9 +39,6 @@ const HELLO: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(15);
 /// How long a node may wait for its pod range.
 const RANGE: Duration = Duration::from_secs(10);
-
-/// Wait between a watch that ended and the next.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -258,9 +258,8 @@ impl Connection {
         // were not confirmed are sent again by the agent, and the projection resumes by generation.
         let ended = tokio::select! {
             ended = reader.run() => ended,
-            ended = write_updates(&shared, &outbound, reply, subscription) => ended,
+            ended = write_updates(&shared, &node, &outbound, reply, subscription) => ended,
             ended = beat(&shared, &node, writer, heartbeats, &outbound) => ended,
-            ended = deletion(&shared, &node) => ended,
             () = session.displaced.cancelled() => Ended::Displaced,
             () = stop.cancelled() => Ended::Stopping,
         };
@@ -281,6 +280,7 @@ struct Started {
 /// What the projection says, to the agent.
 async fn write_updates(
     shared: &Shared,
+    node: &str,
     outbound: &mpsc::Sender<pb::SchedulerMessage>,
     hello: pb::SchedulerHello,
     mut subscription: Subscription,
@@ -305,30 +305,16 @@ async fn write_updates(
                 send(outbound, convert::update(item)).await?;
             }
         }
-        Err::<Infallible, _>(Ended::Displaced)
+        // The hub drops the subscription of a node that is deleted, too.
+        Err::<Infallible, _>(if is_deleted(shared, node) { Ended::Deleted } else { Ended::Displaced })
     };
     let Err(ended) = write.await;
     ended
 }
 
-/// Waits for the end of the Node object: with it ends what its agent may write.
-async fn deletion(shared: &Shared, node: &str) -> Ended {
-    loop {
-        let fields = FieldSelector::parse(&format!("metadata.name={node}")).unwrap_or_default();
-        let selection = Selection { fields, ..Selection::default() };
-        let mut found = false;
-        if let Ok(mut watch) = shared.objects.watch(Resource::NODES, selection, None).await {
-            while let Some(Ok(event)) = watch.next().await {
-                match event {
-                    WatchEvent::Added(_) | WatchEvent::Modified(_) => found = true,
-                    WatchEvent::Bookmark(_) if found => {}
-                    // Deleted, or not in the list that a watch begins with.
-                    WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => return Ended::Deleted,
-                }
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+/// With the Node object ends what its agent may write.
+fn is_deleted(shared: &Shared, node: &str) -> bool {
+    shared.objects.stored(&Key::cluster(Resource::NODES, node)).is_none()
 }
 
 /// Heartbeats into lease and conditions; an answer means that both are stored.
@@ -346,6 +332,9 @@ async fn beat(
             writer.status(&heartbeat.conditions, Some(&heartbeat.image_names)).await
         };
         if let Err(error) = stored.await {
+            if is_deleted(shared, node) {
+                return Ended::Deleted;
+            }
             tracing::warn!(node, error = %Chain(&error), "heartbeat not stored");
             continue;
         }
@@ -355,143 +344,6 @@ async fn beat(
         }
     }
     Ended::Closed
-}
-
-/// What the agent says.
-struct Reader {
-    connection: Connection,
-    session: std::sync::Arc<Session>,
-    queue: StatusQueue,
-    heartbeats: mpsc::Sender<pb::Heartbeat>,
-}
-
-impl Reader {
-    async fn run(mut self) -> Ended {
-        let lease = self.connection.shared.config.lease;
-        loop {
-            let expiry = self.connection.expires.duration_since(SystemTime::now()).unwrap_or_default();
-            // Cancel-safe: `message` keeps a partly read message in the stream, the queue keeps what ended, and
-            // timers begin anew.
-            let step = tokio::select! {
-                message = self.connection.inbound.message(), if self.queue.has_room() => match message {
-                    Ok(Some(message)) => self.take(message).await,
-                    Ok(None) => Err(Ended::Closed),
-                    Err(status) => Err(Ended::Broken(Box::new(status))),
-                },
-                Some(reply) = self.queue.next() => {
-                    say(&self.connection.outbound, pb::scheduler_message::Kind::PodStatus(reply)).await
-                }
-                () = tokio::time::sleep(expiry) => Err(Ended::Expired),
-                // Whoever does not listen cannot say that nothing was said.
-                () = tokio::time::sleep(lease), if self.queue.has_room() => Err(Ended::Silent),
-            };
-            if let Err(ended) = step {
-                return ended;
-            }
-        }
-    }
-
-    async fn take(&mut self, message: pb::AgentMessage) -> Result<(), Ended> {
-        use pb::agent_message::Kind;
-        self.session.hear();
-        let shared = &self.connection.shared;
-        match message.kind {
-            Some(Kind::Ack(ack)) => self.acknowledge(&ack),
-            Some(Kind::PodStatus(update)) => {
-                shared.metrics.statuses.inc();
-                if let Some(refusal) = self.queue.push(update) {
-                    let reply = pb::scheduler_message::Kind::PodStatus(refusal);
-                    return say(&self.connection.outbound, reply).await;
-                }
-            }
-            Some(Kind::Event(event)) => self.record(event),
-            Some(Kind::Heartbeat(heartbeat)) => {
-                // A store that is slower than heartbeats come: the next one says the same.
-                if self.heartbeats.try_send(heartbeat).is_err() {
-                    tracing::warn!(node = self.connection.node, "heartbeat dropped, the store is slow");
-                }
-            }
-            Some(Kind::Renew(renew)) => return self.renew(&renew).await,
-            Some(Kind::StreamRefused(refused)) => shared.streams.refuse(&self.connection.node, refused),
-            Some(Kind::Hello(_)) | None => {
-                tracing::debug!(node = self.connection.node, "message of an unknown kind ignored");
-            }
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&self, ack: &pb::Ack) {
-        self.session.acknowledge(ack.accepted, ack.programmed);
-        for failed in &ack.failed {
-            tracing::warn!(
-                node = self.connection.node,
-                kind = failed.kind,
-                namespace = failed.namespace,
-                name = failed.name,
-                error = failed.message,
-                "object not programmed on node"
-            );
-        }
-    }
-
-    /// An event about a pod of this node or about the node itself.
-    fn record(&self, event: pb::Event) {
-        let node = &self.connection.node;
-        let about_node = event.object_kind == "Node" && event.object_name == *node;
-        if !about_node && !self.owns_pod(&event) {
-            tracing::warn!(%node, kind = event.object_kind, namespace = event.namespace,
-                name = event.object_name, "event about a foreign object refused");
-            return;
-        }
-        // Upstream gives events about nodes the node's name for a uid: `kubectl describe node` looks for it.
-        let uid = if about_node { node.clone() } else { event.object_uid };
-        self.connection.shared.recorder.publish(Record {
-            about: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some(event.object_kind),
-                name: Some(event.object_name),
-                namespace: Some(event.namespace).filter(|n| !n.is_empty()),
-                uid: Some(uid),
-                field_path: Some(event.field_path).filter(|p| !p.is_empty()),
-                resource_version: None,
-            },
-            severity: if event.r#type == "Warning" { Severity::Warning } else { Severity::Normal },
-            reason: event.reason,
-            message: event.message,
-            component: "kubelet".to_owned(),
-            host: Some(node.clone()),
-            time: Timestamp::from_millisecond(event.time_ms).unwrap_or_else(|_| Timestamp::now()),
-        });
-    }
-
-    fn owns_pod(&self, event: &pb::Event) -> bool {
-        let key = crate::model::Key::namespaced(Resource::PODS, &event.namespace, &event.object_name);
-        event.object_kind == "Pod"
-            && self.connection.shared.objects.stored(&key).is_some_and(|pod| {
-                pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.connection.node)
-            })
-    }
-
-    async fn renew(&mut self, renew: &pb::RenewRequest) -> Result<(), Ended> {
-        let node = &self.connection.node;
-        let authority = &self.connection.shared.authority;
-        let validity = Validity::starting(SystemTime::now(), self.connection.shared.gate.lifetime);
-        let signed = match authority.sign_node(&renew.csr_der, node, validity) {
-            Ok(signed) => signed,
-            Err(error) => {
-                tracing::warn!(%node, error = %Chain(&error), "certificate renewal refused");
-                return Ok(());
-            }
-        };
-        tracing::info!(%node, "node certificate renewed");
-        self.connection.expires = validity.until;
-        let reply = pb::RenewResponse {
-            certificate_pem: signed.certificate_pem.into(),
-            ca_pem: authority.ca_pem().to_owned().into(),
-            not_after: validity.until_unix(),
-        };
-        say(&self.connection.outbound, pb::scheduler_message::Kind::Renewed(reply)).await
-    }
 }
 
 async fn say(

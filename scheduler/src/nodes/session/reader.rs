@@ -1,0 +1,152 @@
+//! The half of a session that reads: statuses, heartbeats, events, acknowledgements and renewals of the agent.
+
+use std::{sync::Arc, time::SystemTime};
+
+use gantry_proto::node::v1 as pb;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use tokio::sync::mpsc;
+
+use super::{Connection, Ended, say};
+use crate::{
+    events::{Record, Severity},
+    model::{Chain, Key, Resource},
+    nodes::{registry::Session, status_queue::StatusQueue},
+    pki::Validity,
+};
+
+/// What the agent says.
+pub(super) struct Reader {
+    pub(super) connection: Connection,
+    pub(super) session: Arc<Session>,
+    pub(super) queue: StatusQueue,
+    pub(super) heartbeats: mpsc::Sender<pb::Heartbeat>,
+}
+
+impl Reader {
+    pub(super) async fn run(mut self) -> Ended {
+        let lease = self.connection.shared.config.lease;
+        loop {
+            let expiry = self.connection.expires.duration_since(SystemTime::now()).unwrap_or_default();
+            // Cancel-safe: `message` keeps a partly read message in the stream, the queue keeps what ended, and
+            // timers begin anew.
+            let step = tokio::select! {
+                message = self.connection.inbound.message(), if self.queue.has_room() => match message {
+                    Ok(Some(message)) => self.take(message).await,
+                    Ok(None) => Err(Ended::Closed),
+                    Err(status) => Err(Ended::Broken(Box::new(status))),
+                },
+                Some(reply) = self.queue.next() => {
+                    say(&self.connection.outbound, pb::scheduler_message::Kind::PodStatus(reply)).await
+                }
+                () = tokio::time::sleep(expiry) => Err(Ended::Expired),
+                // Whoever does not listen cannot say that nothing was said.
+                () = tokio::time::sleep(lease), if self.queue.has_room() => Err(Ended::Silent),
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    async fn take(&mut self, message: pb::AgentMessage) -> Result<(), Ended> {
+        use pb::agent_message::Kind;
+        self.session.hear();
+        let shared = &self.connection.shared;
+        match message.kind {
+            Some(Kind::Ack(ack)) => self.acknowledge(&ack),
+            Some(Kind::PodStatus(update)) => {
+                shared.metrics.statuses.inc();
+                if let Some(refusal) = self.queue.push(update) {
+                    let reply = pb::scheduler_message::Kind::PodStatus(refusal);
+                    return say(&self.connection.outbound, reply).await;
+                }
+            }
+            Some(Kind::Event(event)) => self.record(event),
+            Some(Kind::Heartbeat(heartbeat)) => {
+                // A store that is slower than heartbeats come: the next one says the same.
+                if self.heartbeats.try_send(heartbeat).is_err() {
+                    tracing::warn!(node = self.connection.node, "heartbeat dropped, the store is slow");
+                }
+            }
+            Some(Kind::Renew(renew)) => return self.renew(&renew).await,
+            Some(Kind::StreamRefused(refused)) => shared.streams.refuse(&self.connection.node, refused),
+            Some(Kind::Hello(_)) | None => {
+                tracing::debug!(node = self.connection.node, "message of an unknown kind ignored");
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, ack: &pb::Ack) {
+        self.session.acknowledge(ack.accepted, ack.programmed);
+        for failed in &ack.failed {
+            tracing::warn!(
+                node = self.connection.node,
+                kind = failed.kind,
+                namespace = failed.namespace,
+                name = failed.name,
+                error = failed.message,
+                "object not programmed on node"
+            );
+        }
+    }
+
+    /// An event about a pod of this node or about the node itself.
+    fn record(&self, event: pb::Event) {
+        let node = &self.connection.node;
+        let about_node = event.object_kind == "Node" && event.object_name == *node;
+        if !about_node && !self.owns_pod(&event) {
+            tracing::warn!(%node, kind = event.object_kind, namespace = event.namespace,
+                name = event.object_name, "event about a foreign object refused");
+            return;
+        }
+        // Upstream gives events about nodes the node's name for a uid: `kubectl describe node` looks for it.
+        let uid = if about_node { node.clone() } else { event.object_uid };
+        self.connection.shared.recorder.publish(Record {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some(event.object_kind),
+                name: Some(event.object_name),
+                namespace: Some(event.namespace).filter(|n| !n.is_empty()),
+                uid: Some(uid),
+                field_path: Some(event.field_path).filter(|p| !p.is_empty()),
+                resource_version: None,
+            },
+            severity: if event.r#type == "Warning" { Severity::Warning } else { Severity::Normal },
+            reason: event.reason,
+            message: event.message,
+            component: "kubelet".to_owned(),
+            host: Some(node.clone()),
+            time: Timestamp::from_millisecond(event.time_ms).unwrap_or_else(|_| Timestamp::now()),
+        });
+    }
+
+    fn owns_pod(&self, event: &pb::Event) -> bool {
+        let key = Key::namespaced(Resource::PODS, &event.namespace, &event.object_name);
+        event.object_kind == "Pod"
+            && self.connection.shared.objects.stored(&key).is_some_and(|pod| {
+                pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.connection.node)
+            })
+    }
+
+    async fn renew(&mut self, renew: &pb::RenewRequest) -> Result<(), Ended> {
+        let node = &self.connection.node;
+        let authority = &self.connection.shared.authority;
+        let validity = Validity::starting(SystemTime::now(), self.connection.shared.gate.lifetime);
+        let signed = match authority.sign_node(&renew.csr_der, node, validity) {
+            Ok(signed) => signed,
+            Err(error) => {
+                tracing::warn!(%node, error = %Chain(&error), "certificate renewal refused");
+                return Ok(());
+            }
+        };
+        tracing::info!(%node, "node certificate renewed");
+        self.connection.expires = validity.until;
+        let reply = pb::RenewResponse {
+            certificate_pem: signed.certificate_pem.into(),
+            ca_pem: authority.ca_pem().to_owned().into(),
+            not_after: validity.until_unix(),
+        };
+        say(&self.connection.outbound, pb::scheduler_message::Kind::Renewed(reply)).await
+    }
+}
