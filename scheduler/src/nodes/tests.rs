@@ -16,7 +16,7 @@ use tonic::{Code, Streaming, transport::Channel};
 use super::*;
 use crate::{
     model::Resource,
-    objects::{DeleteOptions, WriteOptions},
+    objects::{DeleteOptions, Selection, WriteOptions},
     pki::{ClientCertificate, Token, Validity},
 };
 use pb::{bootstrap_client::BootstrapClient, node_client::NodeClient, scheduler_message::Kind};
@@ -446,6 +446,17 @@ async fn a_node_gives_itself_the_labels_that_it_may() {
     greet("a", &[("disk", "ssd"), ("node-role.kubernetes.io/control-plane", "")]).await;
     let labels = node().await["metadata"]["labels"].clone();
     assert_eq!((&labels["disk"], labels.get("node-role.kubernetes.io/control-plane")), (&json!("ssd"), None));
+    let told = async {
+        loop {
+            let events = port.objects.list(Resource::EVENTS, &Selection::default()).await.unwrap();
+            let reason = |e: &Arc<crate::model::Object>| e.decode::<Value>().unwrap()["reason"].clone();
+            if events.items.iter().any(|e| reason(e) == "LabelsRefused") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("an event says so");
     greet("b", &[("disk", "nvme")]).await;
     assert_eq!(node().await["metadata"]["labels"]["disk"], "nvme", "its own value");
     let patch = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"disk": "by-hand"}}}));
