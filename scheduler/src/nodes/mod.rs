@@ -110,6 +110,15 @@ pub struct NodesParts {
     pub config: NodesConfig,
 }
 
+/// How many nodes have a generation in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Convergence {
+    /// Nodes that have it.
+    pub programmed: usize,
+    /// Nodes with a session.
+    pub connected: usize,
+}
+
 struct Inner {
     objects: Objects,
     authority: Arc<Authority>,
@@ -183,6 +192,14 @@ impl Nodes {
     /// Usage from heartbeats.
     pub fn usage(&self) -> &UsageTable {
         &self.0.usage
+    }
+
+    /// On how many connected nodes everything up to `generation` is in force. The end-to-end suites wait for it; what
+    /// each node has is in the metrics.
+    pub fn programmed(&self, generation: u64) -> Convergence {
+        let progress = self.0.registry.progress();
+        let programmed = progress.iter().filter(|node| node.programmed >= generation).count();
+        Convergence { programmed, connected: progress.len() }
     }
 
     /// Asks `node` for a stream and waits until its agent has dialled back.
