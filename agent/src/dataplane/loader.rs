@@ -1,7 +1,7 @@
 //! Loads the object: bpf file system, pinned maps (checked before they are trusted), programs.
 //!
-//! Layout below [`DataplaneConfig::pins`]: `v<abi>/` holds the maps of one layout, `links/` the attachments.
-//! Programs of one layout never meet maps of another, because the path differs.
+//! Layout below [`DataplaneConfig::pins`]: `v<abi>-<sizes>/` holds the maps of one layout and size, `links/` the
+//! attachments, named by their hooks. Programs of one layout never meet maps of another, because the path differs.
 
 use std::{
     fs, io,

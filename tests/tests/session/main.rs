@@ -21,12 +21,13 @@ use gantry_scheduler::{
     nodes::{ClusterFacts, Nodes, NodesConfig, NodesParts},
     objects::{DeleteOptions, Objects, WriteOptions},
     pki::{Authority, Serving, Token, Tokens},
+    tasks::Tasks,
 };
 use k8s_openapi::api::core::v1::PodStatus;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use fake::{Agent, PATIENCE, eventually};
 
@@ -46,8 +47,7 @@ struct Scheduler {
 struct Running {
     nodes: Nodes,
     registry: Registry,
-    stop: CancellationToken,
-    tracker: TaskTracker,
+    tasks: Tasks,
 }
 
 fn admin() -> WriteOptions {
@@ -75,9 +75,9 @@ impl Scheduler {
     /// Starts the sessions, at the same address as before.
     async fn resume(&mut self) -> Result<()> {
         let names = vec!["127.0.0.1".to_owned()];
-        let parts = |stop: &CancellationToken, tracker: &TaskTracker| -> Result<NodesParts> {
+        let parts = |tasks: &Tasks| -> Result<NodesParts> {
             Ok(NodesParts {
-                recorder: Recorder::start(&self.objects, stop, tracker),
+                recorder: Recorder::start(&self.objects, tasks),
                 objects: self.objects.clone(),
                 authority: self.authority.clone(),
                 serving: Serving::issue(self.authority.clone(), names, DAY, SystemTime::now())?,
@@ -96,25 +96,25 @@ impl Scheduler {
                 },
             })
         };
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (tasks, _ended) = Tasks::new(CancellationToken::new());
         let mut registry = Registry::default();
-        let nodes = Nodes::start(parts(&stop, &tracker)?, &mut registry, &stop, &tracker);
+        let nodes = Nodes::start(parts(&tasks)?, &mut registry, &tasks);
         let listener = TcpListener::bind(self.address).await?;
         let server = nodes.clone();
-        tracker.spawn(async move {
+        tasks.tracker.spawn(async move {
             if let Err(error) = server.serve(listener).await {
                 panic!("the node port failed: {error}");
             }
         });
-        self.running = Some(Running { nodes, registry, stop, tracker });
+        self.running = Some(Running { nodes, registry, tasks });
         Ok(())
     }
 
     async fn pause(&mut self) -> Result<()> {
         let running = self.running.take().context("not running")?;
-        running.stop.cancel();
-        running.tracker.close();
-        tokio::time::timeout(PATIENCE, running.tracker.wait()).await?;
+        running.tasks.stop.cancel();
+        running.tasks.tracker.close();
+        tokio::time::timeout(PATIENCE, running.tasks.tracker.wait()).await?;
         Ok(())
     }
 
