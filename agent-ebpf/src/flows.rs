@@ -3,8 +3,8 @@
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
 use agent_ebpf_common::{
-    abi::{FLOW_CHOICE, FLOW_CLOSING, Flow, Reason, TCP},
-    nat::{Entry, FIN, RST, over, stands, tag},
+    abi::{FLOW_CHOICE, FLOW_CLOSING, FLOW_USED, Flow, FlowKey, Reason, TCP},
+    nat::{Entry, FIN, RST, other_way, over, stands, tag},
     select::Tables as _,
     words::Handle,
 };
@@ -33,18 +33,35 @@ pub(crate) fn follow(packet: &Packet, leg: u8) -> Option<Flow> {
             return None;
         }
     }
+    let closes = packet.tuple.proto == TCP && packet.tcp_flags & (FIN | RST) != 0;
+    let flags = flow.flags | FLOW_USED | if closes { FLOW_CLOSING } else { 0 };
     // SAFETY: as above. Should the element have been recycled, another flow looks a little younger or, at
     // worst, closing, which only matters to its next SYN.
     unsafe {
         if flow.last != now {
             write_volatile(addr_of_mut!((*entry).last), now);
         }
-        let closes = packet.tuple.proto == TCP && packet.tcp_flags & (FIN | RST) != 0;
-        if closes && flow.flags & FLOW_CLOSING == 0 {
+        if flow.flags != flags {
+            write_volatile(addr_of_mut!((*entry).flags), flags);
+        }
+    }
+    if closes && flow.flags & FLOW_CLOSING == 0 {
+        close(&other_way(packet.tuple, &flow, leg));
+    }
+    Some(flow)
+}
+
+/// The end of a connection is seen on one way only when it is a reset: the other way, which may own a port, is told.
+#[inline(always)]
+fn close(key: &FlowKey) {
+    let Some(entry) = FLOWS.get_ptr_mut(key) else { return };
+    // SAFETY: an element of the map, as in `follow`; the tag shows whether it was recycled.
+    unsafe {
+        let flow = read_volatile(entry);
+        if flow.tag == tag(key) {
             write_volatile(addr_of_mut!((*entry).flags), flow.flags | FLOW_CLOSING);
         }
     }
-    Some(flow)
 }
 
 /// Takes the way back, which decides whether a choice is possible: two flows of one client that are one on the
@@ -59,26 +76,31 @@ pub(crate) fn claim(entry: &Entry) -> Result<(), Reason> {
         Some(taken) => unsafe { read_volatile(taken) },
         None => return Err(Reason::FlowTableFull),
     };
-    let same = taken.src_be == entry.flow.src_be
-        && taken.sport_be == entry.flow.sport_be
-        && taken.dst_be == entry.flow.dst_be
-        && taken.dport_be == entry.flow.dport_be;
-    if !same && taken.tag == tag(&entry.key) && !over(&taken, entry.key.proto, entry.flow.last) {
+    if !same(&taken, &entry.flow)
+        && taken.tag == tag(&entry.key)
+        && !over(&taken, entry.key.proto, entry.flow.last)
+    {
         return Err(Reason::FlowCollision);
     }
     record(entry)
 }
 
-/// Takes the way back of a masqueraded flow: only a free one, or that of a flow that is over.
+/// Both lead to the same place.
+#[inline(always)]
+fn same(a: &Flow, b: &Flow) -> bool {
+    a.src_be == b.src_be && a.sport_be == b.sport_be && a.dst_be == b.dst_be && a.dport_be == b.dport_be
+}
+
+/// Takes the way back of a masqueraded flow: a free one, that of a flow that is over, or its own from before.
 #[inline(always)]
 pub(crate) fn claim_port(entry: &Entry) -> bool {
     if FLOWS.insert(&entry.key, &entry.flow, BPF_NOEXIST as u64).is_ok() {
         return true;
     }
+    let Some(taken) = FLOWS.get_ptr(&entry.key) else { return false };
     // SAFETY: as in `follow`.
-    let free = FLOWS
-        .get_ptr(&entry.key)
-        .is_some_and(|taken| over(&unsafe { read_volatile(taken) }, entry.key.proto, entry.flow.last));
+    let taken = unsafe { read_volatile(taken) };
+    let free = same(&taken, &entry.flow) || over(&taken, entry.key.proto, entry.flow.last);
     free && record(entry).is_ok()
 }
 

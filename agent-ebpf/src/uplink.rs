@@ -81,6 +81,9 @@ fn begin(packet: &Packet, chosen: &Chosen) -> Result<Tuple, Reason> {
 #[inline(always)]
 fn masquerade(packet: &Packet, chosen: &Chosen, now: u32) -> Result<(), Reason> {
     let node_be = (settings().flags_and_uplink >> 32) as u32;
+    if node_be == 0 {
+        return Err(Reason::NoNodeAddress);
+    }
     for attempt in 0..PORT_TRIES {
         let port_be = nat::snat_port(packet.tuple, attempt);
         let (exit, reply) = nat::masqueraded(packet.tuple, chosen, now, node_be, port_be);

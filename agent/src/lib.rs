@@ -24,7 +24,6 @@ pub mod probes;
 pub mod reconcile;
 pub mod runtime;
 pub mod serve;
-pub mod stats;
 pub mod streams;
 pub mod sys;
 #[cfg(any(test, feature = "testing"))]

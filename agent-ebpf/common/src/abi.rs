@@ -132,6 +132,8 @@ pub const FLOW_CLOSING: u32 = 1;
 pub const FLOW_HAIRPIN: u32 = 2;
 /// [`Flow::flags`]: this entry carries the choice of backend, and may be made again.
 pub const FLOW_CHOICE: u32 = 4;
+/// [`Flow::flags`]: a packet has used the entry since it was made.
+pub const FLOW_USED: u32 = 8;
 
 /// A flow in one direction, as a packet of that direction shows it before translation.
 #[repr(C)]
@@ -235,7 +237,7 @@ pub const DROP_REASONS: [&str; 9] = [
     "flow_table_full",
     "flow_collision",
     "snat_exhausted",
-    "malformed",
+    "no_node_address",
     "rewrite_failed",
 ];
 
@@ -257,8 +259,8 @@ pub enum Reason {
     FlowCollision = 5,
     /// No free source port.
     SnatExhausted = 6,
-    /// Shorter than its own headers claim.
-    Malformed = 7,
+    /// The node's own address is not known yet: nothing can be sent on in its name.
+    NoNodeAddress = 7,
     /// A helper refused to rewrite the packet.
     RewriteFailed = 8,
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     abi::{
-        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, Flow, FlowKey, HAIRPIN, LEG_FROM_POD, LEG_TO_POD,
+        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_USED, Flow, FlowKey, HAIRPIN, LEG_FROM_POD, LEG_TO_POD,
         LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
     },
     select::Chosen,
@@ -171,12 +171,16 @@ pub const ACK: u8 = 0x10;
 const UDP_IDLE: u32 = ticks(120);
 /// A SYN on an entry idle for this long is a new connection that reuses the port.
 const TCP_IDLE: u32 = ticks(60);
+/// A flow is over, with conntrack's times: after its end, without an answer, and when it has an answer and goes quiet.
+const CLOSING_IDLE: u32 = ticks(10);
+const UNANSWERED_IDLE: u32 = ticks(60);
+const ESTABLISHED_IDLE: u32 = ticks(6 * 3600);
 
 /// Whether an entry that carries a choice still stands for this packet. `alive` tells whether the backend takes
 /// new connections.
 #[inline(always)]
 pub fn stands(flow: &Flow, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> bool {
-    let idle = now.wrapping_sub(flow.last);
+    let idle = idle(flow, now);
     if proto != TCP {
         // A dead backend is left at once, which connected sockets could not do.
         return alive && idle < UDP_IDLE;
@@ -189,11 +193,32 @@ pub fn stands(flow: &Flow, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> b
     alive && flow.flags & FLOW_CLOSING == 0 && idle < TCP_IDLE
 }
 
-/// Whether an entry in the way of a new one belongs to a flow that is over.
+/// Whether an entry in the way of a new one belongs to a flow that is over. It is the way back: used as soon as the
+/// other side has answered.
 #[inline(always)]
 pub fn over(flow: &Flow, proto: u8, now: u32) -> bool {
+    let limit = match (flow.flags & FLOW_CLOSING != 0, flow.flags & FLOW_USED != 0, proto) {
+        (true, _, _) => CLOSING_IDLE,
+        (_, false, _) => UNANSWERED_IDLE,
+        (_, true, TCP) => ESTABLISHED_IDLE,
+        (_, true, _) => UDP_IDLE,
+    };
+    idle(flow, now) >= limit
+}
+
+/// Ticks since the last packet. Another processor may have seen one after this one read the clock.
+#[inline(always)]
+fn idle(flow: &Flow, now: u32) -> u32 {
     let idle = now.wrapping_sub(flow.last);
-    flow.flags & FLOW_CLOSING != 0 || idle >= if proto == TCP { ticks(6 * 3600) } else { UDP_IDLE }
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
+/// The key of the entry that undoes what `flow` does to `packet` at the hook `leg`.
+#[inline(always)]
+pub const fn other_way(packet: Tuple, flow: &Flow, leg: u8) -> FlowKey {
+    // A pod that reaches itself has both ways at one hook; else they are the two of a pair.
+    let leg = if flow.flags & FLOW_HAIRPIN != 0 { leg } else { leg ^ 1 };
+    packet.rewritten(flow).reversed().key(leg)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const DNS_PORT: u16 = 53;
 
 /// The node as plans see it, before the cluster is known.
-pub(super) fn view(config: &Config, machine: &Machine, cgroups: &dyn Cgroups) -> NodeView {
+pub(super) fn view(config: &Config, host: &Host, machine: &Machine, cgroups: &dyn Cgroups) -> NodeView {
     let (cpu_milli, memory_bytes) = super::reporter::allocatable(&config.node, machine);
     NodeView {
         name: config.node.name.clone(),
@@ -41,6 +41,8 @@ pub(super) fn view(config: &Config, machine: &Machine, cgroups: &dyn Cgroups) ->
         memory_capacity: i64::try_from(machine.memory).unwrap_or(i64::MAX),
         enforced: cgroups.enforcement() == Enforcement::Enforced,
         pids_max: config.node.pod_pids,
+        apparmor: host.apparmor(),
+        hosts: host.hosts(),
     }
 }
 

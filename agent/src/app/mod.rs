@@ -35,6 +35,7 @@ use crate::{
 
 mod adapters;
 mod cluster;
+mod pulse;
 mod reporter;
 
 pub use adapters::{AdapterError, open};
@@ -105,18 +106,20 @@ impl App {
         let clock: Clock = Arc::new(now_ms);
         let host = Host::new();
         let machine = host.machine();
-        let records = Records::open(config.layout.records_dir())
+        let records = Records::open(config.layout.records_dir(), &machine.boot_id)
             .map_err(|source| StartError::Directory { path: config.layout.records_dir(), source })?;
         let records = Arc::new(records);
-        let (view, node) = watch::channel(Arc::new(cluster::view(config, &machine, &*ports.cgroups)));
+        let (view, node) = watch::channel(Arc::new(cluster::view(config, &host, &machine, &*ports.cgroups)));
         let (health, unhealthy) = watch::channel(None);
+        let (hearing, heard) = watch::channel(pulse::Heard::default());
+        let (runtime, images) = (ports.runtime.clone(), ports.images.clone());
+        let pulse = pulse::Pulse { runtime, images, health, heard: hearing };
         let reporter = Arc::new(reporter::Reporter {
             node: config.node.clone(),
             host,
             machine,
             view: node.clone(),
-            runtime: ports.runtime.clone(),
-            images: ports.images.clone(),
+            heard,
             cgroups: ports.cgroups.clone(),
             records: records.clone(),
             health: unhealthy.clone(),
@@ -144,7 +147,6 @@ impl App {
             upstream: control.upstream.clone(),
             events,
             node: node.clone(),
-            health,
             metrics: metrics.clone(),
         };
         let cluster = cluster::Cluster {
@@ -173,6 +175,7 @@ impl App {
         };
         drain.spawn(programming(programmer, desired.clone(), drain.stop.clone()));
         drain.spawn(prober.run(drain.stop.clone()));
+        drain.spawn(pulse.run(drain.stop.clone()));
         drain.spawn(cluster::watch_runtime(unhealthy, gates.register("runtime"), drain.stop.clone()));
         let pods = Pods::new(tools, ports.runtime.clone(), desired.clone(), drain.stop.clone());
         drain.spawn(pods.run());

@@ -1,19 +1,21 @@
 //! What the node says of itself: facts at the start of a session, vitals with every heartbeat.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::pulse::Heard;
 use crate::{
     cgroup::{Cgroups, Enforcement},
     config::NodeConfig,
     control::NodeReporter,
-    images::Images,
-    model::{ContainerUsage, NodeCondition, NodeFacts, NodeView, Vitals},
+    model::{ContainerName, ContainerUsage, NodeCondition, NodeFacts, NodeView, PodUid, Vitals},
     observe::{Clock, Host, Machine, Records},
-    runtime::Runtime,
 };
+
+/// How long the hello of the first session waits for the runtime's version.
+const FIRST_ANSWER: Duration = Duration::from_secs(6);
 
 /// Speaks for the node.
 pub(super) struct Reporter {
@@ -21,8 +23,8 @@ pub(super) struct Reporter {
     pub(super) host: Host,
     pub(super) machine: Machine,
     pub(super) view: watch::Receiver<Arc<NodeView>>,
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) images: Arc<dyn Images>,
+    /// What the runtime said last.
+    pub(super) heard: watch::Receiver<Heard>,
     pub(super) cgroups: Arc<dyn Cgroups>,
     pub(super) records: Arc<Records>,
     /// Why the runtime does not answer.
@@ -55,6 +57,14 @@ impl Reporter {
         resources
     }
 
+    /// Waits for a runtime that was not asked yet; the first answer comes at once or not in time.
+    async fn runtime_version(&self) -> String {
+        let mut heard = self.heard.clone();
+        let asked = tokio::time::timeout(FIRST_ANSWER, heard.wait_for(|heard| heard.asked)).await;
+        let version = asked.ok().and_then(Result::ok).map(|heard| heard.version.clone());
+        version.filter(|version| !version.is_empty()).unwrap_or_else(|| "containerd://unknown".to_owned())
+    }
+
     fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.node.labels.clone();
         let own = [
@@ -83,26 +93,32 @@ impl Reporter {
 
     fn containers(&self) -> Vec<ContainerUsage> {
         let time_ms = (self.clock)();
-        let mut usages = Vec::new();
-        for pod in self.records.list() {
-            let status = self.records.get(&pod).status.unwrap_or_default();
-            let init = status.init_container_statuses.unwrap_or_default();
-            for container in status.container_statuses.unwrap_or_default().into_iter().chain(init) {
-                if container.state.is_none_or(|state| state.running.is_none()) {
-                    continue;
+        let usage = |(pod, container): (PodUid, ContainerName)| {
+            // A container that ended in between, or a cgroup that cannot be read, has no usage to tell.
+            let usage = self.cgroups.container_usage(&pod, container.as_str()).ok()??;
+            Some(ContainerUsage {
+                pod,
+                container,
+                cpu_nano_seconds: usage.cpu_ns,
+                memory_working_set_bytes: usage.memory_working_set,
+                time_ms,
+            })
+        };
+        self.running().into_iter().filter_map(usage).collect()
+    }
+
+    fn running(&self) -> Vec<(PodUid, ContainerName)> {
+        let mut running = Vec::new();
+        self.records.each(|pod, record| {
+            let Some(status) = &record.status else { return };
+            let init = status.init_container_statuses.iter().flatten();
+            for container in status.container_statuses.iter().flatten().chain(init) {
+                if container.state.as_ref().is_some_and(|state| state.running.is_some()) {
+                    running.push((pod.clone(), container.name.as_str().into()));
                 }
-                // A container that ended in between, or a cgroup that cannot be read, has no usage to tell.
-                let Ok(Some(usage)) = self.cgroups.container_usage(&pod, &container.name) else { continue };
-                usages.push(ContainerUsage {
-                    pod: pod.clone(),
-                    container: container.name.as_str().into(),
-                    cpu_nano_seconds: usage.cpu_ns,
-                    memory_working_set_bytes: usage.memory_working_set,
-                    time_ms,
-                });
             }
-        }
-        usages
+        });
+        running
     }
 }
 
@@ -155,11 +171,7 @@ impl NodeReporter for Reporter {
             addresses,
             kernel_version: self.machine.kernel.clone(),
             os_image: self.machine.os_image.clone(),
-            container_runtime: self
-                .runtime
-                .version()
-                .await
-                .unwrap_or_else(|_| "containerd://unknown".to_owned()),
+            container_runtime: self.runtime_version().await,
             architecture: architecture().to_owned(),
             machine_id: self.machine.machine_id.clone(),
             boot_id: self.machine.boot_id.clone(),
@@ -172,7 +184,7 @@ impl NodeReporter for Reporter {
             conditions: self.conditions(),
             node: self.host.usage((self.clock)()),
             containers: self.containers(),
-            images: self.images.list().await.unwrap_or_default(),
+            images: self.heard.borrow().images.to_vec(),
         }
     }
 }

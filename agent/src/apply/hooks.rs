@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::LifecycleHandler;
 
 use super::{Apply, EventPod, Job};
 use crate::{
-    model::{EventType, Hook},
+    model::{EventType, Hook, HookKind},
     plan::{HookCall, probes::http_check},
     probes::{exec, http},
 };
@@ -17,7 +17,7 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 impl Apply {
     pub(super) fn post_start(&self, job: &Job, call: &HookCall) {
         let apply = self.clone();
-        self.in_background(job, call, {
+        self.in_background(job, call, HookKind::PostStart, {
             let (call, job) = (call.clone(), job.clone());
             async move {
                 let outcome = apply.run_hook(&call).await;
@@ -27,6 +27,7 @@ impl Apply {
                 }
                 apply.records.update(&job.uid, |record| {
                     let record = record.of_mut(&call.target.container, call.target.attempt);
+                    let Some(record) = record else { return };
                     record.post_start = match outcome {
                         Ok(()) => Hook::Done,
                         Err(error) => Hook::Failed(error),
@@ -38,7 +39,7 @@ impl Apply {
 
     pub(super) fn pre_stop(&self, job: &Job, call: &HookCall) {
         let apply = self.clone();
-        self.in_background(job, call, {
+        self.in_background(job, call, HookKind::PreStop, {
             let (call, job) = (call.clone(), job.clone());
             async move {
                 let run = tokio::time::timeout(call.limit().unwrap_or_default(), apply.run_hook(&call));
@@ -53,7 +54,8 @@ impl Apply {
                     );
                 }
                 apply.records.update(&job.uid, |record| {
-                    if let Some(stop) = &mut record.of_mut(&call.target.container, call.target.attempt).stop {
+                    let record = record.of_mut(&call.target.container, call.target.attempt);
+                    if let Some(stop) = record.and_then(|record| record.stop.as_mut()) {
                         stop.pre_stop_done = true;
                     }
                 });
@@ -62,8 +64,14 @@ impl Apply {
     }
 
     /// Spawns it; rings the bell when it is over.
-    fn in_background(&self, job: &Job, call: &HookCall, work: impl Future<Output = ()> + Send + 'static) {
-        let id = call.target.id.clone();
+    fn in_background(
+        &self,
+        job: &Job,
+        call: &HookCall,
+        kind: HookKind,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let id = (call.target.id.clone(), kind);
         job.state.memory().hooks.insert(id.clone());
         let state = job.state.clone();
         tokio::spawn(async move {

@@ -36,7 +36,13 @@ impl Apply {
 
     async fn prepare(&self, job: &Job, launch: &Launch) -> Result<(), crate::volumes::VolumeError> {
         let volumes = &self.ports.volumes;
-        job.state.memory().files = true;
+        {
+            let mut memory = job.state.memory();
+            (memory.files, memory.mounted) = (true, true);
+        }
+        if launch.shared_memory {
+            volumes.ensure_shared_memory(&job.uid).await?;
+        }
         volumes.write_files(&job.uid, &launch.files).await?;
         volumes.termination_log(&job.uid, &launch.target.container, launch.target.attempt).await?;
         for sub_path in &launch.sub_paths {

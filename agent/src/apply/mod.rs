@@ -1,12 +1,13 @@
 //! Carries plans out: the only caller of mutating ports. It decides nothing and remembers only failures; what a
 //! step did is learned by the next observation. Pulls and hooks run on in the background and ring the pod's bell.
 
-use std::{error::Error, fmt::Write, sync::Arc};
+use std::{error::Error, fmt::Write, io, sync::Arc};
 
 use futures::future::join_all;
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
+    logs,
     model::{Desired, DesiredPod, EventType, Layout, PodUid, StopRecord, Subject},
     net::PodNetwork,
     observe::{Clock, PodState, Ports, Records},
@@ -87,7 +88,8 @@ impl Apply {
                 Step::EnsureCgroup { qos, limits } => {
                     let done = self.ports.cgroups.ensure_pod(&job.uid, qos, &limits);
                     if self.note(job, Subject::Cgroup, done).is_ok() {
-                        job.state.memory().cgroup = true;
+                        let mut memory = job.state.memory();
+                        (memory.cgroup, memory.limited) = (true, true);
                     }
                 }
                 Step::EnsureVolume(volume) => self.ensure_volume(job, &volume).await,
@@ -98,14 +100,28 @@ impl Apply {
                 Step::BeginStop { target, message, pre_stop } => {
                     self.begin_stop(job, &target, message, pre_stop);
                 }
+                Step::PreStop(call) => self.pre_stop(job, &call),
                 Step::Signal { target, signal } => self.signal(job, &target, signal).await,
                 Step::Kill(target) => self.kill(job, &target).await,
+                Step::Release(target) => {
+                    let done = self.ports.runtime.release(&target.id).await;
+                    let _ = self.note(job, Subject::Removal, done);
+                }
                 Step::Remove { target, log } => self.remove(job, &target, log).await,
                 Step::RemoveNetwork => self.remove_network(job).await,
                 Step::RemoveCgroup => {
                     let done = self.ports.cgroups.remove_pod(&job.uid);
                     let _ =
                         self.note(job, Subject::Removal, done.map(|()| job.state.memory().cgroup = false));
+                }
+                Step::RemoveVolumes => {
+                    let done = self.ports.volumes.release(&job.uid).await;
+                    let done = done.map(|()| {
+                        let mut memory = job.state.memory();
+                        memory.volumes.clear();
+                        memory.mounted = false;
+                    });
+                    let _ = self.note(job, Subject::Removal, done);
                 }
                 Step::RemoveFiles => self.remove_files(job).await,
             }
@@ -139,7 +155,7 @@ impl Apply {
         let done = done.map(|()| {
             let mut memory = job.state.memory();
             memory.volumes.insert(volume.name.clone(), volume.digest);
-            memory.files = true;
+            (memory.files, memory.mounted) = (true, true);
         });
         if let Err(error) = self.note(job, Subject::Volume(volume.name.clone()), done)
             && let Some(pod) = &job.pod
@@ -153,9 +169,10 @@ impl Apply {
     fn begin_stop(&self, job: &Job, target: &Target, message: String, pre_stop: Option<plan::HookCall>) {
         let now = (self.clock)();
         self.records.update(&job.uid, |record| {
-            let record = record.of_mut(&target.container, target.attempt);
             let stop = StopRecord { since_ms: now, pre_stop_done: pre_stop.is_none(), signalled_ms: None };
-            record.stop.get_or_insert(stop);
+            if let Some(record) = record.of_mut(&target.container, target.attempt) {
+                record.stop.get_or_insert(stop);
+            }
         });
         if let Some(pod) = &job.pod {
             self.events.container(
@@ -173,10 +190,11 @@ impl Apply {
 
     async fn signal(&self, job: &Job, target: &Target, signal: i32) {
         let done = self.ports.runtime.kill(&target.id, signal, false).await;
-        if self.note(job, Subject::Removal, done).is_ok() {
+        if self.note(job, Subject::Stop(target.container.clone()), done).is_ok() {
             let now = (self.clock)();
             self.records.update(&job.uid, |record| {
-                if let Some(stop) = &mut record.of_mut(&target.container, target.attempt).stop {
+                let record = record.of_mut(&target.container, target.attempt);
+                if let Some(stop) = record.and_then(|record| record.stop.as_mut()) {
                     stop.signalled_ms = Some(now);
                     stop.pre_stop_done = true;
                 }
@@ -186,7 +204,7 @@ impl Apply {
 
     async fn kill(&self, job: &Job, target: &Target) {
         let done = self.ports.runtime.kill(&target.id, KILL, true).await;
-        let _ = self.note(job, Subject::Removal, done);
+        let _ = self.note(job, Subject::Stop(target.container.clone()), done);
     }
 
     async fn remove(&self, job: &Job, target: &Target, log: bool) {
@@ -195,10 +213,14 @@ impl Apply {
             return;
         }
         job.state.memory().messages.remove(&target.id);
+        self.ports.volumes.forget_termination_log(&job.uid, &target.container, target.attempt).await;
         if let Some(pod) = job.pod.as_ref().filter(|_| log) {
             let path = self.layout.container_log(&pod.name, &pod.uid, &target.container, target.attempt);
-            // Gone already is as good; anything else goes with the pod's directory.
-            let _ = tokio::fs::remove_file(path).await;
+            // What cannot be removed goes with the pod's directory.
+            let removed = tokio::task::spawn_blocking(move || logs::remove(&path)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(container = %target.id, %error, "the log of an attempt cannot be removed yet");
+            }
         }
     }
 
@@ -214,26 +236,33 @@ impl Apply {
     }
 
     async fn remove_files(&self, job: &Job) {
+        // Logs first: the pod's directory is what tells a later agent that something is left.
+        if self.note(job, Subject::Removal, self.remove_logs(&job.uid).await).is_err() {
+            return;
+        }
         let done = self.ports.volumes.remove(&job.uid).await;
         let done = done.map(|()| {
             let mut memory = job.state.memory();
             memory.volumes.clear();
-            memory.files = false;
+            (memory.files, memory.mounted) = (false, false);
         });
-        if self.note(job, Subject::Removal, done).is_ok() {
-            self.remove_logs(&job.uid).await;
-        }
+        let _ = self.note(job, Subject::Removal, done);
     }
 
     /// By uid: of a pod that an earlier agent ran, nothing else may be known.
-    async fn remove_logs(&self, uid: &PodUid) {
-        let Ok(mut entries) = tokio::fs::read_dir(&self.layout.log_dir).await else { return };
+    async fn remove_logs(&self, uid: &PodUid) -> io::Result<()> {
+        let mut entries = match tokio::fs::read_dir(&self.layout.log_dir).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let suffix = format!("_{uid}");
-        while let Ok(Some(entry)) = entries.next_entry().await {
+        while let Some(entry) = entries.next_entry().await? {
             if entry.file_name().to_string_lossy().ends_with(&suffix) {
-                let _ = tokio::fs::remove_dir_all(entry.path()).await;
+                tokio::fs::remove_dir_all(entry.path()).await?;
             }
         }
+        Ok(())
     }
 
     /// Remembers a failure for the next plan, or that there is none any more; hands on its text.

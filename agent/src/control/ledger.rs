@@ -10,15 +10,14 @@
 
 use std::path::{Path, PathBuf};
 
-use chacha20poly1305::{
-    ChaCha20Poly1305, Key, KeyInit, Nonce,
-    aead::{Aead, Payload},
-};
+use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, Nonce, aead::AeadInPlace};
 
 use super::files::{self, FileError};
 
 const VERSION: u8 = 1;
 const NONCE: usize = 12;
+/// Version and nonce come before what is sealed.
+const PREFIX: usize = 1 + NONCE;
 
 /// One of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +34,21 @@ impl Section {
             Self::Work => "work.ledger",
             Self::Table => "table.ledger",
         }
+    }
+}
+
+/// Content on its way into the ledger. It may be all a node has: it is composed, sealed and written in one buffer.
+pub(super) struct Draft(Vec<u8>);
+
+impl Draft {
+    /// Empty, with room for what precedes it.
+    pub(super) fn new() -> Self {
+        Self(vec![0; PREFIX])
+    }
+
+    /// To append to.
+    pub(super) fn content(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 }
 
@@ -81,7 +95,7 @@ impl Ledger {
     pub(super) fn load(&self, section: Section) -> Result<Option<Vec<u8>>, LedgerError> {
         let path = self.dir.join(section.file());
         let Some(sealed) = files::read(&path)? else { return Ok(None) };
-        let content = self.unseal(section, &sealed);
+        let content = self.unseal(section, sealed);
         if content.is_none() {
             tracing::error!(?path, "ledger is damaged or sealed with another key, starting without it");
         }
@@ -89,24 +103,30 @@ impl Ledger {
     }
 
     /// Replaces a section; durable on return.
-    pub(super) fn store(&self, section: Section, content: &[u8]) -> Result<(), LedgerError> {
+    pub(super) fn store(&self, section: Section, draft: Draft) -> Result<(), LedgerError> {
         let nonce: [u8; NONCE] = rand::random();
-        let payload = Payload { msg: content, aad: section.file().as_bytes() };
-        let sealed = self.cipher.encrypt(&Nonce::from(nonce), payload).map_err(|_| LedgerError::Seal)?;
-        let mut file = Vec::with_capacity(1 + NONCE + sealed.len());
-        file.push(VERSION);
-        file.extend_from_slice(&nonce);
-        file.extend_from_slice(&sealed);
+        let Draft(mut file) = draft;
+        let (prefix, content) = file.split_at_mut(PREFIX);
+        prefix[0] = VERSION;
+        prefix[1..].copy_from_slice(&nonce);
+        let name = section.file().as_bytes();
+        let sealed = self.cipher.encrypt_in_place_detached(&Nonce::from(nonce), name, content);
+        let tag = sealed.map_err(|_| LedgerError::Seal)?;
+        file.extend_from_slice(&tag);
         Ok(files::write(&self.dir.join(section.file()), &file)?)
     }
 
-    fn unseal(&self, section: Section, file: &[u8]) -> Option<Vec<u8>> {
-        let rest = file.strip_prefix(&[VERSION])?;
-        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
-        let nonce: [u8; NONCE] = nonce.try_into().ok()?;
+    fn unseal(&self, section: Section, mut file: Vec<u8>) -> Option<Vec<u8>> {
+        let (version, rest) = file.split_first()?;
+        let nonce: [u8; NONCE] = rest.split_at_checked(NONCE)?.0.try_into().ok()?;
+        if *version != VERSION {
+            return None;
+        }
+        file.drain(..PREFIX);
         // A table under the work's name would be another node state: the name is sealed in.
-        let payload = Payload { msg: sealed, aad: section.file().as_bytes() };
-        self.cipher.decrypt(&Nonce::from(nonce), payload).ok()
+        let name = section.file().as_bytes();
+        self.cipher.decrypt_in_place(&Nonce::from(nonce), name, &mut file).ok()?;
+        Some(file)
     }
 }
 
@@ -116,12 +136,18 @@ mod tests {
 
     use super::*;
 
+    fn draft(content: &[u8]) -> Draft {
+        let mut draft = Draft::new();
+        draft.content().extend_from_slice(content);
+        draft
+    }
+
     #[test]
     fn content_comes_back_and_is_sealed_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         assert_eq!(ledger.load(Section::Work).unwrap(), None);
-        ledger.store(Section::Work, b"the password").unwrap();
+        ledger.store(Section::Work, draft(b"the password")).unwrap();
         let again = Ledger::open(dir.path()).unwrap();
         assert_eq!(again.load(Section::Work).unwrap().as_deref(), Some(b"the password".as_slice()));
         let file = dir.path().join("work.ledger");
@@ -137,7 +163,7 @@ mod tests {
     fn a_damaged_or_exchanged_file_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        ledger.store(Section::Work, b"work").unwrap();
+        ledger.store(Section::Work, draft(b"work")).unwrap();
         std::fs::copy(dir.path().join("work.ledger"), dir.path().join("table.ledger")).unwrap();
         assert_eq!(ledger.load(Section::Table).unwrap(), None);
         for content in [&b""[..], b"\x01short", b"\x02garbage of another version"] {

@@ -172,6 +172,7 @@ impl Control {
             instance,
             connected,
             tracker: tracker_of_streams,
+            stop: stop.clone(),
         };
         tracker.spawn(client.run(state, stop.clone()));
         Ok(control)
@@ -212,6 +213,8 @@ struct Client {
     instance: String,
     connected: watch::Sender<bool>,
     tracker: TaskTracker,
+    /// Ends streams.
+    stop: CancellationToken,
 }
 
 impl Client {

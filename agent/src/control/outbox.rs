@@ -34,6 +34,8 @@ struct Inner {
     order: VecDeque<PodUid>,
     events: VecDeque<NodeEvent>,
     programmed: Programmed,
+    /// Objects whose last update was not understood.
+    not_understood: Vec<FailedObject>,
     acked: bool,
 }
 
@@ -91,7 +93,8 @@ impl Outbox {
             let programmed = &inner.programmed;
             // What is programmed of an earlier epoch says nothing in this one.
             let generation = if programmed.epoch == epoch { programmed.generation } else { 0 };
-            return Some(convert::ack(accepted, generation, &programmed.failed));
+            let failed = programmed.failed.iter().chain(&inner.not_understood);
+            return Some(convert::ack(accepted, generation, failed));
         }
         while let Some(uid) = inner.order.pop_front() {
             if let Some(waiting) = inner.statuses.get_mut(&uid) {
@@ -121,6 +124,18 @@ impl Outbox {
     pub(super) fn acknowledge(&self) {
         self.lock().acked = false;
         self.changed.notify_one();
+    }
+
+    /// Objects that are not as the scheduler wants them, because it could not be understood: told with every
+    /// acknowledgement.
+    pub(super) fn not_understood(&self, failed: Vec<FailedObject>) {
+        let mut inner = self.lock();
+        if inner.not_understood != failed {
+            inner.not_understood = failed;
+            inner.acked = false;
+            drop(inner);
+            self.changed.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -186,7 +201,7 @@ mod tests {
         PodReport {
             uid: uid.into(),
             name: PodName { namespace: "d".into(), name: uid.into() },
-            status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() },
+            status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }.into(),
             finished: false,
         }
     }

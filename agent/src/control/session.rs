@@ -24,7 +24,7 @@ use super::{
     state::State,
     tls::{self, TlsError},
 };
-use crate::model::Chain;
+use crate::model::{Chain, NodeCondition, Vitals};
 
 /// What this agent speaks.
 const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 0 };
@@ -38,6 +38,8 @@ const HELLO: Duration = Duration::from_secs(30);
 const BATCH: usize = 4096;
 /// How long the service table may be ahead of the ledger.
 const TABLE_DELAY: Duration = Duration::from_secs(1);
+/// The node should tell how it is at once.
+const VITALS: Duration = Duration::from_secs(3);
 /// A renewal that was not answered is asked for again.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -202,6 +204,7 @@ async fn due(at: Option<Instant>) {
 }
 
 fn acknowledge(client: &Client, state: &State, link: &Link) {
+    client.outbox.not_understood(state.failed());
     if link.durable.swap(state.durable(), Ordering::Relaxed) != state.durable() {
         client.outbox.acknowledge();
     }
@@ -222,7 +225,12 @@ async fn take(
             let (namespace, name) = (update.namespace.clone(), update.name.clone());
             if let Err(error) = state.apply(update) {
                 client.metrics.rejected.inc();
-                tracing::error!(namespace, name, error = %Chain(&error), "update not understood, left out");
+                tracing::error!(
+                    namespace,
+                    name,
+                    error = %Chain(&error),
+                    "update not understood: the object stays as it was"
+                );
             }
         }
         Some(Kind::SnapshotEnd(end)) => state.end_snapshot(end.generation),
@@ -233,7 +241,9 @@ async fn take(
         Some(Kind::Renewed(renewed)) => renew(client, link, dialer, &renewed)?,
         Some(Kind::Stream(request)) => {
             let stream = dial::serve(request, client.streams.clone(), dialer.clone(), link.outbound.clone());
-            client.tracker.spawn(stream);
+            let stop = client.stop.clone();
+            // Cut short: a client that follows a log would follow it for ever, and must not hold up the agent's stop.
+            client.tracker.spawn(async move { stop.run_until_cancelled(stream).await });
         }
         Some(Kind::Hello(_)) | None => tracing::debug!("message of an unknown kind ignored"),
     }
@@ -272,7 +282,7 @@ async fn beat(client: &Client, link: &Link) -> Result<Infallible, SessionError> 
     let mut sequence = 0;
     loop {
         sequence += 1;
-        let vitals = client.reporter.vitals().await;
+        let vitals = vitals(client).await;
         send(link, convert::heartbeat(sequence, vitals)).await?;
         ask_renewal(client, link).await?;
         client.outbox.retry();
@@ -282,6 +292,20 @@ async fn beat(client: &Client, link: &Link) -> Result<Infallible, SessionError> 
             return Err(SessionError::Silent(silent));
         }
     }
+}
+
+/// Whatever a reporter waits for, the heartbeat goes.
+async fn vitals(client: &Client) -> Vitals {
+    let vitals = tokio::time::timeout(VITALS, client.reporter.vitals()).await;
+    vitals.unwrap_or_else(|_| {
+        let silent = NodeCondition {
+            kind: "Ready".to_owned(),
+            status: "False".to_owned(),
+            reason: "NodeSilent".to_owned(),
+            message: format!("the node did not tell how it is within {} s", VITALS.as_secs()),
+        };
+        Vitals { conditions: vec![silent], ..Vitals::default() }
+    })
 }
 
 /// A renewal must not wait for the next heartbeat when certificates live for minutes.

@@ -4,7 +4,7 @@
 //! written soon after. Until a snapshot is complete nothing of it is shown: half a snapshot would stop the pods
 //! of the other half.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use gantry_proto::node::v1 as pb;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
-    convert::{self, ConvertError},
-    ledger::{Ledger, LedgerError, Section},
+    convert::{self, ConvertError, Identity, Key},
+    ledger::{Draft, Ledger, LedgerError, Section},
 };
-use crate::model::{Chain, ClusterNetwork, Desired};
+use crate::model::{Chain, ClusterNetwork, Desired, FailedObject};
 
 /// What precedes a section's objects.
 #[derive(Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub(super) struct State {
     current: Arc<Desired>,
     /// A snapshot that is coming in.
     staging: Option<Desired>,
+    /// Objects whose last update was not understood: they are as they were before.
+    failed: BTreeMap<Key, FailedObject>,
     network: Option<ClusterNetwork>,
     work_dirty: bool,
     table_dirty: bool,
@@ -59,6 +61,7 @@ impl State {
             durable: current.generation,
             ledger,
             staging: None,
+            failed: BTreeMap::new(),
             work_dirty: false,
             table_dirty: false,
             shown: true,
@@ -97,6 +100,14 @@ impl State {
     /// A session begins: with a snapshot in `epoch`, or where the last one ended.
     pub(super) fn begin(&mut self, epoch: u64, snapshot: bool) {
         self.staging = snapshot.then(|| Desired { epoch, ..Desired::default() });
+        if snapshot {
+            self.failed.clear();
+        }
+    }
+
+    /// Objects whose last update was not understood.
+    pub(super) fn failed(&self) -> Vec<FailedObject> {
+        self.failed.values().cloned().collect()
     }
 
     /// The cluster's ranges, from the hello.
@@ -109,8 +120,23 @@ impl State {
     }
 
     /// Takes one update. Those of a generation that is there already are left out.
+    ///
+    /// One that is not understood is no wish to be rid of its object: what was accepted of it before stays, in a
+    /// snapshot as well.
     pub(super) fn apply(&mut self, update: pb::Update) -> Result<(), ConvertError> {
-        let change = convert::change(update)?;
+        let (identity, generation) = (Identity::of(&update), update.generation);
+        let change = match convert::change(update) {
+            Ok(change) => change,
+            Err(error) => {
+                if let Some(identity) = identity {
+                    self.not_understood(identity, generation, &error);
+                }
+                return Err(error);
+            }
+        };
+        if let Some(identity) = identity {
+            self.failed.remove(&identity.key());
+        }
         if let Some(staging) = &mut self.staging {
             change.apply(staging);
             return Ok(());
@@ -133,6 +159,20 @@ impl State {
         change.apply(current);
         current.generation = generation;
         Ok(())
+    }
+
+    fn not_understood(&mut self, identity: Identity, generation: u64, error: &ConvertError) {
+        if let Some(staging) = &mut self.staging {
+            identity.keep(&self.current, staging);
+        }
+        let failed = FailedObject {
+            kind: identity.kind,
+            namespace: identity.namespace.to_string(),
+            name: identity.name.to_string(),
+            generation,
+            message: Chain(error).to_string(),
+        };
+        self.failed.insert(identity.key(), failed);
     }
 
     /// The snapshot is complete: it replaces everything.
@@ -183,7 +223,10 @@ impl State {
         let written = tokio::task::spawn_blocking(move || {
             let network = network.filter(|_| section == Section::Work);
             let header = Header { epoch: desired.epoch, generation: desired.generation, network };
-            ledger.store(section, &frame(&header, &convert::encode(&desired, section)))
+            let mut draft = Draft::new();
+            frame(&header, draft.content());
+            convert::encode(&desired, section, draft.content());
+            ledger.store(section, draft)
         });
         match written.await {
             Ok(Ok(())) => true,
@@ -196,18 +239,24 @@ impl State {
     }
 }
 
-fn frame(header: &Header, objects: &[u8]) -> Vec<u8> {
+fn frame(header: &Header, out: &mut Vec<u8>) {
     // Plain numbers and addresses: always serialise.
     let header = serde_json::to_vec(header).unwrap_or_default();
     let length = u32::try_from(header.len()).unwrap_or(0);
-    [&length.to_le_bytes(), header.as_slice(), objects].concat()
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&header);
 }
 
-/// Reads a section into `desired`. What cannot be read is left out and said: the scheduler sends it again.
+/// Reads a section into `desired`, all of it or nothing: half of the pods would look like a wish to be rid of the
+/// others. The scheduler sends a snapshot then.
 fn section(ledger: &Ledger, section: Section, desired: &mut Desired) -> Result<Option<Header>, LedgerError> {
     let Some(content) = ledger.load(section)? else { return Ok(None) };
-    match parse(content.into(), desired) {
-        Ok(header) => Ok(Some(header)),
+    let mut scratch = desired.clone();
+    match parse(content.into(), &mut scratch) {
+        Ok(header) => {
+            *desired = scratch;
+            Ok(Some(header))
+        }
         Err(error) => {
             tracing::error!(?section, error = %Chain(&error), "ledger not understood");
             Ok(None)
@@ -356,6 +405,60 @@ mod tests {
         let desired = state.desired().borrow().clone();
         assert_eq!((desired.epoch, desired.generation), (2, 1));
         assert_eq!(desired.pods.keys().map(crate::model::PodUid::as_str).collect::<Vec<_>>(), ["uid-c"]);
+    }
+
+    fn broken(update: pb::Update) -> pb::Update {
+        let body = Some(pb::update::Body::Json(json!({"spec": {"containers": "none"}}).to_string().into()));
+        pb::Update { body, ..update }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_is_not_unwanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = load(dir.path());
+        state.begin(1, true);
+        state.apply(pod(1, "a")).unwrap();
+        state.apply(pod(2, "b")).unwrap();
+        state.end_snapshot(2);
+        state.commit().await;
+        // In an update, by uid; in a snapshot, where the uid may be missing.
+        state.apply(broken(pod(3, "a"))).unwrap_err();
+        state.commit().await;
+        assert_eq!((state.generation(), state.failed().len()), (2, 1));
+        state.begin(2, true);
+        state.apply(broken(pod(1, "a"))).unwrap_err();
+        state.apply(broken(pb::Update { uid: String::new(), ..pod(2, "b") })).unwrap_err();
+        state.apply(broken(pod(3, "new"))).unwrap_err();
+        state.end_snapshot(3);
+        state.commit().await;
+        let names = |state: &State| {
+            let desired = state.desired().borrow().clone();
+            desired.pods.keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&state), ["uid-a", "uid-b"]);
+        let failed = state.failed();
+        let told: Vec<_> = failed.iter().map(|f| (f.name.as_str(), f.generation)).collect();
+        assert_eq!(told, [("a", 1), ("b", 2), ("new", 3)]);
+        assert!(failed[0].message.starts_with("Pod d/a does not decode: "), "{}", failed[0].message);
+        // Understood again, it is as any other.
+        state.apply(pb::Update { removed: true, body: None, ..pod(4, "a") }).unwrap();
+        state.commit().await;
+        assert_eq!((names(&state), state.failed().len()), (vec!["uid-b".to_owned()], 2));
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_is_not_understood_counts_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let mut draft = Draft::new();
+        frame(&Header { epoch: 3, generation: 9, network: None }, draft.content());
+        for update in [pod(1, "a"), broken(pod(2, "b"))] {
+            prost::Message::encode_length_delimited(&update, draft.content()).unwrap();
+        }
+        ledger.store(Section::Work, draft).unwrap();
+        let state = load(dir.path());
+        assert_eq!((state.epoch(), state.generation()), (0, 0));
+        assert!(state.desired().borrow().pods.is_empty(), "half of the pods would be taken for all of them");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use containerd_client::{
     types::Descriptor,
 };
 use prost_types::FieldMask;
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     ingest::Blob,
     local::{ID_LABEL, LocalImage, LocalImages},
     names::Name,
-    pull::{Counters, Pull, Pulled},
+    pull::{Counters, PARALLEL, Pull, Pulled},
     registry::Endpoint,
     share::{Flights, KeyedLocks},
     unpack,
@@ -42,6 +43,7 @@ pub struct ContainerdImages {
     settings: Arc<ImageSettings>,
     pulls: Arc<Flights<Outcome, Counters>>,
     locks: Arc<KeyedLocks>,
+    slots: Arc<Semaphore>,
 }
 
 impl ContainerdImages {
@@ -54,6 +56,7 @@ impl ContainerdImages {
             settings: Arc::new(settings),
             pulls: Arc::default(),
             locks: Arc::default(),
+            slots: Arc::new(Semaphore::new(PARALLEL)),
         }
     }
 
@@ -104,6 +107,7 @@ impl ContainerdImages {
             written: written.to_owned(),
             snapshotter: self.snapshotter.clone(),
             locks: self.locks.clone(),
+            slots: self.slots.clone(),
             counters,
         };
         let result = pull.run().await;

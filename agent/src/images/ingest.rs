@@ -4,9 +4,10 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, StatusRequest, UpdateRequest, WriteAction, WriteContentRequest,
     WriteContentResponse,
@@ -20,8 +21,10 @@ use tonic::{Code, Status, Streaming};
 use super::{ImageError, registry::Endpoint};
 use crate::runtime::client::Containerd;
 
-/// One message to containerd; its limit is 16 MiB.
-const CHUNK: usize = 1 << 20;
+/// One message to containerd; its limit is 16 MiB. With the downloads of a node at a time this bounds their memory.
+const CHUNK: usize = 256 << 10;
+/// A store that takes longer for one message hangs.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A blob as a manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ pub(super) async fn download(
     }
     let mut writer = Writer::open(client, reference.clone(), blob, start).await?;
     done.fetch_add(start, Ordering::Relaxed);
-    let mut chunk = BytesMut::with_capacity(CHUNK);
+    let mut chunk = Vec::with_capacity(CHUNK);
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.map_err(|error| {
             IngestError::Registry(
@@ -84,10 +87,10 @@ pub(super) async fn download(
         done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         chunk.extend_from_slice(&bytes);
         if chunk.len() >= CHUNK {
-            writer.write(chunk.split().freeze()).await?;
+            writer.write(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK))).await?;
         }
     }
-    writer.write(chunk.freeze()).await?;
+    writer.write(chunk).await?;
     let committed = writer.commit(HashMap::new()).await;
     if committed.is_err() {
         // Wrong bytes stay wrong: the next attempt starts from nothing.
@@ -107,7 +110,7 @@ pub(super) async fn store(
         return label(client, &blob.digest, labels).await;
     }
     let mut writer = Writer::open(client, format!("gantry-{}", blob.digest), blob, 0).await?;
-    writer.write(bytes).await?;
+    writer.write(bytes.to_vec()).await?;
     writer.commit(labels).await
 }
 
@@ -160,7 +163,9 @@ impl Writer {
             ..WriteContentRequest::default()
         };
         requests.try_send(first).map_err(|_| Status::internal("the first message does not fit"))?;
-        let answers = client.content().write(client.request(ReceiverStream::new(stream))).await?.into_inner();
+        let mut content = client.content();
+        let opened = content.write(client.open_ended(ReceiverStream::new(stream)));
+        let answers = in_time(opened).await?.into_inner();
         let (offset, total) = (number(start)?, number(blob.size)?);
         let mut writer = Self { requests, answers, offset, total, expected: blob.digest.clone() };
         let stat = writer.answer().await?;
@@ -170,12 +175,12 @@ impl Writer {
         Ok(writer)
     }
 
-    async fn write(&mut self, data: Bytes) -> Result<(), Status> {
+    async fn write(&mut self, data: Vec<u8>) -> Result<(), Status> {
         if data.is_empty() {
             return Ok(());
         }
         let length = i64::try_from(data.len()).unwrap_or_default();
-        self.send(WriteAction::Write, data.to_vec(), HashMap::new()).await?;
+        self.send(WriteAction::Write, data, HashMap::new()).await?;
         self.offset += length;
         Ok(())
     }
@@ -208,6 +213,13 @@ impl Writer {
     }
 
     async fn answer(&mut self) -> Result<WriteContentResponse, Status> {
-        self.answers.message().await?.ok_or_else(|| Status::unavailable("containerd ended the write"))
+        let answer = in_time(self.answers.message()).await?;
+        answer.ok_or_else(|| Status::unavailable("containerd ended the write"))
     }
+}
+
+/// A write may take hours, but each message of it is answered soon.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let silent = || Status::deadline_exceeded("containerd stopped in the middle of a write");
+    tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| Err(silent()))
 }

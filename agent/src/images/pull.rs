@@ -25,8 +25,9 @@ use super::{
 };
 use crate::runtime::client::Containerd;
 
-/// Layers at a time: enough to fill a link over long round trips, few enough to be fair to others.
-const PARALLEL: usize = 4;
+/// Layers at a time on a node, of all its pulls together: enough to fill a link over long round trips, few enough to be
+/// fair to others and to bound the memory that they take.
+pub(super) const PARALLEL: usize = 4;
 
 /// Bytes of a pull so far; shared by everybody who waits for it.
 #[derive(Debug, Default)]
@@ -49,6 +50,8 @@ pub(super) struct Pull {
     pub(super) written: String,
     pub(super) snapshotter: String,
     pub(super) locks: Arc<KeyedLocks>,
+    /// For one layer each; the node's.
+    pub(super) slots: Arc<Semaphore>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -145,10 +148,9 @@ impl Pull {
 
     /// Dropping the set ends the downloads.
     fn start_downloads(&self, parts: &Arc<Parts>, layers: &[Blob]) -> JoinSet<Result<usize, IngestError>> {
-        let slots = Arc::new(Semaphore::new(PARALLEL));
         let mut downloads = JoinSet::new();
         for (index, layer) in layers.iter().cloned().enumerate() {
-            let (parts, slots) = (parts.clone(), slots.clone());
+            let (parts, slots) = (parts.clone(), self.slots.clone());
             downloads.spawn(async move {
                 // Never closed.
                 let _slot = slots.acquire().await;

@@ -38,8 +38,9 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The places to ask, in order: mirrors before the registry itself, each with the pod's credentials for it and
-    /// without any.
+    /// The places to ask, in order: mirrors before the registry itself, each with the pod's credentials that name it
+    /// and without any. A mirror is another host, perhaps of somebody else: what was entrusted to the registry is not
+    /// for it.
     pub(super) fn all(
         written: &str,
         source: &Reference,
@@ -54,8 +55,8 @@ impl Endpoint {
                 reference.set_mirror_registry(mirror.clone());
             }
             let host = reference.resolve_registry().to_owned();
-            let fitting =
-                credentials.iter().filter(|c| credential_fits(&c.registry, &[&host, source.registry()]));
+            let named = if mirror.is_some() { &host } else { source.registry() };
+            let fitting = credentials.iter().filter(|c| credential_fits(&c.registry, named));
             let auths = fitting.map(|c| RegistryAuth::Basic(c.username.clone(), c.password.clone()));
             for auth in auths.chain([RegistryAuth::Anonymous]) {
                 let client = client(&host, settings).map_err(|error| ImageError::Pull {
@@ -149,11 +150,11 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Pull secrets name a registry as a host or, for historical reasons, as a URL.
-fn credential_fits(registry: &str, hosts: &[&str]) -> bool {
+fn credential_fits(registry: &str, host: &str) -> bool {
     let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
     let bare = bare.split('/').next().unwrap_or_default();
     let hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
-    hosts.iter().any(|host| *host == bare || (hub(host) && hub(bare)))
+    host == bare || (hub(host) && hub(bare))
 }
 
 /// The registry's answer, or the lack of one, as users know it.
@@ -235,20 +236,37 @@ mod tests {
 
     #[test]
     fn credentials_fit_hosts_and_old_urls() {
-        assert!(credential_fits("https://index.docker.io/v1/", &["docker.io"]));
-        assert!(credential_fits("r.io:5000", &["r.io:5000"]));
-        assert!(!credential_fits("r.io", &["r.io:5000"]));
-        assert!(!credential_fits("evil.io/r.io", &["r.io"]));
+        assert!(credential_fits("https://index.docker.io/v1/", "docker.io"));
+        assert!(credential_fits("r.io:5000", "r.io:5000"));
+        assert!(!credential_fits("r.io", "r.io:5000"));
+        assert!(!credential_fits("evil.io/r.io", "r.io"));
     }
 
     #[test]
-    fn mirrors_come_first_and_credentials_before_none() {
+    fn mirrors_come_first_and_get_no_credentials_but_their_own() {
         let mirrors = [("r.io".to_owned(), vec!["localhost:1".to_owned()])].into();
         let settings = ImageSettings { mirrors, ..ImageSettings::default() };
-        let credential = Credential { registry: "r.io".into(), username: "u".into(), password: "p".into() };
-        let all = Endpoint::all("r.io/a", &"r.io/a".parse().unwrap(), &settings, &[credential]).unwrap();
-        let seen: Vec<_> = all.iter().map(|e| (e.host(), e.auth != RegistryAuth::Anonymous)).collect();
-        assert_eq!(seen, [("localhost:1", true), ("localhost:1", false), ("r.io", true), ("r.io", false)]);
+        let credential = |registry: &str, user: &str| Credential {
+            registry: registry.into(),
+            username: user.into(),
+            password: "p".into(),
+        };
+        let seen = |credentials: &[Credential]| -> Vec<(String, String)> {
+            let all = Endpoint::all("r.io/a", &"r.io/a".parse().unwrap(), &settings, credentials).unwrap();
+            let user = |auth: &RegistryAuth| match auth {
+                RegistryAuth::Basic(user, _) => user.clone(),
+                _ => String::new(),
+            };
+            all.iter().map(|e| (e.host().to_owned(), user(&e.auth))).collect()
+        };
+        let pairs = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(host, user)| ((*host).to_owned(), (*user).to_owned())).collect()
+        };
+        let theirs = credential("r.io", "theirs");
+        let own = [("localhost:1", ""), ("r.io", "theirs"), ("r.io", "")];
+        assert_eq!(seen(std::slice::from_ref(&theirs)), pairs(&own));
+        let all = [("localhost:1", "own"), ("localhost:1", ""), ("r.io", "theirs"), ("r.io", "")];
+        assert_eq!(seen(&[theirs, credential("localhost:1", "own")]), pairs(&all));
     }
 
     #[tokio::test]

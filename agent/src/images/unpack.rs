@@ -1,7 +1,7 @@
 //! Layers into snapshots: each layer is applied on top of the one below by containerd's diff service and committed
 //! under the name that all containerd clients compute, so an image that anybody unpacked is not unpacked again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use containerd_client::{
     services::v1::{
@@ -16,6 +16,9 @@ use tonic::{Code, Status};
 
 use super::ingest::Blob;
 use crate::runtime::client::{Containerd, absent_is_ok};
+
+/// Gigabytes on a slow disk.
+const UNPACK: Duration = Duration::from_secs(30 * 60);
 
 /// Whether the snapshot is there.
 pub(super) async fn present(client: &Containerd, snapshotter: &str, name: &str) -> Result<bool, Status> {
@@ -77,8 +80,9 @@ async fn apply(
         ..Descriptor::default()
     };
     let request = ApplyRequest { diff: Some(diff), mounts, ..ApplyRequest::default() };
-    let applied =
-        client.diff().apply(client.request(request)).await?.into_inner().applied.unwrap_or_default();
+    let mut request = client.request(request);
+    request.set_timeout(UNPACK);
+    let applied = client.diff().apply(request).await?.into_inner().applied.unwrap_or_default();
     if applied.digest != diff_id {
         let (layer, found) = (&layer.digest, applied.digest);
         return Err(Status::data_loss(format!("layer {layer} unpacks to {found} instead of {diff_id}")));

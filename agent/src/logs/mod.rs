@@ -14,7 +14,7 @@ use clap::Parser;
 
 pub use format::Stream;
 pub use reader::{LogSink, ReadOptions, read};
-pub(crate) use writer::release;
+pub(crate) use writer::{release, remove};
 pub use writer::{LoggerInput, run as run_logger};
 
 /// When a log file is put aside, and how many are kept.

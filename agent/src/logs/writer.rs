@@ -301,6 +301,20 @@ fn lock_owners(locks: &str, inode: u64) -> impl Iterator<Item = i32> {
     })
 }
 
+/// Removes a log with all that was put aside of it.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let absent_is_ok = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let aside = match rotated(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    // The current file goes last: it is what tells that there is something to remove.
+    aside.iter().map(PathBuf::as_path).chain([path]).try_for_each(|file| absent_is_ok(fs::remove_file(file)))
+}
+
 /// `0.log.20260102-030405.000006`: sorts by time, as the kubelet's names do.
 fn aside(path: &Path, now: &Timestamp) -> PathBuf {
     let mut name = OsString::from(path);

@@ -8,9 +8,9 @@ use super::{ContainerName, PodName, PodUid};
 /// The three directories of the configuration, and every path below them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Survives a reboot: ledger, emptyDir volumes, config maps.
+    /// Survives a reboot: ledger, pod records, emptyDir volumes, config maps.
     pub state_dir: PathBuf,
-    /// Emptied by a reboot, as the processes are: pod records, secrets, pinned namespaces.
+    /// Emptied by a reboot, as the processes are: pinned namespaces, shared memory.
     pub run_dir: PathBuf,
     /// Container logs.
     pub log_dir: PathBuf,
@@ -47,9 +47,24 @@ impl Layout {
         self.pod_dir(pod).join("containers").join(container.as_str()).join(attempt.to_string())
     }
 
-    /// Directory of the pod records.
+    /// What the agent has made for good of a pod's volumes: an empty file for each.
+    pub fn made_volume(&self, pod: &PodUid, volume: &str) -> PathBuf {
+        self.pod_dir(pod).join("made").join(volume)
+    }
+
+    /// Shared memory of all pods.
+    pub fn shared_memory_dir(&self) -> PathBuf {
+        self.run_dir.join("shm")
+    }
+
+    /// What the containers of a pod have as /dev/shm.
+    pub fn shared_memory(&self, pod: &PodUid) -> PathBuf {
+        self.shared_memory_dir().join(pod.as_str())
+    }
+
+    /// Directory of the pod records: that a pod has ended must survive a reboot.
     pub fn records_dir(&self) -> PathBuf {
-        self.run_dir.join("records")
+        self.state_dir.join("records")
     }
 
     /// Pinned namespaces, one directory per pod.

@@ -1,7 +1,10 @@
 //! What the node has of one pod, as plain data with the time it was seen: together with Desired all that `plan`
 //! needs. The durable part that neither containerd nor the kernel can tell is the [`PodRecord`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
@@ -22,10 +25,14 @@ pub struct ObservedPod {
     pub attached: bool,
     /// The pod's cgroup exists.
     pub cgroup: bool,
+    /// This agent has set its limits: one that was killed between making the cgroup and that has not.
+    pub limited: bool,
     /// Digest of the content that each volume was last brought to.
     pub volumes: BTreeMap<String, u64>,
     /// Something of the pod is still on disk.
     pub files: bool,
+    /// Volumes, sub paths or shared memory are among it.
+    pub mounted: bool,
     /// Image of each container.
     pub images: BTreeMap<ContainerName, ImageState>,
     /// What the agent wrote down.
@@ -33,7 +40,7 @@ pub struct ObservedPod {
     /// Steps that failed and were not repeated with success.
     pub failures: BTreeMap<Subject, Failure>,
     /// Containers with a hook that runs now.
-    pub hooks: BTreeSet<ContainerId>,
+    pub hooks: BTreeSet<(ContainerId, HookKind)>,
     /// Termination messages of ended containers.
     pub messages: BTreeMap<ContainerId, String>,
 }
@@ -46,8 +53,7 @@ impl ObservedPod {
 
     /// Whether any attempt of any container has a live process.
     pub fn any_running(&self) -> bool {
-        use crate::runtime::ContainerState::Running;
-        self.containers.values().flatten().any(|c| matches!(c.state, Running { .. }))
+        self.containers.values().flatten().any(|container| container.state.may_live())
     }
 }
 
@@ -98,6 +104,8 @@ pub enum Subject {
     Volume(String),
     /// Start of a container.
     Container(ContainerName),
+    /// A signal to a container: what cannot be removed elsewhere must not hold it back.
+    Stop(ContainerName),
     /// Removal of what the pod left.
     Removal,
 }
@@ -117,16 +125,22 @@ pub struct Failure {
     pub attempt: u32,
 }
 
-/// What must outlive the agent and no one else remembers. Kept in the run directory: a reboot forgets it
-/// together with the processes it tells about.
+/// What must outlive the agent and no one else remembers. A reboot ends what it tells of processes, and leaves the
+/// status: a pod that has ended does not begin again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
     /// The status as last reported: times of transitions, ends of containers whose record is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<core::PodStatus>,
+    pub status: Option<Arc<core::PodStatus>>,
     /// Per container, about its latest attempt.
     #[serde(default)]
     pub containers: BTreeMap<ContainerName, ContainerRecord>,
+    /// The boot that `containers` is about.
+    #[serde(default)]
+    pub boot: String,
+    /// The last attempt of each container in an earlier boot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub earlier_boots: BTreeMap<ContainerName, u32>,
 }
 
 impl PodRecord {
@@ -135,13 +149,32 @@ impl PodRecord {
         self.containers.get(container).filter(|record| record.attempt == attempt)
     }
 
-    /// The record of this attempt, made or begun anew.
-    pub fn of_mut(&mut self, container: &ContainerName, attempt: u32) -> &mut ContainerRecord {
+    /// The record of this attempt, made or begun anew; `None` when a later attempt has one: what is late about an
+    /// earlier one is of no interest any more.
+    pub fn of_mut(&mut self, container: &ContainerName, attempt: u32) -> Option<&mut ContainerRecord> {
         let record = self.containers.entry(container.clone()).or_default();
-        if record.attempt != attempt {
+        if record.attempt < attempt {
             *record = ContainerRecord { attempt, ..ContainerRecord::default() };
         }
-        record
+        (record.attempt == attempt).then_some(record)
+    }
+
+    /// Whether the attempt was before the machine was last started.
+    pub fn is_of_earlier_boot(&self, container: &ContainerName, attempt: u32) -> bool {
+        self.earlier_boots.get(container).is_some_and(|last| attempt <= *last)
+    }
+
+    /// The machine was started anew since this was written: what tells about processes tells nothing any more, and
+    /// the attempts reported so far were of an earlier boot. The status stays: an end is an end.
+    pub fn reboot(&mut self, boot: &str) {
+        boot.clone_into(&mut self.boot);
+        self.containers.clear();
+        let Some(status) = &self.status else { return };
+        let init = status.init_container_statuses.iter().flatten();
+        let all = status.container_statuses.iter().flatten().chain(init);
+        let attempts =
+            all.map(|known| (known.name.as_str().into(), u32::try_from(known.restart_count).unwrap_or(0)));
+        self.earlier_boots = attempts.collect();
     }
 }
 
@@ -160,6 +193,15 @@ pub struct ContainerRecord {
     pub post_start: Hook,
     /// Its end, once begun.
     pub stop: Option<StopRecord>,
+}
+
+/// Which hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookKind {
+    /// After the start.
+    PostStart,
+    /// Before the stop signal.
+    PreStop,
 }
 
 /// Progress of a hook.

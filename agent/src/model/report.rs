@@ -2,6 +2,8 @@
 //! `apply` and `probes` write to it. A sink never blocks its caller: it keeps the latest status per pod and a
 //! bounded queue of events, and sends when there is a session.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1 as core;
 
 use super::{PodName, PodUid};
@@ -14,7 +16,7 @@ pub struct PodReport {
     /// Its name.
     pub name: PodName,
     /// As upstream computes it.
-    pub status: core::PodStatus,
+    pub status: Arc<core::PodStatus>,
     /// Everything of the pod is gone from the node: its object may be deleted.
     pub finished: bool,
 }
@@ -59,9 +61,15 @@ pub struct NodeEvent {
     pub time_ms: i64,
 }
 
-/// Which kind of object failed to be programmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which kind of object failed to be understood or programmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailedKind {
+    /// A pod.
+    Pod,
+    /// A secret that a pod here names.
+    Secret,
+    /// A config map that a pod here names.
+    ConfigMap,
     /// The service table.
     Service,
     /// Routes to a node.

@@ -27,6 +27,10 @@ pub struct NodeView {
     pub enforced: bool,
     /// Most processes one pod may have; `None`: no limit.
     pub pids_max: Option<i64>,
+    /// The kernel confines by AppArmor.
+    pub apparmor: bool,
+    /// The node's own /etc/hosts, for pods in its network.
+    pub hosts: String,
 }
 
 /// The parts of a resolv.conf.

@@ -69,6 +69,16 @@ impl Host {
         }
     }
 
+    /// Whether AppArmor confines programs here.
+    pub fn apparmor(&self) -> bool {
+        self.line("sys/module/apparmor/parameters/enabled") == "Y"
+    }
+
+    /// The names that the machine itself knows.
+    pub fn hosts(&self) -> String {
+        self.read("etc/hosts").unwrap_or_default()
+    }
+
     /// Total and available memory in bytes.
     fn memory(&self) -> Option<(u64, u64)> {
         let text = self.read("proc/meminfo").ok()?;

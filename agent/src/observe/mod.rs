@@ -13,7 +13,9 @@ use crate::{
     cgroup::{CgroupError, Cgroups},
     dataplane::Dataplane,
     images::Images,
-    model::{ContainerId, ContainerName, Failure, ImageState, NetworkStatus, ObservedPod, PodUid, Subject},
+    model::{
+        ContainerId, ContainerName, Failure, HookKind, ImageState, NetworkStatus, ObservedPod, PodUid, Subject,
+    },
     net::{NetError, Network},
     plan,
     runtime::{ContainerState, ObservedContainer, Runtime, RuntimeError},
@@ -65,8 +67,12 @@ pub struct Memory {
     pub attached: bool,
     /// It has a cgroup.
     pub cgroup: bool,
+    /// This agent has set the cgroup's limits.
+    pub limited: bool,
     /// It has a directory.
     pub files: bool,
+    /// Volumes are in it, or may be.
+    pub mounted: bool,
     /// Digests of its volumes.
     pub volumes: BTreeMap<String, u64>,
     /// Images by container.
@@ -74,7 +80,7 @@ pub struct Memory {
     /// Failed steps.
     pub failures: BTreeMap<Subject, Failure>,
     /// Hooks that run.
-    pub hooks: BTreeSet<ContainerId>,
+    pub hooks: BTreeSet<(ContainerId, HookKind)>,
     /// Last words of ended containers.
     pub messages: BTreeMap<ContainerId, Option<String>>,
 }
@@ -126,8 +132,8 @@ pub struct Inventory {
     pub networks: BTreeMap<PodUid, NetworkStatus>,
     /// Pods with a cgroup.
     pub cgroups: BTreeSet<PodUid>,
-    /// Pods with a directory.
-    pub files: BTreeSet<PodUid>,
+    /// Pods with a directory, and whether it has volumes.
+    pub files: BTreeMap<PodUid, bool>,
     /// Pods with a container or a record.
     pub others: BTreeSet<PodUid>,
 }
@@ -135,7 +141,7 @@ pub struct Inventory {
 impl Inventory {
     /// All pods of which anything is left.
     pub fn pods(&self) -> BTreeSet<PodUid> {
-        let sets = self.cgroups.iter().chain(&self.files).chain(&self.others);
+        let sets = self.cgroups.iter().chain(self.files.keys()).chain(&self.others);
         self.networks.keys().chain(sets).cloned().collect()
     }
 
@@ -147,7 +153,9 @@ impl Inventory {
         }
         memory.network = network;
         memory.cgroup = self.cgroups.contains(pod);
-        memory.files = self.files.contains(pod);
+        memory.limited &= memory.cgroup;
+        memory.files = self.files.contains_key(pod);
+        memory.mounted = self.files.get(pod).copied().unwrap_or(false);
         if !memory.files {
             memory.volumes.clear();
         }
@@ -174,10 +182,11 @@ impl Observer {
         let containers = self.ports.runtime.list().await.map_err(ObserveError::Runtime)?;
         let mut others: BTreeSet<_> = containers.into_iter().map(|container| container.pod).collect();
         others.extend(self.records.list());
+        let files = self.ports.volumes.list().await.map_err(ObserveError::Volumes)?;
         Ok(Inventory {
             networks: self.ports.network.list().await.map_err(ObserveError::Network)?,
             cgroups: self.ports.cgroups.list_pods().map_err(ObserveError::Cgroups)?.into_iter().collect(),
-            files: self.ports.volumes.list().await.map_err(ObserveError::Volumes)?.into_iter().collect(),
+            files: files.into_iter().map(|files| (files.pod, files.volumes)).collect(),
             others,
         })
     }
@@ -209,8 +218,10 @@ impl Observer {
             network: memory.network.clone(),
             attached: memory.attached || host_network,
             cgroup: memory.cgroup,
+            limited: memory.limited,
             volumes: memory.volumes.clone(),
             files: memory.files,
+            mounted: memory.mounted,
             images: memory.images.clone(),
             record,
             failures: memory.failures.clone(),

@@ -1,6 +1,7 @@
 //! Pod records: the little that must outlive the agent and that neither containerd nor the kernel remembers. One
-//! JSON file per pod in the run directory, written beside and renamed, without fsync: the directory is as
-//! volatile as the processes it tells about.
+//! JSON file per pod in the state directory, written beside and renamed. What says that a pod has ended is synced
+//! before it counts: a pod that was done must not begin again after a power cut. The rest is not: it is about
+//! processes that a power cut ends as well.
 
 use std::{
     collections::HashMap,
@@ -18,31 +19,43 @@ use crate::model::{PodRecord, PodUid};
 #[derive(Debug)]
 pub struct Records {
     dir: PathBuf,
+    boot: String,
     loaded: Mutex<HashMap<PodUid, PodRecord>>,
 }
 
 impl Records {
-    /// Reads what an earlier agent left. A file that does not parse is dropped: its pod is observed anew.
-    pub fn open(dir: PathBuf) -> io::Result<Self> {
+    /// Reads what an earlier agent left. A file that does not parse is dropped: its pod is observed anew. Of a record
+    /// of another boot only the status is kept.
+    pub fn open(dir: PathBuf, boot: &str) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let mut loaded = HashMap::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let Some(uid) = uid_of(&path) else { continue };
-            match fs::read(&path).map(|bytes| serde_json::from_slice(&bytes)) {
-                Ok(Ok(record)) => {
+            match fs::read(&path).map(|bytes| serde_json::from_slice::<PodRecord>(&bytes)) {
+                Ok(Ok(mut record)) => {
+                    if record.boot != boot {
+                        record.reboot(boot);
+                    }
                     loaded.insert(uid, record);
                 }
                 Ok(Err(error)) => warn!(pod = %uid, %error, "a pod record does not parse and is dropped"),
                 Err(error) => warn!(pod = %uid, %error, "a pod record cannot be read and is dropped"),
             }
         }
-        Ok(Self { dir, loaded: Mutex::new(loaded) })
+        Ok(Self { dir, boot: boot.to_owned(), loaded: Mutex::new(loaded) })
     }
 
     /// A pod's record; empty when there is none.
     pub fn get(&self, pod: &PodUid) -> PodRecord {
         self.lock().get(pod).cloned().unwrap_or_default()
+    }
+
+    /// Shows all of them, without a copy. Others wait meanwhile.
+    pub fn each(&self, mut show: impl FnMut(&PodUid, &PodRecord)) {
+        for (pod, record) in &*self.lock() {
+            show(pod, record);
+        }
     }
 
     /// Pods that have one.
@@ -53,14 +66,16 @@ impl Records {
     /// Changes a record and writes it when it is another one then.
     pub fn update(&self, pod: &PodUid, change: impl FnOnce(&mut PodRecord)) {
         let mut loaded = self.lock();
-        let record = loaded.entry(pod.clone()).or_default();
+        let new = || PodRecord { boot: self.boot.clone(), ..PodRecord::default() };
+        let record = loaded.entry(pod.clone()).or_insert_with(new);
         let before = record.clone();
         change(record);
         if *record == before {
             return;
         }
+        let sync = lasting(record) != lasting(&before);
         // Under the lock: two writers of one file would race for the rename.
-        if let Err(error) = self.write(pod, record) {
+        if let Err(error) = self.write(pod, record, sync) {
             warn!(pod = %pod, %error, "a pod record cannot be written: a restart of the agent may forget it");
         }
     }
@@ -76,12 +91,18 @@ impl Records {
         }
     }
 
-    fn write(&self, pod: &PodUid, record: &PodRecord) -> io::Result<()> {
+    fn write(&self, pod: &PodUid, record: &PodRecord, sync: bool) -> io::Result<()> {
         let temporary = self.dir.join(format!("{pod}.tmp"));
         let file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        serde_json::to_writer(io::BufWriter::new(file), record)?;
-        fs::rename(&temporary, self.path(pod))
+        let mut buffered = io::BufWriter::new(file);
+        serde_json::to_writer(&mut buffered, record)?;
+        let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
+        if sync {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, self.path(pod))?;
+        if sync { fs::File::open(&self.dir)?.sync_all() } else { Ok(()) }
     }
 
     fn path(&self, pod: &PodUid) -> PathBuf {
@@ -92,6 +113,13 @@ impl Records {
         // A record is replaced as a whole: a panic elsewhere cannot leave half of one.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The part that a power cut must not take: how the pod has ended.
+fn lasting(record: &PodRecord) -> Option<(&str, Option<&str>)> {
+    let status = record.status.as_ref()?;
+    let phase = status.phase.as_deref().filter(|phase| matches!(*phase, "Succeeded" | "Failed"))?;
+    Some((phase, status.reason.as_deref()))
 }
 
 fn uid_of(path: &Path) -> Option<PodUid> {
@@ -108,15 +136,36 @@ mod tests {
     fn a_record_survives_the_agent_and_a_broken_one_does_not_stop_it() {
         let dir = tempfile::tempdir().unwrap();
         let (pod, web) = (PodUid::from("uid-1"), ContainerName::from("web"));
-        let records = Records::open(dir.path().to_owned()).unwrap();
-        records.update(&pod, |record| record.of_mut(&web, 2).ready = true);
+        let records = Records::open(dir.path().to_owned(), "b1").unwrap();
+        records.update(&pod, |record| record.of_mut(&web, 2).unwrap().ready = true);
+        // What is late about an attempt before this one changes nothing.
+        records.update(&pod, |record| assert!(record.of_mut(&web, 1).is_none()));
         fs::write(dir.path().join("uid-2.json"), "{").unwrap();
 
-        let again = Records::open(dir.path().to_owned()).unwrap();
+        let again = Records::open(dir.path().to_owned(), "b1").unwrap();
         assert!(again.get(&pod).of(&web, 2).unwrap().ready);
         assert_eq!(again.get(&pod).of(&web, 3), None);
         assert_eq!(again.list(), vec![pod.clone()]);
         again.remove(&pod);
-        assert!(Records::open(dir.path().to_owned()).unwrap().list().is_empty());
+        assert!(Records::open(dir.path().to_owned(), "b1").unwrap().list().is_empty());
+    }
+
+    #[test]
+    fn a_reboot_leaves_the_status_and_says_which_attempts_are_of_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pod, web) = (PodUid::from("uid-1"), ContainerName::from("web"));
+        let status = serde_json::json!({"phase": "Failed", "reason": "DeadlineExceeded",
+            "startTime": "2026-01-01T00:00:00Z",
+            "containerStatuses": [{"name": "web", "image": "i", "imageID": "", "ready": false, "restartCount": 2}]});
+        let status: k8s_openapi::api::core::v1::PodStatus = serde_json::from_value(status).unwrap();
+        let records = Records::open(dir.path().to_owned(), "b1").unwrap();
+        records.update(&pod, |record| {
+            record.of_mut(&web, 2).unwrap().ready = true;
+            record.status = Some(status.clone().into());
+        });
+        let again = Records::open(dir.path().to_owned(), "b2").unwrap().get(&pod);
+        assert_eq!(again.status.as_deref(), Some(&status));
+        assert_eq!(again.of(&web, 2), None);
+        assert!(again.is_of_earlier_boot(&web, 2) && !again.is_of_earlier_boot(&web, 3));
     }
 }

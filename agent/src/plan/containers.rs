@@ -16,9 +16,12 @@ use super::{
     termination::{self, Stop},
 };
 use crate::{
-    model::{Condemned, ContainerName, DesiredPod, Failure, Hook, ObservedPod, Subject},
+    model::{Condemned, ContainerName, DesiredPod, Failure, Hook, HookKind, ObservedPod, Subject},
     runtime::ObservedContainer,
 };
+
+/// A shim that did not answer is asked again after this time.
+pub(super) const UNREADABLE_MS: i64 = 2_000;
 
 /// Why a container is not running.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,8 +145,8 @@ fn init_containers(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
 pub(super) fn main_started(subjects: &Subjects<'_>) -> bool {
     subjects.spec.containers.iter().any(|container| {
         match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
-            Standing::Running { .. } => true,
-            Standing::Ended { end, .. } => !end.lost,
+            Standing::Running { .. } | Standing::Unreadable(_) => true,
+            Standing::Ended { end, .. } => end.counts(),
             Standing::Absent | Standing::Created(_) => false,
         }
     })
@@ -164,15 +167,23 @@ fn one(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, init: 
             Passed::No
         }
         Standing::Running { container: observed, .. } => running(subjects, draft, container, init, observed),
+        Standing::Unreadable(_) => {
+            draft.wake_at(subjects.seen.now_ms + UNREADABLE_MS);
+            Passed::No
+        }
         Standing::Ended { attempt, end, level, image } => {
-            if init && !is_sidecar(container) && end.code == 0 && !end.lost {
+            let plain_init = init && !is_sidecar(container);
+            if plain_init && end.code == 0 && end.counts() {
                 return Passed::Yes;
             }
             let level = level_after(level, end.started_ms, end.finished_ms);
             let policy = container_policy(subjects.spec, container, init);
-            if again(container, policy, end.code, image) {
+            // What an init container did for a sandbox that is gone must be done for the new one.
+            let undone = plain_init && end.code == 0;
+            if undone || again(container, policy, end.code, image) {
                 // What a reboot took or the user replaced did not crash.
-                let level = if changed(container, image) || end.lost { None } else { Some(level) };
+                let crashed = end.counts() && !changed(container, image);
+                let level = crashed.then_some(level);
                 restart(subjects, draft, container, attempt, level, end.finished_ms);
             }
             Passed::No
@@ -302,7 +313,7 @@ fn running(
 
 fn post_start(subjects: &Subjects<'_>, container: &Container, target: &Target, hook: &Hook) -> Option<Step> {
     let handler = container.lifecycle.as_ref()?.post_start.clone()?;
-    if *hook != Hook::Pending || subjects.seen.hooks.contains(&target.id) {
+    if *hook != Hook::Pending || subjects.seen.hooks.contains(&(target.id.clone(), HookKind::PostStart)) {
         return None;
     }
     Some(Step::PostStart(hook_call(subjects, container, target.clone(), handler, None)))
@@ -332,7 +343,7 @@ pub(super) fn target(observed: &ObservedContainer) -> Target {
 pub(super) fn stale(seen: &ObservedPod, draft: &mut Draft) {
     for attempts in seen.containers.values() {
         let keep = attempts.len().saturating_sub(2);
-        for old in &attempts[..keep] {
+        for old in attempts[..keep].iter().filter(|old| !old.state.may_live()) {
             draft.steps.push(Step::Remove { target: target(old), log: true });
         }
     }

@@ -23,6 +23,25 @@ pub(super) fn pod_files(context: &Context<'_>, pod: &DesiredPod, seen: &Observed
 }
 
 fn hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: &str) -> String {
+    let mut text = if pod::host_network(&pod.pod) {
+        // In the node's network the node's names are the right ones.
+        format!("# Kubernetes-managed hosts file (host network).\n{}", context.node.hosts)
+    } else {
+        own_hosts(context, pod, seen, hostname)
+    };
+    let spec = pod.pod.spec.as_ref();
+    let aliases: Vec<_> = spec.into_iter().flat_map(|spec| spec.host_aliases.iter().flatten()).collect();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t"));
+    }
+    text
+}
+
+fn own_hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: &str) -> String {
     let spec = pod.pod.spec.as_ref();
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -39,13 +58,6 @@ fn hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: 
         });
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{own}\t{}{hostname}", fqdn.unwrap_or_default());
-    }
-    let aliases: Vec<_> = spec.into_iter().flat_map(|spec| spec.host_aliases.iter().flatten()).collect();
-    if !aliases.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-    }
-    for alias in aliases {
-        let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t"));
     }
     text
 }

@@ -13,6 +13,7 @@ use super::{
     resources::{Amounts, oom_score_adj},
     security::security,
     step::{Launch, Target},
+    sysctls, unsupported,
 };
 use crate::{
     images::ImageInfo,
@@ -27,6 +28,9 @@ pub const IMAGE_LABEL: &str = "gantry.dev/image";
 pub const LEVEL_LABEL: &str = "gantry.dev/backoff-level";
 /// Where a container's last words go by default.
 const TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// Memory that the containers of a pod share; with `hostIPC` they share the node's.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Which attempt is launched, and how deep in back-off it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub(super) fn launch(
         attempt: attempt.number,
     };
     let environment = env::environment(context, pod, seen, container)?;
+    unsupported::refuse(pod, container, context.node)?;
+    let sysctls = sysctls::sysctls(&pod.pod)?;
     let security = security(pod, container, image, layout)?;
     let (mounts, sub_paths) = mounts(context, pod, container, &name, attempt.number, &environment)?;
     let known = env::as_map(&environment);
@@ -104,13 +110,15 @@ pub(super) fn launch(
         stdin: container.stdin == Some(true),
         tty: container.tty == Some(true),
         handler: spec.and_then(|spec| spec.runtime_class_name.clone()).filter(|name| !name.is_empty()),
+        sysctls,
         host_pid,
         labels: BTreeMap::from([
             (IMAGE_LABEL.to_owned(), container.image.clone().unwrap_or_default()),
             (LEVEL_LABEL.to_owned(), attempt.level.to_string()),
         ]),
     };
-    Ok(Launch { target, spec, files: pod_files(context, pod, seen), sub_paths })
+    let shared_memory = spec.mounts.iter().any(|mount| mount.source == layout.shared_memory(&pod.uid));
+    Ok(Launch { target, spec, files: pod_files(context, pod, seen), sub_paths, shared_memory })
 }
 
 type Mounts = (Vec<Mount>, Vec<SubPath>);
@@ -154,6 +162,8 @@ fn mounts(
     {
         add(target, layout.pod_file(&pod.uid, file));
     }
+    let host_ipc = pod.pod.spec.as_ref().and_then(|spec| spec.host_ipc) == Some(true);
+    add(SHARED_MEMORY, if host_ipc { PathBuf::from(SHARED_MEMORY) } else { layout.shared_memory(&pod.uid) });
     let last_words = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     add(last_words.unwrap_or(TERMINATION_PATH), layout.termination_log(&pod.uid, name, attempt));
     // A mount below another must come after it, or it would be hidden.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{HostIP, PodIP, PodSpec, PodStatus};
 use crate::{
     model::{DesiredPod, ObservedPod, Subject},
     net::PodNetwork,
-    runtime::Limits,
+    runtime::{ContainerState, Limits},
 };
 
 pub mod backoff;
@@ -33,9 +33,11 @@ mod security;
 mod standing;
 mod status;
 mod step;
+mod sysctls;
 mod termination;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod volumes;
 
 pub use context::Context;
@@ -120,7 +122,7 @@ fn prepare(subjects: &mut Subjects<'_>, draft: &mut Draft) -> BTreeMap<String, S
     let seen = subjects.seen;
     let mut prepared = true;
     let mut failing = BTreeMap::new();
-    if !seen.cgroup {
+    if !seen.cgroup || !seen.limited {
         prepared = false;
         let amounts = resources::pod_amounts(subjects.spec);
         let node = subjects.context.node;
@@ -171,23 +173,40 @@ fn retry(seen: &ObservedPod, draft: &mut Draft, subject: &Subject, step: Step) {
     }
 }
 
-/// Drops the removals when one failed a moment ago.
+/// Drops the steps that end or remove what another such step failed at a moment ago.
 fn hold(seen: &ObservedPod, draft: &mut Draft) {
-    let Some(failure) = seen.failures.get(&Subject::Removal) else { return };
-    let due = failure.at_ms + backoff::step_delay_ms(failure.count);
-    if seen.now_ms < due && draft.steps.iter().any(Step::is_removal) {
-        draft.steps.retain(|step| !step.is_removal());
+    let mut held = Vec::new();
+    draft.steps.retain(|step| {
+        let failure = step.ending().and_then(|subject| seen.failures.get(&subject));
+        let due = failure.map(|failure| failure.at_ms + backoff::step_delay_ms(failure.count));
+        let due = due.filter(|due| seen.now_ms < *due);
+        held.extend(due);
+        due.is_none()
+    });
+    for due in held {
         draft.wake_at(due);
     }
 }
 
-/// A pod that is over keeps its containers (for their logs) and files, and gives back the rest.
+/// A pod that is over keeps the records of its containers (for their logs) and their last words, and gives back the
+/// rest: shims, loggers, network, cgroup, volumes.
 fn release(seen: &ObservedPod, draft: &mut Draft) {
+    for observed in seen.containers.values().flatten() {
+        let target = containers::target(observed);
+        match observed.state {
+            ContainerState::Created => draft.steps.push(Step::Remove { target, log: false }),
+            _ if observed.task => draft.steps.push(Step::Release(target)),
+            _ => {}
+        }
+    }
     if seen.network.is_some() {
         draft.steps.push(Step::RemoveNetwork);
     }
     if seen.cgroup {
         draft.steps.push(Step::RemoveCgroup);
+    }
+    if seen.mounted {
+        draft.steps.push(Step::RemoveVolumes);
     }
 }
 
@@ -279,8 +298,8 @@ fn creating_message(subjects: &Subjects<'_>, outcome: &Outcome) -> String {
         let each = outcome.failing.iter().map(|(name, message)| notices::failed_mount(name, message));
         return each.collect::<Vec<_>>().join("; ");
     }
-    let failure =
-        subjects.seen.failures.iter().find(|(subject, _)| !matches!(subject, Subject::Container(_)));
+    let of_pod = |subject: &Subject| !matches!(subject, Subject::Container(_) | Subject::Stop(_));
+    let failure = subjects.seen.failures.iter().find(|(subject, _)| of_pod(subject));
     failure.map(|(_, failure)| failure.message.clone()).unwrap_or_default()
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
 
 use crate::{
-    model::{ContainerId, ContainerName, DesiredPod, ObservedPod},
+    model::{ContainerId, ContainerName, DesiredPod, ObservedPod, PodRecord},
     runtime::{ContainerState, ObservedContainer},
 };
 
@@ -24,6 +24,8 @@ pub(super) enum Standing<'a> {
         /// Unix milliseconds.
         started_ms: i64,
     },
+    /// Nobody can tell: nothing may be decided about it now.
+    Unreadable(&'a ObservedContainer),
     /// Its process ended.
     Ended {
         /// Which attempt.
@@ -50,19 +52,35 @@ pub(super) struct End {
     pub reason: String,
     /// The runtime lost it (reboot): nobody knows how it ended.
     pub lost: bool,
+    /// It was in a sandbox that a reboot took: what it did there must be done again.
+    pub earlier_boot: bool,
+}
+
+impl End {
+    /// Nobody saw it.
+    fn unseen(earlier_boot: bool) -> Self {
+        let reason = "ContainerStatusUnknown".to_owned();
+        Self { code: LOST_CODE, started_ms: 0, finished_ms: 0, reason, lost: true, earlier_boot }
+    }
+
+    /// It counts for what comes after it in the sandbox that is there now.
+    pub(super) fn counts(&self) -> bool {
+        !self.lost && !self.earlier_boot
+    }
 }
 
 /// The standing of a container.
 pub(super) fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerName) -> Standing<'a> {
     let Some(container) = seen.latest(name) else {
-        return reported(previous(pod, seen), &seen.record.status, name);
+        return reported(previous(pod, seen), &seen.record, name);
     };
     match &container.state {
         ContainerState::Created => Standing::Created(container),
         ContainerState::Running { started_ms, .. } => {
             Standing::Running { container, started_ms: *started_ms }
         }
-        ContainerState::Exited { .. } | ContainerState::Unknown => Standing::Ended {
+        ContainerState::Unreadable => Standing::Unreadable(container),
+        ContainerState::Exited { .. } | ContainerState::Lost => Standing::Ended {
             attempt: container.attempt,
             end: end_of(container),
             level: level(container),
@@ -80,15 +98,10 @@ pub(super) fn end_of(container: &ObservedContainer) -> End {
                 (false, 0) => "Completed",
                 (false, _) => "Error",
             };
-            End { code, started_ms, finished_ms, reason: reason.to_owned(), lost: false }
+            let (reason, earlier_boot) = (reason.to_owned(), container.earlier_boot);
+            End { code, started_ms, finished_ms, reason, lost: false, earlier_boot }
         }
-        _ => End {
-            code: LOST_CODE,
-            started_ms: 0,
-            finished_ms: 0,
-            reason: "ContainerStatusUnknown".to_owned(),
-            lost: true,
-        },
+        _ => End::unseen(container.earlier_boot),
     }
 }
 
@@ -99,7 +112,7 @@ pub(super) fn level(container: &ObservedContainer) -> u32 {
 
 /// The status as last reported by this agent, or as the scheduler has it.
 pub(super) fn previous<'a>(pod: &'a DesiredPod, seen: &'a ObservedPod) -> Option<&'a PodStatus> {
-    seen.record.status.as_ref().or(pod.pod.status.as_ref())
+    seen.record.status.as_deref().or(pod.pod.status.as_ref())
 }
 
 /// The last reported status of one container.
@@ -113,32 +126,32 @@ pub(super) fn previous_container<'a>(
 }
 
 /// The runtime knows nothing of a container that was reported to exist: it is lost, or was removed after its end.
-fn reported<'a>(status: Option<&PodStatus>, own: &Option<PodStatus>, name: &ContainerName) -> Standing<'a> {
+fn reported<'a>(status: Option<&PodStatus>, record: &PodRecord, name: &ContainerName) -> Standing<'a> {
     let Some(known) = previous_container(status, name.as_str()) else { return Standing::Absent };
     let attempt = u32::try_from(known.restart_count).unwrap_or(0);
     let state = known.state.as_ref();
+    let earlier_boot = record.is_of_earlier_boot(name, attempt);
+    let ended = |terminated| Standing::Ended {
+        attempt,
+        end: from_status(terminated, earlier_boot),
+        level: 0,
+        image: None,
+    };
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
-        return Standing::Ended { attempt, end: from_status(terminated), level: 0, image: None };
+        return ended(terminated);
     }
     let last = known.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     if state.is_some_and(|state| state.running.is_some()) {
-        let end = End {
-            code: LOST_CODE,
-            started_ms: 0,
-            finished_ms: 0,
-            reason: "ContainerStatusUnknown".to_owned(),
-            lost: true,
-        };
-        return Standing::Ended { attempt, end, level: 0, image: None };
+        return Standing::Ended { attempt, end: End::unseen(earlier_boot), level: 0, image: None };
     }
     // Waiting after an end, as this very agent reported it.
-    match last.filter(|_| own.is_some()) {
-        Some(last) => Standing::Ended { attempt, end: from_status(last), level: 0, image: None },
+    match last.filter(|_| record.status.is_some()) {
+        Some(last) => ended(last),
         None => Standing::Absent,
     }
 }
 
-fn from_status(terminated: &ContainerStateTerminated) -> End {
+fn from_status(terminated: &ContainerStateTerminated, earlier_boot: bool) -> End {
     let ms = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map_or(0, |time| time.0.as_millisecond())
     };
@@ -148,6 +161,7 @@ fn from_status(terminated: &ContainerStateTerminated) -> End {
         finished_ms: ms(&terminated.finished_at),
         reason: terminated.reason.clone().unwrap_or_default(),
         lost: false,
+        earlier_boot,
     }
 }
 

@@ -108,7 +108,7 @@ fn states(
     default: &Waiting,
 ) -> (State, State) {
     let ended = |observed: &ObservedContainer| match observed.state {
-        ContainerState::Exited { .. } | ContainerState::Unknown => Some(terminated(subjects, observed)),
+        ContainerState::Exited { .. } | ContainerState::Lost => Some(terminated(subjects, observed)),
         _ => None,
     };
     let before = shown.and_then(|shown| attempts.iter().rfind(|older| older.attempt < shown.attempt));
@@ -119,6 +119,11 @@ fn states(
     if let ContainerState::Running { started_ms, .. } = shown.state {
         let running = ContainerStateRunning { started_at: time(started_ms) };
         return (State { running: Some(running), ..State::default() }, last);
+    }
+    if shown.state == ContainerState::Unreadable
+        && let Some(state) = known.and_then(|known| known.state.clone())
+    {
+        return (state, last);
     }
     match (ended(shown), waiting) {
         (Some(end), Some(waiting)) => {

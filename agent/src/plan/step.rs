@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{LifecycleHandler, PodStatus};
 
 use crate::{
     cgroup::Qos,
-    model::{ContainerId, ContainerName},
+    model::{ContainerId, ContainerName, Subject},
     net::PodNetwork,
     probes::ProbeTarget,
     runtime::{ContainerSpec, Limits},
@@ -59,6 +59,8 @@ pub enum Step {
         /// The preStop hook.
         pre_stop: Option<HookCall>,
     },
+    /// Runs a preStop hook again that an interrupted agent began.
+    PreStop(HookCall),
     /// Sends the stop signal.
     Signal {
         /// Which container.
@@ -68,6 +70,8 @@ pub enum Step {
     },
     /// Sends SIGKILL to all its processes.
     Kill(Target),
+    /// Lets go of an ended attempt's task, so that its shim and logger end; what is known of it stays.
+    Release(Target),
     /// Removes an ended attempt; its log too unless it is kept for `--previous`.
     Remove {
         /// Which attempt.
@@ -79,27 +83,31 @@ pub enum Step {
     RemoveNetwork,
     /// Removes the pod's cgroup.
     RemoveCgroup,
-    /// Removes volumes and files.
+    /// Removes volumes; logs and last words stay.
+    RemoveVolumes,
+    /// Removes logs, volumes and files.
     RemoveFiles,
 }
 
 impl Step {
-    /// Ends or removes something: held back for a while after one of these failed.
-    pub fn is_removal(&self) -> bool {
+    /// What it ends or removes: held back for a while after such a step failed.
+    pub fn ending(&self) -> Option<Subject> {
         match self {
-            Step::Signal { .. }
-            | Step::Kill(_)
+            Step::Signal { target, .. } | Step::Kill(target) => Some(Subject::Stop(target.container.clone())),
+            Step::Release(_)
             | Step::Remove { .. }
             | Step::RemoveNetwork
             | Step::RemoveCgroup
-            | Step::RemoveFiles => true,
+            | Step::RemoveVolumes
+            | Step::RemoveFiles => Some(Subject::Removal),
             Step::EnsureNetwork(_)
             | Step::EnsureCgroup { .. }
             | Step::EnsureVolume(_)
             | Step::Image(_)
             | Step::Launch(_)
             | Step::PostStart(_)
-            | Step::BeginStop { .. } => false,
+            | Step::PreStop(_)
+            | Step::BeginStop { .. } => None,
         }
     }
 }
@@ -174,6 +182,8 @@ pub struct Launch {
     pub files: Vec<PodFile>,
     /// Sub paths to bind first.
     pub sub_paths: Vec<SubPath>,
+    /// It mounts the shared memory of its pod.
+    pub shared_memory: bool,
 }
 
 impl fmt::Debug for Launch {

@@ -4,12 +4,12 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::{
-    containers::{Draft, Subjects, hook_call, target},
+    containers::{Draft, Subjects, UNREADABLE_MS, hook_call, target},
     pod::{find, grace_ms, is_sidecar},
     step::Step,
 };
 use crate::{
-    model::{Condemned, ContainerName, DesiredPod, Hook, ObservedPod, StopRecord},
+    model::{Condemned, ContainerName, DesiredPod, Hook, HookKind, ObservedPod, StopRecord},
     runtime::{ContainerState, ObservedContainer},
 };
 
@@ -52,24 +52,27 @@ pub(super) fn stop(
 ) {
     let target = target(observed);
     let seen = subjects.seen;
-    let lifecycle = container.lifecycle.as_ref();
+    if observed.state == ContainerState::Unreadable {
+        return draft.wake_at(seen.now_ms + UNREADABLE_MS);
+    }
+    let pre_stop = |left_ms: i64| {
+        let handler = container.lifecycle.as_ref()?.pre_stop.clone().filter(|_| left_ms > 0)?;
+        Some(hook_call(subjects, container, target.clone(), handler, Some(left_ms)))
+    };
     let Some(begun) = begun(seen, observed) else {
-        let handler = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.clone());
-        let pre_stop = handler
-            .filter(|_| stop.grace_ms > 0)
-            .map(|handler| hook_call(subjects, container, target.clone(), handler, Some(stop.grace_ms)));
-        draft.steps.push(Step::BeginStop { target, message: stop.message.clone(), pre_stop });
+        let (message, pre_stop) = (stop.message.clone(), pre_stop(stop.grace_ms));
+        draft.steps.push(Step::BeginStop { target, message, pre_stop });
         return;
     };
     let deadline = begun.since_ms + stop.grace_ms;
-    let hook_over = begun.pre_stop_done || !seen.hooks.contains(&target.id);
-    match begun.signalled_ms {
-        // A hook that an interrupted agent left behind is not begun again: its grace runs already.
-        None if hook_over || seen.now_ms >= deadline => {
-            draft.steps.push(Step::Signal { target, signal: stop_signal(container) });
-        }
-        None => draft.wake_at(deadline),
-        Some(signalled) => kill_when_due(seen, draft, observed, deadline.max(signalled + least(stop))),
+    if let Some(signalled) = begun.signalled_ms {
+        return kill_when_due(seen, draft, observed, deadline.max(signalled + least(stop)));
+    }
+    match pre_stop(deadline - seen.now_ms).filter(|_| !begun.pre_stop_done) {
+        None => draft.steps.push(Step::Signal { target, signal: stop_signal(container) }),
+        Some(_) if seen.hooks.contains(&(target.id.clone(), HookKind::PreStop)) => draft.wake_at(deadline),
+        // The agent was restarted meanwhile. The hook may be what drains connections: it gets the rest of the grace.
+        Some(call) => draft.steps.push(Step::PreStop(call)),
     }
 }
 
@@ -102,7 +105,7 @@ fn stop_signal(container: &Container) -> i32 {
 pub(super) fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64) -> bool {
     let running = |container: &Container| {
         let latest = subjects.seen.latest(&ContainerName::new(container.name.as_str()))?;
-        matches!(latest.state, ContainerState::Running { .. }).then_some(latest)
+        latest.state.may_live().then_some(latest)
     };
     let plain =
         |container: &Container| Stop { message: format!("Stopping container {}", container.name), grace_ms };
@@ -121,11 +124,27 @@ pub(super) fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64
     let sidecars: Vec<_> = init().filter(|container| is_sidecar(container)).collect();
     for container in sidecars.into_iter().rev() {
         if let Some(observed) = running(container) {
-            stop(subjects, draft, container, observed, &plain(container));
+            let grace_ms = rest(subjects, observed, grace_ms);
+            stop(subjects, draft, container, observed, &Stop { grace_ms, ..plain(container) });
             return false;
         }
     }
     strangers(subjects.pod, subjects.seen, draft)
+}
+
+/// The grace is the pod's: a sidecar gets what those before it have left, and never less than the least.
+fn rest(subjects: &Subjects<'_>, sidecar: &ObservedContainer, grace_ms: i64) -> i64 {
+    let seen = subjects.seen;
+    let since = |container: &Container| {
+        let latest = seen.latest(&ContainerName::new(container.name.as_str()))?;
+        Some(begun(seen, latest)?.since_ms)
+    };
+    let (sidecars, plain): (Vec<_>, Vec<_>) =
+        subjects.spec.init_containers.iter().flatten().partition(|container| is_sidecar(container));
+    let main = subjects.spec.containers.iter().chain(plain).filter_map(since).max();
+    let own = begun(seen, sidecar).map_or(seen.now_ms, |begun| begun.since_ms);
+    let Some(began) = main.or_else(|| sidecars.into_iter().filter_map(since).min()) else { return grace_ms };
+    (began + grace_ms - own).clamp(MIN_GRACE_MS.min(grace_ms), grace_ms)
 }
 
 /// Containers of the pod that its specification does not name (any more): killed without ceremony.
@@ -134,11 +153,15 @@ fn strangers(pod: &DesiredPod, seen: &ObservedPod, draft: &mut Draft) -> bool {
     let mut over = true;
     for (name, attempts) in &seen.containers {
         for observed in attempts {
-            let live = matches!(observed.state, ContainerState::Running { .. });
             let latest = seen.latest(name).is_some_and(|latest| latest.id == observed.id);
-            if live && !(known(name) && latest) {
+            if !observed.state.may_live() || (known(name) && latest) {
+                continue;
+            }
+            over = false;
+            if observed.state == ContainerState::Unreadable {
+                draft.wake_at(seen.now_ms + UNREADABLE_MS);
+            } else {
                 draft.steps.push(Step::Kill(target(observed)));
-                over = false;
             }
         }
     }
@@ -170,10 +193,14 @@ pub(super) fn clear(seen: &ObservedPod, draft: &mut Draft) -> bool {
 pub(super) fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
     let mut over = true;
     for observed in seen.containers.values().flatten() {
-        if !matches!(observed.state, ContainerState::Running { .. }) {
+        if !observed.state.may_live() {
             continue;
         }
         over = false;
+        if observed.state == ContainerState::Unreadable {
+            draft.wake_at(seen.now_ms + UNREADABLE_MS);
+            continue;
+        }
         let target = target(observed);
         match begun(seen, observed) {
             None => draft.steps.push(Step::BeginStop {

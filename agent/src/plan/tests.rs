@@ -42,6 +42,7 @@ fn prepared(pod: &DesiredPod) -> ObservedPod {
         network: Some(network),
         attached: true,
         cgroup: true,
+        limited: true,
         files: true,
         images: images.collect(),
         ..ObservedPod::default()
@@ -58,8 +59,10 @@ fn container(pod: &DesiredPod, name: &str, attempt: u32, state: ContainerState) 
         attempt,
         image: image.clone().unwrap_or_default(),
         image_id: String::new(),
-        state,
         labels: BTreeMap::from([(IMAGE_LABEL.to_owned(), image.unwrap_or_default())]),
+        earlier_boot: false,
+        task: !matches!(state, ContainerState::Lost),
+        state,
     }
 }
 
@@ -202,10 +205,10 @@ fn readiness_needs_the_probe_and_the_condition_says_who_is_missing() {
     assert_eq!(plan.status.phase.as_deref(), Some("Running"));
     assert_eq!(ready(&plan).message.as_deref(), Some("containers with unready status: [web-server]"));
     assert_eq!(plan.probes.len(), 1);
-    seen.record.of_mut(&"web-server".into(), 0).ready = true;
+    seen.record.of_mut(&"web-server".into(), 0).unwrap().ready = true;
     assert_eq!(ready(&planned(&Desired::default(), &pod, &seen)).status, "True");
     // The same verdict of an older attempt says nothing.
-    seen.record.of_mut(&"web-server".into(), 7).ready = true;
+    seen.record.of_mut(&"web-server".into(), 7).unwrap().ready = true;
     assert_eq!(ready(&planned(&Desired::default(), &pod, &seen)).status, "False");
 }
 
@@ -266,7 +269,7 @@ fn a_job_like_pod_succeeds_and_its_sidecar_is_told_to_end() {
     assert_eq!(plan.status.phase.as_deref(), Some("Succeeded"));
     assert!(launches(&plan).is_empty());
     // Once reported it is for ever, whatever happens to the containers' records.
-    seen.record.status = Some(plan.status);
+    seen.record.status = Some(Arc::new(plan.status));
     seen.containers.clear();
     let plan = planned(&Desired::default(), &pod, &seen);
     assert_eq!(terminal(Some(&plan.status)), Some(Phase::Succeeded));
@@ -310,8 +313,8 @@ fn pre_stop_comes_before_the_signal_and_shares_its_grace() {
         pre_stop_done,
         signalled_ms,
     };
-    let record = |seen: &mut ObservedPod, stop| seen.record.of_mut(&"web".into(), 0).stop = Some(stop);
-    seen.hooks.insert("p.web.0".into());
+    let record = |seen: &mut ObservedPod, stop| seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
+    seen.hooks.insert(("p.web.0".into(), crate::model::HookKind::PreStop));
     record(&mut seen, stop(NOW - 1000, false, None));
     let plan = planned(&desired, &pod, &seen);
     assert_eq!((plan.steps.len(), plan.wake_ms), (0, Some(NOW + 9000)));
@@ -426,7 +429,8 @@ fn any_state() -> impl Strategy<Value = ContainerState> {
         Just(ContainerState::Created),
         (0..700_000_i64).prop_map(running),
         ((0..3_i32), (0..700_000_i64)).prop_map(|(code, ago)| exited(code, ago)),
-        Just(ContainerState::Unknown),
+        Just(ContainerState::Lost),
+        Just(ContainerState::Unreadable),
     ]
 }
 
@@ -475,7 +479,7 @@ proptest! {
         for step in &plan.steps {
             if let Step::Launch(launch) = step {
                 let latest = seen.latest(&launch.target.container);
-                let alive = latest.is_some_and(|l| matches!(l.state, ContainerState::Running { .. }));
+                let alive = latest.is_some_and(|l| l.state.may_live());
                 prop_assert!(!alive);
                 let free = latest.is_none_or(|latest| match latest.state {
                     ContainerState::Created => launch.target.attempt == latest.attempt,
@@ -493,7 +497,7 @@ proptest! {
     fn a_reported_status_is_stable((pod, containers) in any_pod()) {
         let mut seen = observed(&pod, &containers);
         let first = planned(&Desired::default(), &pod, &seen);
-        seen.record.status = Some(first.status.clone());
+        seen.record.status = Some(Arc::new(first.status.clone()));
         let second = planned(&Desired::default(), &pod, &seen);
         prop_assert_eq!(&second.status, &first.status);
         prop_assert!(second.notices.is_empty(), "{:?}", second.notices);

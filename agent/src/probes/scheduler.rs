@@ -234,12 +234,8 @@ impl Prober {
     fn write(&self, target: &ProbeTarget, verdict: bool) -> bool {
         let mut changed = false;
         self.shared.records.update(&target.pod, |record| {
-            // A verdict that comes too late must not touch the attempt after.
-            let known = record.containers.get(&target.target.container);
-            if known.is_some_and(|known| known.attempt > target.target.attempt) {
-                return;
-            }
             let record = record.of_mut(&target.target.container, target.target.attempt);
+            let Some(record) = record else { return };
             let before = record.clone();
             match (target.kind, verdict) {
                 (ProbeKind::Readiness, ready) => record.ready = ready,

@@ -56,8 +56,6 @@ pub struct Tools {
     pub events: Events,
     /// The node as plans see it.
     pub node: watch::Receiver<Arc<NodeView>>,
-    /// Whether the runtime answers: told to the node's conditions.
-    pub health: watch::Sender<Option<String>>,
     /// Pod counts and pass durations.
     pub metrics: Arc<Metrics>,
 }
@@ -186,13 +184,10 @@ impl Pods {
         let inventory = match self.tools.observer.inventory().await {
             Ok(inventory) => inventory,
             Err(error) => {
-                let text = chain(&error);
-                warn!(error = %text, "the node cannot be read");
-                self.tools.health.send_replace(Some(text));
+                warn!(error = %chain(&error), "the node cannot be read");
                 return false;
             }
         };
-        self.tools.health.send_replace(None);
         self.read = true;
         for (uid, state) in &self.workers {
             inventory.correct(uid, &mut state.memory());

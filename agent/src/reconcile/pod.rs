@@ -27,7 +27,7 @@ pub(super) struct Worker {
     stop: CancellationToken,
     /// As last desired: what is to go is still known by name.
     last: Option<Arc<DesiredPod>>,
-    reported: Option<(k8s_openapi::api::core::v1::PodStatus, bool)>,
+    reported: Option<(Arc<k8s_openapi::api::core::v1::PodStatus>, bool)>,
     previous: Option<(ObservedPod, Vec<Step>)>,
 }
 
@@ -90,15 +90,11 @@ impl Worker {
             self.last.clone_from(&wanted);
         }
         let seen = match self.tools.observer.pod(&self.uid, &self.state, self.last.as_deref()).await {
-            Ok(seen) => {
-                self.tools.health.send_if_modified(|known| known.take().is_some());
-                seen
-            }
+            Ok(seen) => seen,
             Err(error) => {
-                let text = chain(&error);
-                warn!(error = %text, "the pod cannot be observed");
+                // Of this pod: whether the runtime answers at all is asked elsewhere.
+                warn!(error = %chain(&error), "the pod cannot be observed");
                 self.tools.metrics.unreadable();
-                self.tools.health.send_replace(Some(text));
                 return Next::Sleep(Some(Instant::now() + RETRY));
             }
         };
@@ -143,8 +139,11 @@ impl Worker {
             self.tools.events.notice(&event_pod, notice);
         }
         self.tools.prober.set(&event_pod, &self.state, probes);
+        // One copy for the record, the report and the next comparison.
+        let known = seen.record.status.as_ref().filter(|known| ***known == status);
+        let status = known.cloned().unwrap_or_else(|| Arc::new(status));
         // Written down before it is told: what was told must not be forgotten.
-        self.tools.records.update(&self.uid, |record| record.status = Some(status.clone()));
+        self.tools.records.update(&self.uid, |record| record.status = Some(Arc::clone(&status)));
         let news = (status, finished);
         if self.reported.as_ref() != Some(&news) {
             self.tools.upstream.pod_status(PodReport {

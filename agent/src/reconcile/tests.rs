@@ -33,7 +33,7 @@ impl Agent {
         let heard = Arc::new(Heard::default());
         let view: Arc<NodeView> = Arc::new(view(dir.path()));
         let layout = view.layout.clone();
-        let records = Arc::new(Records::open(layout.records_dir()).unwrap());
+        let records = Arc::new(Records::open(layout.records_dir(), &node.boot()).unwrap());
         let begin = Instant::now();
         let clock_node = node.clone();
         // The node's clock goes with tokio's: paused time moves both.
@@ -54,7 +54,6 @@ impl Agent {
             upstream: heard.clone(),
             events,
             node: nodes.subscribe(),
-            health: watch::channel(None).0,
             metrics: Arc::default(),
         };
         let (sender, receiver) = watch::channel(wanted.map(Arc::new));

@@ -1,7 +1,10 @@
 //! The connection to containerd: one lazily opened channel that reconnects by itself, and requests that carry our
 //! namespace (and a lease while something is not yet referenced). Never interprets answers.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use containerd_client::services::v1::{
     Container, CreateRequest, DeleteRequest, UpdateContainerRequest, containers_client::ContainersClient,
@@ -20,6 +23,9 @@ use tonic::{
 
 /// Several hundred container records with their OCI specs fit; tonic's own bound is 4 MiB.
 const MAX_MESSAGE: usize = 128 << 20;
+
+/// A containerd that takes longer hangs; the kubelet's default.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The socket or the namespace in the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +73,16 @@ impl Containerd {
         self.namespace.to_str().unwrap_or_default()
     }
 
-    /// A request with our namespace.
+    /// A request with our namespace, and a deadline that ends it on both sides.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.open_ended(message);
+        request.set_timeout(DEADLINE);
+        request
+    }
+
+    /// A request that may take as long as it takes: waiting for a process, following events, moving content. Whoever
+    /// makes one bounds it by other means.
+    pub(crate) fn open_ended<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
         if let Some(lease) = &self.lease {
@@ -121,5 +135,25 @@ pub(crate) fn absent_is_ok<T>(result: Result<T, Status>) -> Result<(), Status> {
         Ok(_) => Ok(()),
         Err(status) if status.code() == Code::NotFound => Ok(()),
         Err(status) => Err(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_client::services::v1::ListTasksRequest;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_containerd_that_hangs_does_not_hang_us() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        // It accepts and never says a word.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Containerd::new(&socket, "test").unwrap();
+        let began = tokio::time::Instant::now();
+        let answer = client.tasks().list(client.request(ListTasksRequest::default())).await;
+        assert_eq!(answer.unwrap_err().code(), Code::Cancelled);
+        assert_eq!(began.elapsed().as_secs(), DEADLINE.as_secs());
     }
 }

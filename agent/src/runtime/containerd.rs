@@ -30,6 +30,7 @@ use super::{
     client::{Containerd, absent_is_ok},
     errors::{call, start_failure},
     exec::Execs,
+    facts,
     labels::{self, native_id},
     options::{RuncOptions, SPEC_TYPE},
     rootfs::UserDatabase,
@@ -80,6 +81,8 @@ pub struct ContainerdRuntime {
     users: UserDatabase,
     pub(super) execs: Execs,
     pub(super) recovered: OnceCell<()>,
+    /// `/proc/sys/kernel/random/boot_id`
+    pub(super) boot: String,
 }
 
 impl ContainerdRuntime {
@@ -91,6 +94,7 @@ impl ContainerdRuntime {
             users: UserDatabase::new(client.clone(), options.snapshotter.clone(), mount_point),
             execs: Execs::new(client.clone(), options.state_dir.join("exec")),
             recovered: OnceCell::new(),
+            boot: facts::boot_id(),
             client,
             options,
         }
@@ -130,7 +134,7 @@ impl ContainerdRuntime {
         let id = native_id(&spec.id);
         let record = Container {
             id: id.clone(),
-            labels: labels::of(spec, &image.id),
+            labels: labels::of(spec, &image.id, &self.boot),
             image: image.name.clone(),
             runtime: Some(self.runtime(spec)?),
             spec: Some(self.specification(spec, image).await?),
@@ -230,7 +234,7 @@ impl ContainerdRuntime {
         self.kill(id, libc::SIGKILL, true).await?;
         let wait = WaitRequest { container_id: native_id(id), exec_id: String::new() };
         let ended =
-            tokio::time::timeout(KILL_TIMEOUT, self.client.tasks().wait(self.client.request(wait))).await;
+            tokio::time::timeout(KILL_TIMEOUT, self.client.tasks().wait(self.client.open_ended(wait))).await;
         match ended {
             Ok(result) => absent_is_ok(result).map_err(&failed)?,
             Err(_) => {
@@ -337,7 +341,7 @@ impl Runtime for ContainerdRuntime {
         };
         let now = jiff::Timestamp::now().as_millisecond().to_string();
         self.client
-            .label(&native_id(id), &[(labels::STARTED, now)])
+            .label(&native_id(id), &[(labels::STARTED, now), (labels::PID, started.to_string())])
             .await
             .map_err(call("label", id.as_str()))?;
         Ok(started)
@@ -356,6 +360,16 @@ impl Runtime for ContainerdRuntime {
             Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => Ok(()),
             Err(status) => Err(call("kill", id.as_str())(status)),
         }
+    }
+
+    async fn release(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        use containerd_client::types::v1::Status as Task;
+        let Some(task) = self.task(id).await?.filter(|task| task.status() == Task::Stopped) else {
+            return Ok(());
+        };
+        // From now on the record alone knows how it ended.
+        facts::settle_task(&self.client, id, &task, &self.options.cgroup_mount).await?;
+        self.remove_task(id).await
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {

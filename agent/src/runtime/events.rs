@@ -91,7 +91,7 @@ impl Source {
         let filter = |topic: &str| format!("namespace=={:?},topic=={topic:?}", self.client.namespace());
         let filters = ["/tasks/exit", "/tasks/oom", SUBSCRIBED].map(filter).into();
         let mut events = self.client.events();
-        let answer = events.subscribe(self.client.request(SubscribeRequest { filters }));
+        let answer = events.subscribe(self.client.open_ended(SubscribeRequest { filters }));
         tokio::pin!(answer);
         let mut again = tokio::time::interval(PUBLISH_INTERVAL);
         loop {

@@ -133,7 +133,7 @@ impl Execs {
 
     pub(super) async fn wait(&self, id: &ContainerId, exec: &str) -> Result<i32, RuntimeError> {
         let request = WaitRequest { container_id: native_id(id), exec_id: exec.to_owned() };
-        let answer = self.client.tasks().wait(self.client.request(request)).await;
+        let answer = self.client.tasks().wait(self.client.open_ended(request)).await;
         let code = answer.map_err(call("wait for a process in", id.as_str()))?.into_inner().exit_status;
         self.forget(id, exec).await?;
         Ok(i32::try_from(code).unwrap_or(255))
@@ -167,7 +167,7 @@ impl Execs {
             .map_err(call("kill a process in", id.as_str()))?;
         let wait = WaitRequest { container_id: native_id(id), exec_id: exec.to_owned() };
         // Not gone in time (stuck in the kernel): it is forgotten with its container.
-        let _ = tokio::time::timeout(KILL_WAIT, self.client.tasks().wait(self.client.request(wait))).await;
+        let _ = tokio::time::timeout(KILL_WAIT, self.client.tasks().wait(self.client.open_ended(wait))).await;
         self.forget(id, exec).await
     }
 

@@ -3,11 +3,15 @@
 
 use std::path::Path;
 
-use containerd_client::{services::v1::Container, types::v1::Process};
+use containerd_client::{
+    services::v1::{Container, GetContainerRequest},
+    types::v1::Process,
+};
 
 use tonic::Code;
 
-use super::{ContainerState, client::Containerd, labels};
+use super::{ContainerState, RuntimeError, client::Containerd, errors::call, labels};
+use crate::model::ContainerId;
 
 /// Killed by SIGKILL, as the kernel does for memory.
 const KILLED: i32 = 137;
@@ -81,6 +85,28 @@ pub(super) async fn settle(client: &Containerd, record: &Container, exit: Exit) 
     }
 }
 
+/// As [`settle`] for whoever is about to forget the task: an end that is not on record yet must get there.
+pub(super) async fn settle_task(
+    client: &Containerd,
+    id: &ContainerId,
+    task: &Process,
+    cgroup_mount: &Path,
+) -> Result<(), RuntimeError> {
+    let native = labels::native_id(id);
+    let request = client.request(GetContainerRequest { id: native.clone() });
+    let record = match client.containers().get(request).await {
+        Ok(answer) => answer.into_inner().container.unwrap_or_default(),
+        Err(status) if status.code() == Code::NotFound => return Ok(()),
+        Err(status) => return Err(call("look at", id.as_str())(status)),
+    };
+    if Exit::recorded(&record).is_some() {
+        return Ok(());
+    }
+    let exit = Exit::of_task(task, &record, cgroup_mount);
+    settle(client, &record, exit).await;
+    client.label(&native, &exit.facts()).await.map_err(call("label", id.as_str()))
+}
+
 pub(super) fn milliseconds(time: &prost_types::Timestamp) -> i64 {
     time.seconds * 1000 + i64::from(time.nanos) / 1_000_000
 }
@@ -106,6 +132,29 @@ pub(super) fn process_started_ms(pid: u32) -> i64 {
     started(pid).unwrap_or_default()
 }
 
+/// Names this boot of the machine; empty where the kernel does not tell.
+pub(super) fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// The container's first process as the kernel knows it, for when the shim does not answer: a live process under the
+/// recorded id that is in the container's own cgroup. Ids are given out again, cgroups of attempts are not.
+pub(super) fn live_pid(proc: &Path, record: &Container, told: u32) -> Option<u32> {
+    let recorded = || record.labels.get(labels::PID)?.parse().ok();
+    let pid = if told > 0 { told } else { recorded()? };
+    let cgroup = record.labels.get(labels::CGROUP)?;
+    let of = |file: &str| std::fs::read_to_string(proc.join(pid.to_string()).join(file)).ok();
+    let stat = of("stat")?;
+    let ended = matches!(stat.rsplit_once(')')?.1.trim_start().chars().next()?, 'Z' | 'X');
+    let inside = |line: &str| {
+        let path = line.rsplit(':').next().unwrap_or_default();
+        // The process may have made cgroups below its own.
+        path.ends_with(cgroup.as_str()) || path.contains(&format!("{cgroup}/"))
+    };
+    (!ended && of("cgroup")?.lines().any(inside)).then_some(pid)
+}
+
 fn started(pid: u32) -> Option<i64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
@@ -129,6 +178,31 @@ mod tests {
         let started = process_started_ms(std::process::id());
         let now = jiff::Timestamp::now().as_millisecond();
         assert!((now - 86_400_000..=now + 1000).contains(&started), "{started}");
+    }
+
+    #[test]
+    fn a_process_is_the_containers_only_in_its_cgroup_and_alive() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir(proc.path().join("7")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(proc.path().join("7").join(file), text).unwrap();
+        let labels = [(labels::CGROUP, "/gantry/pods/podp/web/1"), (labels::PID, "7")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let record = Container { labels, ..Container::default() };
+        assert_eq!(live_pid(proc.path(), &record, 0), None);
+        write("stat", "7 (a ) b) S 1 7");
+        for (cgroup, alive) in [
+            ("0::/gantry/pods/podp/web/1\n", true),
+            ("4:memory:/other\n0::/up/gantry/pods/podp/web/1/init.scope\n", true),
+            ("0::/gantry/pods/podp/web/12\n", false),
+            ("0::/user.slice\n", false),
+        ] {
+            write("cgroup", cgroup);
+            assert_eq!(live_pid(proc.path(), &record, 0), alive.then_some(7), "{cgroup}");
+        }
+        write("cgroup", "0::/gantry/pods/podp/web/1\n");
+        assert_eq!(live_pid(proc.path(), &record, 8), None, "what containerd says goes first");
+        write("stat", "7 (web) Z 1 7");
+        assert_eq!(live_pid(proc.path(), &record, 0), None, "a zombie has ended");
     }
 
     #[test]

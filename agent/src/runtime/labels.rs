@@ -24,6 +24,10 @@ pub const LOG: &str = "gantry.dev/log";
 pub(super) const CGROUP: &str = "gantry.dev/cgroup";
 /// Unix milliseconds; absent before the start.
 pub(super) const STARTED: &str = "gantry.dev/started-ms";
+/// Its first process on the node: says whether it lives when its shim does not answer. Absent before the start.
+pub(super) const PID: &str = "gantry.dev/pid";
+/// The boot it was made in.
+pub(super) const BOOT: &str = "gantry.dev/boot-id";
 /// Unix milliseconds; set with the exit code.
 pub(super) const FINISHED: &str = "gantry.dev/finished-ms";
 /// As in the pod's status.
@@ -37,13 +41,14 @@ pub const START_ERROR: &str = "gantry.dev/start-error";
 const MAX_VALUE: usize = 3072;
 
 /// What identifies the container.
-pub(super) fn of(spec: &ContainerSpec, image_id: &str) -> HashMap<String, String> {
+pub(super) fn of(spec: &ContainerSpec, image_id: &str, boot: &str) -> HashMap<String, String> {
     let mut labels: HashMap<_, _> = spec.labels.clone().into_iter().collect();
     labels.extend([
         (ID.to_owned(), spec.id.to_string()),
         (POD_NAMESPACE.to_owned(), spec.pod_namespace.clone()),
         (POD_NAME.to_owned(), spec.pod_name.clone()),
         (IMAGE_ID.to_owned(), image_id.to_owned()),
+        (BOOT.to_owned(), boot.to_owned()),
         (CGROUP.to_owned(), super::spec::cgroup(spec)),
         (LOG.to_owned(), spec.log_path.to_string_lossy().into_owned()),
     ]);

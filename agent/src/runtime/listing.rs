@@ -1,22 +1,28 @@
 //! Observation of containers: containerd's records joined with its tasks. A record tells who a container is and
 //! what became of it; a task tells whether it runs. Records without a task that never started are left-overs of a
-//! killed agent: they are removed once, at the first observation.
+//! killed agent: they are removed at the first observation, and what cannot be removed then is shown as created, so
+//! that whoever starts or ends the pod removes it.
+//!
+//! containerd answers "unknown" for a task whose shim is slow. That is no end: the process itself is looked for.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use containerd_client::{
     services::v1::{Container, ListContainersRequest, ListTasksRequest},
     types::v1::{Process, Status as Task},
 };
+use tokio::time::timeout;
+use tonic::Status;
 
 use super::{
     ContainerState, ObservedContainer, Runtime, RuntimeError,
+    client::DEADLINE,
     containerd::ContainerdRuntime,
     errors::call,
     facts,
     labels::{self, native_id},
 };
-use crate::model::{ContainerId, PodUid};
+use crate::model::{Chain, ContainerId, PodUid};
 
 /// Exit code of a container whose program could not be started.
 const START_FAILED: i32 = 128;
@@ -48,8 +54,16 @@ impl ContainerdRuntime {
         let request = self.client.request(ListContainersRequest { filters });
         let mut stream = self.client.containers().list_stream(request).await.map_err(&failed)?.into_inner();
         let mut records = Vec::new();
-        while let Some(message) = stream.message().await.map_err(&failed)? {
-            records.extend(message.container.filter(|c| c.labels.contains_key(labels::ID)));
+        let silent = |_| Status::deadline_exceeded("containerd stopped in the middle of a list");
+        while let Some(message) = timeout(DEADLINE, stream.message())
+            .await
+            .map_err(silent)
+            .flatten()
+            .map_err(&failed)?
+        {
+            let ours = message.container.filter(|c| c.labels.contains_key(labels::ID));
+            // The OCI specification is most of a record and says nothing that is asked here.
+            records.extend(ours.map(|record| Container { spec: None, ..record }));
         }
         Ok(records)
     }
@@ -71,8 +85,18 @@ impl ContainerdRuntime {
         self.execs.remove_left_overs();
         let (records, tasks) = self.records_and_tasks().await?;
         for record in records {
-            if !tasks.contains_key(&record.id) && !has_history(&record) {
-                self.remove(&our_id(&record)).await?;
+            if tasks.contains_key(&record.id) || has_history(&record) {
+                continue;
+            }
+            // A shim that does not answer is missing in the list: only containerd's word for this one task counts.
+            let id = our_id(&record);
+            let removed = match self.task(&id).await {
+                Ok(None) => self.remove(&id).await,
+                Ok(Some(_)) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(container = %id, error = %Chain(&error), "a left-over cannot be removed yet");
             }
         }
         Ok(())
@@ -81,7 +105,8 @@ impl ContainerdRuntime {
     async fn observed(&self, record: &Container, task: Option<&Process>) -> Option<ObservedContainer> {
         let id = our_id(record);
         let (pod, container, attempt) = id.parts()?;
-        let state = self.state(record, task).await?;
+        let state = self.state(record, task).await;
+        let made_in = record.labels.get(labels::BOOT);
         Some(ObservedContainer {
             pod,
             container,
@@ -90,41 +115,55 @@ impl ContainerdRuntime {
             image_id: record.labels.get(labels::IMAGE_ID).cloned().unwrap_or_default(),
             state,
             labels: record.labels.clone().into_iter().collect(),
+            earlier_boot: task.is_none() && made_in.is_some_and(|boot| *boot != self.boot),
+            task: task.is_some(),
             id,
         })
     }
 
-    /// `None` while it is being created.
-    async fn state(&self, record: &Container, task: Option<&Process>) -> Option<ContainerState> {
-        if record.labels.contains_key(labels::START_ERROR) {
-            let finished_ms = number(record, labels::FINISHED).unwrap_or_default();
-            return Some(ContainerState::Exited {
-                code: START_FAILED,
-                started_ms: finished_ms,
-                finished_ms,
-                oom_killed: false,
-            });
-        }
-        let started = number(record, labels::STARTED);
-        match task.map(|task| (task.status(), task)) {
-            Some((Task::Created, _)) => Some(ContainerState::Created),
-            Some((Task::Running | Task::Paused | Task::Pausing, task)) => Some(ContainerState::Running {
-                pid: task.pid,
-                started_ms: started.unwrap_or_else(|| facts::process_started_ms(task.pid)),
-            }),
-            Some((Task::Stopped, task)) => {
-                let exit = facts::Exit::of_task(task, record, &self.options.cgroup_mount);
+    async fn state(&self, record: &Container, task: Option<&Process>) -> ContainerState {
+        match task.filter(|task| task.status() == Task::Stopped) {
+            Some(stopped) if !record.labels.contains_key(labels::START_ERROR) => {
+                let exit = facts::Exit::of_task(stopped, record, &self.options.cgroup_mount);
                 if facts::Exit::recorded(record).is_none() {
                     facts::settle(&self.client, record, exit).await;
                 }
-                Some(exit.state(started))
+                exit.state(number(record, labels::STARTED))
             }
-            Some((Task::Unknown, _)) => Some(ContainerState::Unknown),
-            None => match facts::Exit::recorded(record) {
-                Some(exit) => Some(exit.state(started)),
-                None => started.map(|_| ContainerState::Unknown),
-            },
+            _ => told(record, task, Path::new("/proc")),
         }
+    }
+}
+
+/// What record and task say, but for a task that has just stopped: that is settled first.
+fn told(record: &Container, task: Option<&Process>, proc: &Path) -> ContainerState {
+    if record.labels.contains_key(labels::START_ERROR) {
+        let finished_ms = number(record, labels::FINISHED).unwrap_or_default();
+        return ContainerState::Exited {
+            code: START_FAILED,
+            started_ms: finished_ms,
+            finished_ms,
+            oom_killed: false,
+        };
+    }
+    let started = number(record, labels::STARTED);
+    let running = |pid| ContainerState::Running {
+        pid,
+        started_ms: started.unwrap_or_else(|| facts::process_started_ms(pid)),
+    };
+    let recorded = facts::Exit::recorded(record).map(|exit| exit.state(started));
+    match task.map(|task| (task.status(), task)) {
+        Some((Task::Created, _)) => ContainerState::Created,
+        Some((Task::Running | Task::Paused | Task::Pausing, task)) => running(task.pid),
+        // The shim did not answer in time: no news, and no end either.
+        Some((Task::Unknown | Task::Stopped, task)) => recorded
+            .or_else(|| facts::live_pid(proc, record, task.pid).map(running))
+            .unwrap_or(ContainerState::Unreadable),
+        None => match (recorded, started) {
+            (Some(exited), _) => exited,
+            (None, Some(_)) => ContainerState::Lost,
+            (None, None) => ContainerState::Created,
+        },
     }
 }
 
@@ -141,4 +180,42 @@ fn number(record: &Container, label: &str) -> Option<i64> {
 /// It started, ended, or failed to start: something that must be reported.
 fn has_history(record: &Container) -> bool {
     [labels::STARTED, labels::START_ERROR, labels::EXIT_CODE].iter().any(|l| record.labels.contains_key(*l))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(facts: &[(&str, &str)]) -> Container {
+        let labels = facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Container { labels: labels.collect(), ..Container::default() }
+    }
+
+    fn task(status: Task, pid: u32) -> Process {
+        Process { status: status.into(), pid, ..Process::default() }
+    }
+
+    #[test]
+    fn a_shim_that_does_not_answer_ends_nothing() {
+        let proc = tempfile::tempdir().unwrap();
+        let started = [(labels::STARTED, "5"), (labels::PID, "7"), (labels::CGROUP, "/g/c/0")];
+        let unknown = task(Task::Unknown, 0);
+        assert_eq!(told(&record(&started), Some(&unknown), proc.path()), ContainerState::Unreadable);
+        std::fs::create_dir(proc.path().join("7")).unwrap();
+        std::fs::write(proc.path().join("7/stat"), "7 (web) S").unwrap();
+        std::fs::write(proc.path().join("7/cgroup"), "0::/g/c/0\n").unwrap();
+        let running = ContainerState::Running { pid: 7, started_ms: 5 };
+        assert_eq!(told(&record(&started), Some(&unknown), proc.path()), running);
+        // A task that is not there at all is another matter.
+        assert_eq!(told(&record(&started), None, proc.path()), ContainerState::Lost);
+    }
+
+    #[test]
+    fn a_record_that_never_got_a_task_can_be_seen() {
+        assert_eq!(told(&record(&[]), None, Path::new("/absent")), ContainerState::Created);
+        let ended = record(&[(labels::STARTED, "1"), (labels::EXIT_CODE, "3"), (labels::FINISHED, "2")]);
+        let exited = ContainerState::Exited { code: 3, started_ms: 1, finished_ms: 2, oom_killed: false };
+        assert_eq!(told(&ended, None, Path::new("/absent")), exited);
+        assert_eq!(told(&ended, Some(&task(Task::Unknown, 0)), Path::new("/absent")), exited);
+    }
 }

@@ -93,6 +93,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Runtime handler of the RuntimeClass; `None`: the configured default.
     pub handler: Option<String>,
+    /// Kernel parameters of the namespaces it is in.
+    pub sysctls: BTreeMap<String, String>,
     /// `hostPID`: the node's process namespace instead of one of its own.
     pub host_pid: bool,
     /// Written to the containerd object as they are, read back in `ObservedContainer::labels`.
@@ -155,6 +157,10 @@ pub struct ObservedContainer {
     pub state: ContainerState,
     /// Labels that were put on it.
     pub labels: BTreeMap<String, String>,
+    /// It was made before the machine was last started: what it did is gone with the pod's sandbox of then.
+    pub earlier_boot: bool,
+    /// Its task is still there: a shim and a logger keep it, even when its process has ended.
+    pub task: bool,
 }
 
 /// Phase of one attempt.
@@ -180,8 +186,17 @@ pub enum ContainerState {
         /// The kernel killed it for memory.
         oom_killed: bool,
     },
-    /// containerd knows the container but its task is lost (shim gone, reboot).
-    Unknown,
+    /// It was started and has no task any more, and nobody saw how it ended (reboot, shim gone).
+    Lost,
+    /// Its shim does not answer, and no process of it can be found either: nobody can tell. Look again later.
+    Unreadable,
+}
+
+impl ContainerState {
+    /// It has a process, or may have one.
+    pub fn may_live(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Unreadable)
+    }
 }
 
 /// Something changed: observe again.
@@ -282,6 +297,9 @@ pub trait Runtime: Send + Sync {
     async fn start(&self, id: &ContainerId) -> Result<u32, RuntimeError>;
     /// Sends a signal to the init process; with `all` to every process of it. Not running is not an error.
     async fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), RuntimeError>;
+    /// Lets go of an ended container's task, so that its shim and logger end. How it ended is on record before, and
+    /// stays. Not ended, or no task any more, is not an error.
+    async fn release(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Removes task, container and snapshot. Absence is not an error.
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Runs a process in a running container.

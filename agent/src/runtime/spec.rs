@@ -72,7 +72,9 @@ fn process(
     identity: &Identity,
     capabilities: &HashSet<Capability>,
 ) -> Result<Process, RuntimeError> {
-    let mut groups: Vec<u32> = identity.groups.iter().chain(&spec.extra_groups).copied().collect();
+    // The primary group as well: a set-group program must not lose it (CVE-2023-25173).
+    let own = [identity.gid];
+    let mut groups: Vec<u32> = identity.groups.iter().chain(&spec.extra_groups).chain(&own).copied().collect();
     groups.sort_unstable();
     groups.dedup();
     let mut user = User::default();
@@ -196,6 +198,7 @@ fn linux(spec: &ContainerSpec, capabilities: &HashSet<Capability>) -> Result<Lin
         .set_cgroups_path(Some(cgroup(spec).into()))
         .set_resources(Some(resources(spec)))
         .set_devices(None)
+        .set_sysctl((!spec.sysctls.is_empty()).then(|| spec.sysctls.clone().into_iter().collect()))
         .set_rootfs_propagation(None)
         .set_masked_paths(None)
         .set_readonly_paths(None)

@@ -86,8 +86,8 @@ impl Pods {
         for pod in self.desired() {
             let before = reading.running.len();
             let status = self.records.get(&pod.uid).status.unwrap_or_default();
-            let regular = status.container_statuses.into_iter().flatten();
-            for status in regular.chain(status.init_container_statuses.into_iter().flatten()) {
+            let regular = status.container_statuses.iter().flatten();
+            for status in regular.chain(status.init_container_statuses.iter().flatten()) {
                 self.container(&pod, status, &mut reading);
             }
             reading.running_pods += usize::from(reading.running.len() > before);
@@ -95,10 +95,11 @@ impl Pods {
         reading
     }
 
-    fn container(&self, pod: &DesiredPod, status: ContainerStatus, reading: &mut Reading) {
-        let state = status.state.unwrap_or_default();
-        let Some(run) = state.running else {
-            *(if state.terminated.is_some() { &mut reading.exited } else { &mut reading.waiting }) += 1;
+    fn container(&self, pod: &DesiredPod, status: &ContainerStatus, reading: &mut Reading) {
+        let state = status.state.as_ref();
+        let Some(run) = state.and_then(|state| state.running.as_ref()) else {
+            let ended = state.is_some_and(|state| state.terminated.is_some());
+            *(if ended { &mut reading.exited } else { &mut reading.waiting }) += 1;
             return;
         };
         match self.cgroups.container_usage(&pod.uid, &status.name) {
@@ -106,10 +107,10 @@ impl Pods {
                 namespace: pod.name.namespace.to_string(),
                 pod: pod.name.name.to_string(),
                 amounts: amounts(pod.pod.spec.as_ref(), &status.name),
-                container: status.name,
-                image: status.image,
+                container: status.name.clone(),
+                image: status.image.clone(),
                 usage,
-                started: run.started_at.map(|time| time.0.as_millisecond() as f64 / 1000.0),
+                started: run.started_at.as_ref().map(|time| time.0.as_millisecond() as f64 / 1000.0),
             }),
             // It ended between the report and this reading.
             Ok(None) => {}

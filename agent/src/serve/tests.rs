@@ -78,8 +78,8 @@ fn status() -> PodStatus {
 
 async fn start(ready: bool) -> SocketAddr {
     let directory = tempfile::tempdir().unwrap();
-    let records = Arc::new(Records::open(directory.path().join("records")).unwrap());
-    records.update(&"1".into(), |record| record.status = Some(status()));
+    let records = Arc::new(Records::open(directory.path().join("records"), "").unwrap());
+    records.update(&"1".into(), |record| record.status = Some(Arc::new(status())));
     let mut desired = Desired::default();
     for pod in [pod("1", "web"), pod("2", "pending")] {
         desired.pods.insert(pod.uid.clone(), pod);

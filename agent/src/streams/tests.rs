@@ -21,6 +21,8 @@ fn attempt(number: u32, state: ContainerState) -> ObservedContainer {
         image_id: String::new(),
         state,
         labels: BTreeMap::from([(LOG_LABEL.to_owned(), format!("/{number}.log"))]),
+        earlier_boot: false,
+        task: true,
     }
 }
 
@@ -45,12 +47,12 @@ fn channel() -> (StreamChannel, mpsc::Sender<StreamInput>, mpsc::Receiver<Stream
 #[test]
 fn logs_are_of_the_latest_attempt_that_started_or_the_one_before() {
     let running = ContainerState::Running { pid: 1, started_ms: 0 };
-    let attempts = || vec![attempt(0, ContainerState::Unknown), attempt(1, running.clone())];
+    let attempts = || vec![attempt(0, ContainerState::Lost), attempt(1, running.clone())];
     let path =
         |attempts, previous| logs::choose(attempts, &request(previous)).map(|p| p.display().to_string());
     assert_eq!(path(attempts(), false).unwrap(), "/1.log");
     assert_eq!(path(attempts(), true).unwrap(), "/0.log");
-    let created = vec![attempt(0, ContainerState::Unknown), attempt(1, ContainerState::Created)];
+    let created = vec![attempt(0, ContainerState::Lost), attempt(1, ContainerState::Created)];
     assert_eq!(path(created, false).unwrap(), "/0.log");
     let refused = path(vec![attempt(0, running)], true).unwrap_err();
     assert_eq!(

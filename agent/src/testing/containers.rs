@@ -21,6 +21,7 @@ const KILL: i32 = 9;
 #[async_trait]
 impl Runtime for FakeNode {
     async fn version(&self) -> Result<String, RuntimeError> {
+        self.answer().await;
         Ok("fake://1".to_owned())
     }
 
@@ -65,6 +66,8 @@ impl Runtime for FakeNode {
             image_id: format!("{}@sha256:0", spec.image),
             state: ContainerState::Created,
             labels: spec.labels.clone(),
+            earlier_boot: false,
+            task: true,
         };
         state.containers.insert(spec.id.clone(), (observed, spec.clone()));
         Ok(())
@@ -101,6 +104,17 @@ impl Runtime for FakeNode {
         };
         if heeds {
             self.exit(id, 128 + signal);
+        }
+        Ok(())
+    }
+
+    async fn release(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let mut state = self.state();
+        state.log.push(format!("release {id}"));
+        if let Some((container, _)) = state.containers.get_mut(id)
+            && !container.state.may_live()
+        {
+            container.task = false;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     model::{ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, PodUid, Resolver, ServiceId},
@@ -28,6 +28,7 @@ pub use upstream::{Heard, Said};
 pub struct FakeNode {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<RuntimeEvent>,
+    hanging: watch::Sender<bool>,
 }
 
 /// All there is on the node.
@@ -51,6 +52,10 @@ pub struct State {
     pub cgroups: BTreeSet<PodUid>,
     /// Volumes by pod, with their digest.
     pub volumes: BTreeMap<PodUid, BTreeMap<String, u64>>,
+    /// Pods whose volumes were given back.
+    pub released: BTreeSet<PodUid>,
+    /// How often it was started.
+    pub boots: u32,
     /// Operations that fail next, by name, with the text.
     pub failures: BTreeMap<&'static str, VecDeque<String>>,
     /// Containers that do not heed SIGTERM, by name.
@@ -69,7 +74,8 @@ impl FakeNode {
     /// An empty node at a round time.
     pub fn new() -> Self {
         let state = State { now_ms: 1_800_000_000_000, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), events: broadcast::channel(1024).0 }
+        let (events, hanging) = (broadcast::channel(1024).0, watch::Sender::new(false));
+        Self { state: Arc::new(Mutex::new(state)), events, hanging }
     }
 
     /// Everything on it.
@@ -95,6 +101,21 @@ impl FakeNode {
         self.state().failures.entry(operation).or_default().push_back(text.to_owned());
     }
 
+    /// Names the boot.
+    pub fn boot(&self) -> String {
+        format!("boot-{}", self.state().boots)
+    }
+
+    /// The runtime takes calls and does not answer them, until told otherwise.
+    pub fn hang(&self, hangs: bool) {
+        self.hanging.send_replace(hangs);
+    }
+
+    async fn answer(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.hanging.subscribe().wait_for(|hangs| !hangs).await;
+    }
+
     /// Lets time pass.
     pub fn advance(&self, ms: i64) {
         self.state().now_ms += ms;
@@ -110,9 +131,15 @@ impl FakeNode {
 
     /// The machine is switched off and on: processes, namespaces and cgroups are gone, files stay.
     pub fn reboot(&self) {
+        use crate::runtime::ContainerState::{Lost, Running};
         let mut state = self.state();
+        state.boots += 1;
         for (container, _) in state.containers.values_mut() {
-            container.state = crate::runtime::ContainerState::Unknown;
+            // What had ended is on record with its end; what ran has lost its task and nobody saw how.
+            if matches!(container.state, Running { .. }) {
+                container.state = Lost;
+            }
+            (container.earlier_boot, container.task) = (true, false);
         }
         state.networks.clear();
         state.attached.clear();
@@ -201,5 +228,7 @@ pub fn view(root: &std::path::Path) -> NodeView {
         memory_capacity: 8 << 30,
         enforced: true,
         pids_max: None,
+        apparmor: false,
+        hosts: "127.0.0.1\tlocalhost\n".to_owned(),
     }
 }

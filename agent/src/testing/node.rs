@@ -18,7 +18,7 @@ use crate::{
     },
     net::{NetError, Network, PodNetwork},
     runtime::Limits,
-    volumes::{PodFile, SubPath, VolumeError, VolumeSpec, Volumes},
+    volumes::{PodFile, PodFiles, SubPath, VolumeError, VolumeSpec, Volumes},
 };
 
 fn broken(text: String) -> io::Error {
@@ -219,12 +219,30 @@ impl Volumes for FakeNode {
         None
     }
 
-    async fn remove(&self, pod: &PodUid) -> Result<(), VolumeError> {
-        self.state().volumes.remove(pod);
+    async fn forget_termination_log(&self, _pod: &PodUid, _container: &ContainerName, _attempt: u32) {}
+
+    async fn ensure_shared_memory(&self, pod: &PodUid) -> Result<(), VolumeError> {
+        self.state().volumes.entry(pod.clone()).or_default();
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<PodUid>, VolumeError> {
-        Ok(self.state().volumes.keys().cloned().collect())
+    async fn release(&self, pod: &PodUid) -> Result<(), VolumeError> {
+        let mut state = self.state();
+        state.log.push(format!("release volumes {pod}"));
+        state.released.insert(pod.clone());
+        Ok(())
+    }
+
+    async fn remove(&self, pod: &PodUid) -> Result<(), VolumeError> {
+        let mut state = self.state();
+        state.released.remove(pod);
+        state.volumes.remove(pod);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<PodFiles>, VolumeError> {
+        let state = self.state();
+        let files = |pod: &PodUid| PodFiles { pod: pod.clone(), volumes: !state.released.contains(pod) };
+        Ok(state.volumes.keys().map(files).collect())
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::FileTypeExt,
     path::Path,
 };
 
-use super::{HostPathCheck, VolumeError, node::failed};
+use super::{HostPathCheck, VolumeError, node::failed, ownership};
 
 /// Checks or makes it.
 pub(super) fn check(path: &Path, check: HostPathCheck) -> Result<(), VolumeError> {
@@ -38,12 +38,23 @@ pub(super) fn check(path: &Path, check: HostPathCheck) -> Result<(), VolumeError
     if right { Ok(()) } else { Err(VolumeError::HostPath { path: path.display().to_string(), expected }) }
 }
 
+/// With those above it; the modes hold whatever the umask.
 fn make_directory(path: &Path) -> Result<(), VolumeError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map_err(|source| failed("create", path, source))
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    for dir in missing.into_iter().rev() {
+        match fs::create_dir(dir) {
+            Ok(()) => ownership::set(dir, 0o755, None)?,
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(failed("create", dir, source)),
+        }
+    }
+    Ok(())
 }
 
 fn make_file(path: &Path) -> Result<(), VolumeError> {
-    let made = fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path);
-    made.map(|_| ()).map_err(|source| failed("create", path, source))
+    match fs::File::create_new(path) {
+        Ok(_) => ownership::set(path, 0o644, None),
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(failed("create", path, source)),
+    }
 }

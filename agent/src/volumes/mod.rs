@@ -121,6 +121,15 @@ pub struct PodFile {
     pub content: String,
 }
 
+/// A pod of which something is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFiles {
+    /// Which.
+    pub pod: PodUid,
+    /// Volumes, sub paths or shared memory are among it.
+    pub volumes: bool,
+}
+
 /// Why a volume is not there. The message with its cause is what the pod's event shows.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -174,8 +183,14 @@ pub trait Volumes: Send + Sync {
         container: &ContainerName,
         attempt: u32,
     ) -> Option<String>;
+    /// Removes that file with its container. What is left goes with the pod.
+    async fn forget_termination_log(&self, pod: &PodUid, container: &ContainerName, attempt: u32);
+    /// Makes the memory that the pod's containers share.
+    async fn ensure_shared_memory(&self, pod: &PodUid) -> Result<(), VolumeError>;
+    /// Removes the volumes of a pod that has ended; last words stay.
+    async fn release(&self, pod: &PodUid) -> Result<(), VolumeError>;
     /// Removes the pod's directory with all mounts below.
     async fn remove(&self, pod: &PodUid) -> Result<(), VolumeError>;
     /// Pods that have a directory.
-    async fn list(&self) -> Result<Vec<PodUid>, VolumeError>;
+    async fn list(&self) -> Result<Vec<PodFiles>, VolumeError>;
 }

@@ -12,20 +12,22 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::{VolumeError, node::failed};
 
 /// A tmpfs on the directory, unless it has one.
-pub(super) fn tmpfs(dir: &Path, size: Option<i64>) -> Result<(), VolumeError> {
-    if is_mount_point(dir).map_err(|source| failed("inspect", dir, source))? {
+pub(super) fn tmpfs(dir: &Path, size: Option<i64>, more: MsFlags) -> Result<(), VolumeError> {
+    if is_mount_point(dir)? {
         return Ok(());
     }
     let options = size.map(|bytes| format!("size={bytes}"));
-    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | more;
     mount(Some("tmpfs"), dir, Some("tmpfs"), flags, options.as_deref())
         .map_err(|errno| failed("mount a tmpfs on", dir, errno.into()))
 }
 
 /// Another device than its parent's.
-fn is_mount_point(dir: &Path) -> io::Result<bool> {
+pub(super) fn is_mount_point(dir: &Path) -> Result<bool, VolumeError> {
     let parent = dir.parent().unwrap_or(dir);
-    Ok(fs::metadata(dir)?.dev() != fs::metadata(parent)?.dev())
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+    let differ = device(dir).and_then(|own| Ok(own != device(parent)?));
+    differ.map_err(|source| failed("inspect", dir, source))
 }
 
 /// Unmounts everything below the directory, the last mounted first, and makes sure that nothing is left: what is

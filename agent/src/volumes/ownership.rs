@@ -25,7 +25,8 @@ pub(super) fn file(path: &Path, mode: u32, fs_group: Option<u32>) -> Result<(), 
     set(path, if fs_group.is_some() { mode | 0o440 } else { mode }, fs_group)
 }
 
-fn set(path: &Path, mode: u32, group: Option<u32>) -> Result<(), VolumeError> {
+/// Exactly this mode, whatever the umask.
+pub(super) fn set(path: &Path, mode: u32, group: Option<u32>) -> Result<(), VolumeError> {
     if group.is_some() {
         chown(path, None, group).map_err(|source| failed("change the group of", path, source))?;
     }

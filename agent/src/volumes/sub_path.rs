@@ -14,7 +14,7 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat, mkdirat},
 };
 
-use super::{SubPath, VolumeError, node::failed};
+use super::{SubPath, VolumeError, node::failed, ownership};
 
 /// Binds the path of the volume onto `target`. A binding of an earlier attempt is replaced.
 pub(super) fn bind(wanted: &SubPath, target: &Path) -> Result<(), VolumeError> {
@@ -51,14 +51,27 @@ fn make(root: &OwnedFd, wanted: &SubPath) -> Result<OwnedFd, VolumeError> {
     let mut parent = beneath(root, Path::new(".")).map_err(|errno| explain(wanted, errno))?;
     for part in Path::new(&wanted.path).components() {
         so_far.push(part);
-        let mode = fstat(&parent).map_or(0o755, |meta| meta.st_mode & 0o7777);
-        match mkdirat(&parent, part.as_os_str(), Mode::from_bits_truncate(mode)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        let above = fstat(&parent).map_err(|errno| explain(wanted, errno))?;
+        let made = match mkdirat(&parent, part.as_os_str(), Mode::S_IRWXU) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
             Err(errno) => return Err(explain(wanted, errno)),
-        }
+        };
         parent = beneath(root, &so_far).map_err(|errno| explain(wanted, errno))?;
+        if made {
+            inherit(&parent, above.st_mode & 0o7777, above.st_gid)?;
+        }
     }
     Ok(parent)
+}
+
+/// A directory that was just made is the pod's as the one above it is: with its mode whatever the umask, and with its
+/// group when that is handed on (`fsGroup`).
+fn inherit(made: &OwnedFd, mode: u32, group: u32) -> Result<(), VolumeError> {
+    // It was opened as a path only: the kernel's link to it serves where a descriptor would not.
+    let path = PathBuf::from(format!("/proc/self/fd/{}", made.as_raw_fd()));
+    let group = Mode::from_bits_truncate(mode).contains(Mode::S_ISGID).then_some(group);
+    ownership::set(&path, mode, group)
 }
 
 fn explain(wanted: &SubPath, errno: Errno) -> VolumeError {

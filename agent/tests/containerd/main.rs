@@ -51,6 +51,7 @@ fn spec(host: &Host, attempt: u32, script: &str) -> ContainerSpec {
         stdin: false,
         tty: false,
         handler: None,
+        sysctls: BTreeMap::new(),
         host_pid: false,
         labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
     }

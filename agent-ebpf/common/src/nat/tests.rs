@@ -116,8 +116,49 @@ fn when_a_choice_stands() {
         (flow, udp, 0, 1001, true, true, "a datagram"),
         (flow, udp, 0, 1001, false, false, "a datagram for a dead backend"),
         (flow, udp, 0, 1000 + UDP_IDLE, true, false, "a datagram long after"),
-        (flow, udp, 0, 1000_u32.wrapping_sub(1), true, false, "a clock that ran backwards is an old entry"),
+        (flow, udp, 0, 999, true, true, "another processor was a tick ahead"),
+        (flow, TCP, SYN, 999, true, true, "the same for a SYN"),
     ] {
         assert_eq!(stands(&flow, proto, flags, now, alive), expected, "{why}");
     }
+}
+
+#[test]
+fn when_a_flow_is_over() {
+    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let (_, back) = outside(packet, &chosen(9, 9), 1000);
+    let with = |flags| Flow { flags: back.flow.flags | flags, ..back.flow };
+    let udp = crate::abi::UDP;
+    for (flow, proto, seconds, expected, why) in [
+        (with(0), TCP, 59, false, "a SYN that waits for its answer"),
+        (with(0), TCP, 60, true, "a SYN that nobody answered"),
+        (with(FLOW_USED), TCP, 6 * 3600 - 1, false, "an established connection that is quiet"),
+        (with(FLOW_USED), TCP, 6 * 3600, true, "one that is quiet for too long"),
+        (with(FLOW_USED | FLOW_CLOSING), TCP, 9, false, "the last packets of a connection"),
+        (with(FLOW_USED | FLOW_CLOSING), TCP, 10, true, "a connection that has ended"),
+        (with(FLOW_USED), udp, 119, false, "a stream of datagrams"),
+        (with(FLOW_USED), udp, 120, true, "a stream that has ended"),
+    ] {
+        assert_eq!(over(&flow, proto, 1000 + ticks(seconds)), expected, "{why}");
+    }
+    assert!(!over(&with(FLOW_USED), TCP, 999), "another processor was a tick ahead");
+}
+
+#[test]
+fn each_way_knows_the_other() {
+    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let picked = chosen(9, 9);
+    let pairs = [
+        (packet, pod(packet, &picked, 0)),
+        (Tuple { src_be: 9, ..packet }, pod(Tuple { src_be: 9, ..packet }, &picked, 0)),
+        (packet, outside(packet, &picked, 0)),
+    ];
+    for (packet, (there, back)) in pairs {
+        assert_eq!(other_way(packet, &there.flow, there.key.leg), back.key);
+        let reply = packet.rewritten(&there.flow).reversed();
+        assert_eq!(other_way(reply, &back.flow, back.key.leg), there.key);
+    }
+    let (exit, reply) = masqueraded(packet, &picked, 0, 7, 8);
+    let inside = Tuple { dst_be: 9, dport_be: 9, ..packet };
+    assert_eq!(other_way(inside, &exit.flow, exit.key.leg), reply.key);
 }

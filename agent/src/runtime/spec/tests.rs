@@ -36,6 +36,7 @@ fn spec() -> ContainerSpec {
         stdin: false,
         tty: false,
         handler: None,
+        sysctls: BTreeMap::new(),
         host_pid: false,
         labels: BTreeMap::new(),
     }

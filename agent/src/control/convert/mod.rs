@@ -1,0 +1,32 @@
+//! Between the wire and the model, by direction: the only user of protocol types besides the calls themselves. Pure.
+
+mod incoming;
+mod outgoing;
+
+pub(super) use incoming::{Change, Identity, Key, change, decode, network, stream_input, stream_request};
+pub(super) use outgoing::{
+    ack, encode, event, heartbeat, message, node_info, pod_status, stream_end, stream_open, stream_output,
+    stream_refused,
+};
+
+/// A message of the scheduler that makes no sense to this agent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// A field that must be there is not, or is not what it should be.
+    #[error("{0} is missing or malformed")]
+    Field(&'static str),
+    /// An object's JSON.
+    #[error("{kind} {name} does not decode")]
+    Json {
+        /// `Pod`, `Secret`, `ConfigMap`.
+        kind: &'static str,
+        /// Which.
+        name: String,
+        /// What the decoder says; without the object's content.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The ledger's own framing.
+    #[error("the ledger does not decode")]
+    Ledger,
+}
