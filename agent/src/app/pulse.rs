@@ -68,7 +68,9 @@ impl Pulse {
             }
         };
         let healthy = why.is_none();
-        if self.health.send_replace(why.clone()) != why && let Some(why) = why {
+        if self.health.send_replace(why.clone()) != why
+            && let Some(why) = why
+        {
             tracing::warn!(why, "the container runtime does not answer");
         }
         healthy
@@ -86,8 +88,7 @@ mod tests {
         node.state().images.insert("app:1".into());
         let (health, mut why) = watch::channel(None);
         let (heard, said) = watch::channel(Heard::default());
-        let pulse =
-            Pulse { runtime: Arc::new(node.clone()), images: Arc::new(node.clone()), health, heard };
+        let pulse = Pulse { runtime: Arc::new(node.clone()), images: Arc::new(node.clone()), health, heard };
         let stop = CancellationToken::new();
         let task = tokio::spawn(pulse.run(stop.clone()));
         let mut first = said.clone();

@@ -14,8 +14,8 @@ use clap::Parser;
 
 pub use format::Stream;
 pub use reader::{LogSink, ReadOptions, read};
-pub(crate) use writer::{release, remove};
 pub use writer::{LoggerInput, run as run_logger};
+pub(crate) use writer::{release, remove};
 
 /// When a log file is put aside, and how many are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

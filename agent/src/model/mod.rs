@@ -20,8 +20,8 @@ pub use layout::Layout;
 pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
 pub use node::{ContainerUsage, NodeCondition, NodeFacts, NodeTaint, NodeUsage, Vitals};
 pub use observed::{
-    Condemned, ContainerRecord, Failure, Hook, ImageFailure, ImageState, ObservedPod, PodRecord, StopRecord,
-    Subject,
+    Condemned, ContainerRecord, Failure, Hook, HookKind, ImageFailure, ImageState, ObservedPod, PodRecord,
+    StopRecord, Subject,
 };
 pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};

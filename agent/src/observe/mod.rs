@@ -14,7 +14,8 @@ use crate::{
     dataplane::Dataplane,
     images::Images,
     model::{
-        ContainerId, ContainerName, Failure, HookKind, ImageState, NetworkStatus, ObservedPod, PodUid, Subject,
+        ContainerId, ContainerName, Failure, HookKind, ImageState, NetworkStatus, ObservedPod, PodUid,
+        Subject,
     },
     net::{NetError, Network},
     plan,

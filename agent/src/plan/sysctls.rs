@@ -23,7 +23,10 @@ pub(super) fn sysctls(pod: &Pod) -> Result<BTreeMap<String, String>, String> {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_/".contains(&b))
         });
         if !plain || !(of_network || of_ipc) {
-            return Err(format!("sysctl {:?} is not supported by this node: it has no namespace", sysctl.name));
+            return Err(format!(
+                "sysctl {:?} is not supported by this node: it has no namespace",
+                sysctl.name
+            ));
         }
         let shared = if of_network && host_network(pod) {
             Some("hostNetwork")
@@ -33,7 +36,10 @@ pub(super) fn sysctls(pod: &Pod) -> Result<BTreeMap<String, String>, String> {
             None
         };
         if let Some(field) = shared {
-            return Err(format!("sysctl {:?} is not allowed with {field}: it would be the node's", sysctl.name));
+            return Err(format!(
+                "sysctl {:?} is not allowed with {field}: it would be the node's",
+                sysctl.name
+            ));
         }
         all.insert(name, sysctl.value.clone());
     }

@@ -164,7 +164,8 @@ fn the_tutorials_security_and_limits_reach_the_runtime() {
     assert_eq!(spec.limits.cpu_quota_us, Some(50_000));
     assert!(spec.env.contains(&("HOSTNAME".into(), "web-app-pod".into())));
     let targets: Vec<_> = spec.mounts.iter().map(|mount| mount.target.as_str()).collect();
-    assert_eq!(targets, ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"]);
+    let expected = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"];
+    assert_eq!(targets, expected);
     let files = &launch_of(&plan).files;
     let resolv = &files.iter().find(|file| file.name == "resolv.conf").unwrap().content;
     assert_eq!(
@@ -218,7 +219,7 @@ fn transition_times_move_only_with_their_condition() {
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "web", 0, running(60_000)));
     let first = planned(&Desired::default(), &pod, &seen).status;
-    seen.record.status = Some(first.clone());
+    seen.record.status = Some(Arc::new(first.clone()));
     seen.now_ms += 50_000;
     assert_eq!(planned(&Desired::default(), &pod, &seen).status, first);
 }
@@ -313,7 +314,8 @@ fn pre_stop_comes_before_the_signal_and_shares_its_grace() {
         pre_stop_done,
         signalled_ms,
     };
-    let record = |seen: &mut ObservedPod, stop| seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
+    let record =
+        |seen: &mut ObservedPod, stop| seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
     seen.hooks.insert(("p.web.0".into(), crate::model::HookKind::PreStop));
     record(&mut seen, stop(NOW - 1000, false, None));
     let plan = planned(&desired, &pod, &seen);
@@ -339,7 +341,7 @@ fn an_unsupported_volume_says_what_to_use() {
     let plan = planned(&Desired::default(), &pod, &seen);
     assert!(launches(&plan).is_empty());
     // Told once each.
-    seen.record.status = Some(plan.status.clone());
+    seen.record.status = Some(Arc::new(plan.status.clone()));
     assert!(planned(&Desired::default(), &pod, &seen).notices.is_empty());
     let [notice, _] = &plan.notices[..] else { panic!("{:?}", plan.notices) };
     assert_eq!(notice.reason, "FailedMount");

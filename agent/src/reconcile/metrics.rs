@@ -17,6 +17,7 @@ pub struct Metrics {
     workers: Gauge,
     pass_seconds: Option<Histogram>,
     programmed_seconds: Option<Histogram>,
+    start_seconds: Option<Histogram>,
     programming_failures: Counter,
     programmed_generation: Gauge<u64, AtomicU64>,
 }
@@ -29,6 +30,7 @@ impl Metrics {
         let metrics = Self {
             pass_seconds: Some(Histogram::new(buckets())),
             programmed_seconds: Some(Histogram::new(buckets())),
+            start_seconds: Some(Histogram::new(buckets())),
             ..Self::default()
         };
         registry.register("agent_reconcile_passes", "Looks at one pod", metrics.passes.clone());
@@ -57,6 +59,13 @@ impl Metrics {
         if let Some(histogram) = &metrics.pass_seconds {
             registry.register("agent_reconcile_pass_seconds", "Duration of a pass", histogram.clone());
         }
+        if let Some(histogram) = &metrics.start_seconds {
+            registry.register(
+                "kubelet_pod_start_duration_seconds",
+                "From the first sight of a pod to its containers' running, pulls included",
+                histogram.clone(),
+            );
+        }
         if let Some(histogram) = &metrics.programmed_seconds {
             registry.register(
                 "agent_dataplane_publish_seconds",
@@ -71,6 +80,12 @@ impl Metrics {
         self.passes.inc();
         self.steps.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
         if let Some(histogram) = &self.pass_seconds {
+            histogram.observe(seconds);
+        }
+    }
+
+    pub(super) fn started(&self, seconds: f64) {
+        if let Some(histogram) = &self.start_seconds {
             histogram.observe(seconds);
         }
     }

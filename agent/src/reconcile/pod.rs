@@ -27,6 +27,8 @@ pub(super) struct Worker {
     stop: CancellationToken,
     /// As last desired: what is to go is still known by name.
     last: Option<Arc<DesiredPod>>,
+    /// When it was first seen; until it runs.
+    since: Option<Instant>,
     reported: Option<(Arc<k8s_openapi::api::core::v1::PodStatus>, bool)>,
     previous: Option<(ObservedPod, Vec<Step>)>,
 }
@@ -49,7 +51,8 @@ impl Worker {
         desired: DesiredState,
         stop: CancellationToken,
     ) -> Self {
-        Self { uid, state, tools, desired, stop, last: None, reported: None, previous: None }
+        let since = Some(Instant::now());
+        Self { uid, state, tools, desired, stop, last: None, since, reported: None, previous: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -144,6 +147,13 @@ impl Worker {
         let status = known.cloned().unwrap_or_else(|| Arc::new(status));
         // Written down before it is told: what was told must not be forgotten.
         self.tools.records.update(&self.uid, |record| record.status = Some(Arc::clone(&status)));
+        if status.phase.as_deref() == Some("Running")
+            && let Some(since) = self.since.take()
+            // One that an earlier agent had started says nothing about a start.
+            && self.reported.is_some()
+        {
+            self.tools.metrics.started(since.elapsed().as_secs_f64());
+        }
         let news = (status, finished);
         if self.reported.as_ref() != Some(&news) {
             self.tools.upstream.pod_status(PodReport {

@@ -135,7 +135,7 @@ async fn a_pod_is_pulled_started_and_ready_and_everything_of_it_goes() {
     gone.generation = 2;
     agent.want(gone);
     let last = agent.until("finished", |report| report.finished).await;
-    let state = last.status.container_statuses.unwrap()[0].state.clone().unwrap();
+    let state = last.status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
     assert_eq!(state.terminated.unwrap().exit_code, 143);
     assert!(agent.events().contains(&("Killing", "Stopping container web".into())));
     let state = node.state();
@@ -326,13 +326,11 @@ async fn a_failed_liveness_probe_restarts_the_container() {
 async fn a_reboot_starts_everything_again_under_the_next_number() {
     let (node, dir) = setup();
     let agent = Agent::start(&node, &dir, Some(desired([web()])));
-    let before = agent.until("Running", is_running).await;
+    agent.until("Running", is_running).await;
     agent.kill().await;
     node.reboot();
-    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
-    let mut known = web();
-    known.pod.status = Some(before.status);
-    let again = Agent::start(&node, &dir, Some(desired([known])));
+    // The ledger has the status of the time when the pod was bound: none.
+    let again = Agent::start(&node, &dir, Some(desired([web()])));
     let report = again
         .until("Running again", |report| {
             is_running(report)
@@ -340,7 +338,67 @@ async fn a_reboot_starts_everything_again_under_the_next_number() {
                 && report.status.container_statuses.as_ref().unwrap()[0].restart_count == 1
         })
         .await;
-    assert_eq!(report.status.container_statuses.unwrap()[0].restart_count, 1);
+    assert_eq!(report.status.container_statuses.as_ref().unwrap()[0].restart_count, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_done_before_a_reboot_stays_done() {
+    let (node, dir) = setup();
+    let job =
+        || pod("p1", json!({"restartPolicy": "Never", "containers": [{"name": "web", "image": "app:1"}]}));
+    let agent = Agent::start(&node, &dir, Some(desired([job()])));
+    agent.until("Running", is_running).await;
+    node.exit(&"p1.web.0".into(), 3);
+    agent.until("Failed", |report| report.status.phase.as_deref() == Some("Failed")).await;
+    agent.kill().await;
+    node.reboot();
+    node.state().containers.clear();
+    let again = Agent::start(&node, &dir, Some(desired([job()])));
+    let report = again.until("a report", |_| true).await;
+    assert_eq!(report.status.phase.as_deref(), Some("Failed"));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(starts(&node), ["start p1.web.0"], "nothing begins again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_run_again_in_the_sandbox_after_a_reboot() {
+    let (node, dir) = setup();
+    let with_init = || {
+        pod(
+            "p1",
+            json!({"initContainers": [{"name": "setup", "image": "app:1"}],
+            "containers": [{"name": "web", "image": "app:1"}]}),
+        )
+    };
+    let agent = Agent::start(&node, &dir, Some(desired([with_init()])));
+    let is_set_up = |node: &FakeNode| starts(node).iter().filter(|line| line.contains("setup")).count();
+    agent.until("its init container", |_| is_set_up(&node) == 1).await;
+    node.exit(&"p1.setup.0".into(), 0);
+    agent.until("Running", is_running).await;
+    agent.kill().await;
+    node.reboot();
+    let again = Agent::start(&node, &dir, Some(desired([with_init()])));
+    again.until("its init container again", |_| is_set_up(&node) == 2).await;
+    assert!(!starts(&node).contains(&"start p1.web.1".to_owned()), "the main container waits for it");
+    node.exit(&"p1.setup.1".into(), 0);
+    again.until("the main container", |_| starts(&node).contains(&"start p1.web.1".to_owned())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shim_that_does_not_answer_is_asked_again_and_nothing_is_started_beside_it() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    let running = node.state().containers.get(&"p1.web.0".into()).unwrap().0.state.clone();
+    let set = |state| node.state().containers.get_mut(&"p1.web.0".into()).unwrap().0.state = state;
+    set(crate::runtime::ContainerState::Unreadable);
+    tokio::time::sleep(RESYNC * 2).await;
+    assert_eq!(starts(&node), ["start p1.web.0"]);
+    set(running);
+    tokio::time::sleep(RESYNC * 2).await;
+    let report = agent.heard.last(&"p1".into()).unwrap();
+    assert!(is_running(&report) && condition(&report, "Ready") == "True", "{report:#?}");
+    assert_eq!(report.status.container_statuses.as_ref().unwrap()[0].restart_count, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,11 +55,8 @@ impl ContainerdRuntime {
         let mut stream = self.client.containers().list_stream(request).await.map_err(&failed)?.into_inner();
         let mut records = Vec::new();
         let silent = |_| Status::deadline_exceeded("containerd stopped in the middle of a list");
-        while let Some(message) = timeout(DEADLINE, stream.message())
-            .await
-            .map_err(silent)
-            .flatten()
-            .map_err(&failed)?
+        while let Some(message) =
+            timeout(DEADLINE, stream.message()).await.map_err(silent).flatten().map_err(&failed)?
         {
             let ours = message.container.filter(|c| c.labels.contains_key(labels::ID));
             // The OCI specification is most of a record and says nothing that is asked here.

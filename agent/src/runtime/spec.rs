@@ -74,7 +74,8 @@ fn process(
 ) -> Result<Process, RuntimeError> {
     // The primary group as well: a set-group program must not lose it (CVE-2023-25173).
     let own = [identity.gid];
-    let mut groups: Vec<u32> = identity.groups.iter().chain(&spec.extra_groups).chain(&own).copied().collect();
+    let mut groups: Vec<u32> =
+        identity.groups.iter().chain(&spec.extra_groups).chain(&own).copied().collect();
     groups.sort_unstable();
     groups.dedup();
     let mut user = User::default();

@@ -92,6 +92,10 @@ impl Runtime for Timed {
         self.timed("stop_container", self.inner.kill(id, signal, all)).await
     }
 
+    async fn release(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.timed("release_container", self.inner.release(id)).await
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.timed("remove_container", self.inner.remove(id)).await
     }

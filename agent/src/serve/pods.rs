@@ -42,7 +42,7 @@ pub struct PodDebug {
     deleting: bool,
     /// As last reported to the scheduler.
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
 }
 
 /// A container that runs, with its counters.

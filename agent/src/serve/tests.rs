@@ -96,6 +96,8 @@ async fn start(ready: bool) -> SocketAddr {
         memory_capacity: 2 << 30,
         enforced: false,
         pids_max: None,
+        apparmor: false,
+        hosts: String::new(),
     };
     let sources = Sources {
         registry: Registry::default(),

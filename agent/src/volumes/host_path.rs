@@ -1,10 +1,6 @@
 //! hostPath: checked, or made, as its type says.
 
-use std::{
-    fs, io,
-    os::unix::fs::FileTypeExt,
-    path::Path,
-};
+use std::{fs, io, os::unix::fs::FileTypeExt, path::Path};
 
 use super::{HostPathCheck, VolumeError, node::failed, ownership};
 

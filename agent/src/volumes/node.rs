@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use nix::mount::MsFlags;
 
 use super::{
-    PodFile, PodFiles, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts, ownership,
-    sub_path,
+    PodFile, PodFiles, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts,
+    ownership, sub_path,
 };
 use crate::model::{Chain, ContainerName, Layout, PodUid};
 

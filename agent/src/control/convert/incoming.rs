@@ -12,9 +12,9 @@ use super::ConvertError;
 use crate::{
     control::ledger::Section,
     model::{
-        ClusterNetwork, ContainerName, Desired, DesiredPod, Endpoint, ExecRequest, FailedKind, LogsRequest, NodeName,
-        PeerNode, PodName, PodUid, PortForwardRequest, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType,
-        SharedObject, StreamInput, StreamRequest,
+        ClusterNetwork, ContainerName, Desired, DesiredPod, Endpoint, ExecRequest, FailedKind, LogsRequest,
+        NodeName, PeerNode, PodName, PodUid, PortForwardRequest, Protocol, ServiceId, ServicePort,
+        ServiceSpec, ServiceType, SharedObject, StreamInput, StreamRequest,
     },
 };
 
@@ -74,9 +74,8 @@ impl Identity {
         if !self.uid.is_empty() {
             return from.pods.get(&PodUid::from(self.uid.as_str()));
         }
-        let named = |pod: &&Arc<DesiredPod>| {
-            pod.name.namespace == self.namespace && pod.name.name == self.name
-        };
+        let named =
+            |pod: &&Arc<DesiredPod>| pod.name.namespace == self.namespace && pod.name.name == self.name;
         from.pods.values().find(named)
     }
 }

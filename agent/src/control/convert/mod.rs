@@ -3,7 +3,7 @@
 mod incoming;
 mod outgoing;
 
-pub(super) use incoming::{Change, Identity, Key, change, decode, network, stream_input, stream_request};
+pub(super) use incoming::{Identity, Key, change, decode, network, stream_input, stream_request};
 pub(super) use outgoing::{
     ack, encode, event, heartbeat, message, node_info, pod_status, stream_end, stream_open, stream_output,
     stream_refused,

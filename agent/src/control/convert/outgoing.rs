@@ -6,9 +6,9 @@ use prost::Message;
 use crate::{
     control::ledger::Section,
     model::{
-        Desired, Endpoint, EventSubject, EventType, FailedKind, FailedObject, NodeCondition, NodeEvent, NodeFacts,
-        NodeName, PodReport, Protocol, ServicePort, ServiceSpec, ServiceType, StreamEnd, StreamOutput, StreamRefusal,
-        Vitals,
+        Desired, Endpoint, EventSubject, EventType, FailedKind, FailedObject, NodeCondition, NodeEvent,
+        NodeFacts, NodeName, PodReport, Protocol, ServicePort, ServiceSpec, ServiceType, StreamEnd,
+        StreamOutput, StreamRefusal, Vitals,
     },
 };
 
@@ -268,4 +268,3 @@ pub(in crate::control) fn stream_end(end: StreamEnd) -> pb::StreamFrame {
     let end = pb::StreamEnd { exit_code: end.exit_code, error: end.error.unwrap_or_default() };
     pb::StreamFrame { kind: Some(pb::stream_frame::Kind::End(end)) }
 }
-
