@@ -16,7 +16,7 @@ use futures::{
 };
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RecordType},
+    rr::{Name, RData, RecordType},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,6 +34,9 @@ const MAX_IN_FLIGHT: usize = 1024;
 
 /// No answer is kept longer, whatever its time to live: a node follows changes within half a minute.
 const MAX_TTL: u32 = 30;
+
+/// A server that failed is asked last for so long.
+const SHUNNED: Duration = Duration::from_secs(30);
 
 /// Room for any datagram.
 const BUFFER: usize = 65_535;
@@ -67,6 +70,8 @@ pub(super) struct Forwarder {
     timeout: Duration,
     cache: Mutex<Cache>,
     pending: Mutex<HashMap<Key, Pending>>,
+    /// When a server last did not answer.
+    failed: Mutex<HashMap<SocketAddr, Instant>>,
     metrics: Metrics,
 }
 
@@ -78,7 +83,8 @@ impl Forwarder {
         metrics: Metrics,
     ) -> Arc<Self> {
         let cache = Mutex::new(Cache::new(cache_entries));
-        Arc::new(Self { resolvers, timeout, cache, pending: Mutex::default(), metrics })
+        let (pending, failed) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { resolvers, timeout, cache, pending, failed, metrics })
     }
 
     /// An answer that is kept, with its times to live counted down.
@@ -121,18 +127,29 @@ impl Forwarder {
         async move { task.await.unwrap_or(None) }.boxed().shared()
     }
 
+    fn in_order(&self, servers: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let mut failed = lock(&self.failed);
+        // Servers of an earlier configuration are forgotten.
+        failed.retain(|server, _| servers.contains(server));
+        in_order(servers, &failed, Instant::now())
+    }
+
     async fn ask_all(&self, key: &Key) -> Option<Message> {
-        let servers = self.resolvers.servers();
+        let servers = self.in_order(self.resolvers.servers());
         let mut refusal = None;
         for _ in 0..ROUNDS {
             for server in &servers {
                 match timeout(self.timeout, ask(*server, key)).await {
-                    Ok(Ok(answer)) if is_verdict(&answer) => return Some(answer),
+                    Ok(Ok(answer)) if is_verdict(&answer) => {
+                        lock(&self.failed).remove(server);
+                        return Some(answer);
+                    }
                     Ok(Ok(answer)) => refusal = Some(answer),
                     Ok(Err(error)) => tracing::debug!(%server, %error, "name server failed"),
                     Err(_) => tracing::debug!(%server, "name server did not answer in time"),
                 }
                 self.metrics.upstream_failures.inc();
+                lock(&self.failed).insert(*server, Instant::now());
             }
             if refusal.is_some() {
                 break;
@@ -140,6 +157,18 @@ impl Forwarder {
         }
         refusal
     }
+}
+
+/// As configured, but those that failed of late come last: each question would wait for them.
+fn in_order(
+    mut servers: Vec<SocketAddr>,
+    failed: &HashMap<SocketAddr, Instant>,
+    now: Instant,
+) -> Vec<SocketAddr> {
+    let is_shunned =
+        |server: &SocketAddr| failed.get(server).is_some_and(|at| now.duration_since(*at) < SHUNNED);
+    servers.sort_by_key(is_shunned);
+    servers
 }
 
 /// Whether an answer speaks of the name, and not of the server's own troubles.
@@ -248,12 +277,9 @@ impl Cache {
         Some(answer)
     }
 
-    /// Keeps answers that have records: an absence is asked for again.
     fn put(&mut self, key: Key, answer: Arc<Message>, now: Instant) {
-        let sections = answer.answers.iter().chain(&answer.authorities).chain(&answer.additionals);
-        let ttl = sections.map(|record| record.ttl).min().unwrap_or(0).min(MAX_TTL);
-        let positive = answer.metadata.response_code == ResponseCode::NoError && !answer.answers.is_empty();
-        if positive && ttl > 0 {
+        let ttl = lifetime(&answer).min(MAX_TTL);
+        if ttl > 0 {
             self.insert(key, Kept { answer, since: now, ttl });
         }
     }
@@ -269,9 +295,27 @@ impl Cache {
     }
 }
 
+/// How long an answer may be kept. An absence for as long as its zone says (RFC 2308), and not at all without the zone's
+/// word.
+fn lifetime(answer: &Message) -> u32 {
+    let sections = answer.answers.iter().chain(&answer.authorities).chain(&answer.additionals);
+    let shortest = sections.map(|record| record.ttl).min().unwrap_or(0);
+    match answer.metadata.response_code {
+        ResponseCode::NoError if !answer.answers.is_empty() => shortest,
+        ResponseCode::NoError | ResponseCode::NXDomain => {
+            let mut zones = answer.authorities.iter().filter_map(|record| match &record.data {
+                RData::SOA(soa) => Some(soa.minimum),
+                _ => None,
+            });
+            zones.next().map_or(0, |minimum| minimum.min(shortest))
+        }
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::{RData, Record};
+    use hickory_proto::rr::{Record, rdata::SOA};
 
     use super::*;
 
@@ -311,6 +355,32 @@ mod tests {
         cache.put(key("zero."), answer(0), now);
         cache.put(key("none."), Arc::new(Message::response(1, OpCode::Query)), now);
         assert!(cache.young.is_empty());
+    }
+
+    #[test]
+    fn an_absence_is_kept_for_as_long_as_its_zone_says() {
+        let absent = |code, minimum, ttl| {
+            let mut message = Message::response(1, OpCode::Query);
+            message.metadata.response_code = code;
+            let name = Name::from_ascii("example.").unwrap();
+            let soa = SOA::new(name.clone(), name.clone(), 1, 7200, 1800, 86_400, minimum);
+            message.add_authority(Record::from_rdata(name, ttl, RData::SOA(soa)));
+            lifetime(&message)
+        };
+        assert_eq!(absent(ResponseCode::NXDomain, 10, 3600), 10);
+        assert_eq!(absent(ResponseCode::NXDomain, 3600, 20), 20);
+        assert_eq!(absent(ResponseCode::NoError, 5, 5), 5, "the name is there, the type is not");
+        assert_eq!(absent(ResponseCode::ServFail, 5, 5), 0, "trouble is asked about again");
+    }
+
+    #[test]
+    fn a_server_that_failed_is_asked_last_for_a_while() {
+        let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([192, 0, 2, n], 53)));
+        let start = Instant::now();
+        let failed = HashMap::from([(a, start)]);
+        let order = |after| in_order(vec![a, b, c], &failed, start + Duration::from_secs(after));
+        assert_eq!(order(29), [b, c, a]);
+        assert_eq!(order(30), [a, b, c]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! answering from what it has.
 
 mod forward;
+mod limits;
 mod metrics;
 mod reply;
 mod resolv_conf;

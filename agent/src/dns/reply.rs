@@ -137,6 +137,8 @@ fn begin(request: &Message) -> Message {
     let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
     reply.metadata = Metadata::response_from_request(&request.metadata);
     reply.metadata.recursion_available = true;
+    // The client's wish, which goes on to the resolver; the library leaves it out.
+    reply.metadata.checking_disabled = request.metadata.checking_disabled;
     reply.add_queries(request.queries.iter().cloned());
     if let Some(theirs) = &request.edns {
         let mut ours = Edns::new();

@@ -11,7 +11,6 @@ use hickory_proto::op::Message;
 use tokio::{
     io::{self, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,13 +18,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     DnsError, DnsSettings, Metrics, SharedNames,
     forward::{Forwarder, Key},
+    limits::Limits,
     metrics::Zone,
     reply::{self, Step},
     resolv_conf::Resolvers,
 };
 
-/// Streams at one time; further ones wait to be accepted.
-const MAX_STREAMS: usize = 256;
+/// Streams at one time, and those of one address: further ones are closed.
+const STREAMS: (usize, usize) = (256, 32);
+
+/// Questions that wait for a resolver outside, and those of one address: further ones are told at once that we cannot.
+/// Each holds its packet and a task, about 2 KiB.
+const WAITING: (usize, usize) = (4096, 512);
 
 /// How long a stream may be idle (RFC 7766 asks for seconds).
 const STREAM_IDLE: Duration = Duration::from_secs(10);
@@ -43,6 +47,7 @@ pub struct Server {
 struct Shared {
     names: SharedNames,
     forwarder: Arc<Forwarder>,
+    waiting: Arc<Limits>,
     metrics: Metrics,
 }
 
@@ -61,7 +66,8 @@ impl Server {
         let datagrams = Arc::new(UdpSocket::bind(chosen).await.map_err(failed)?);
         let resolvers = Resolvers::new(settings.upstreams, chosen);
         let forwarder = Forwarder::new(resolvers, settings.timeout, settings.cache_entries, metrics.clone());
-        Ok(Self { datagrams, streams, shared: Arc::new(Shared { names, forwarder, metrics }) })
+        let waiting = Limits::new(WAITING.0, WAITING.1);
+        Ok(Self { datagrams, streams, shared: Arc::new(Shared { names, forwarder, waiting, metrics }) })
     }
 
     /// Where it listens.
@@ -105,8 +111,13 @@ async fn datagrams(socket: &Arc<UdpSocket>, shared: &Arc<Shared>, tasks: &TaskTr
             Step::Ignore => {}
             Step::Reply(reply) => send(socket, &reply, packet, from),
             Step::Forward { reply, query } => {
+                let Some(place) = shared.waiting.enter(from.ip()) else {
+                    send(socket, &shared.refuse(reply, started), packet, from);
+                    continue;
+                };
                 let (socket, shared, packet) = (socket.clone(), shared.clone(), packet.to_vec());
                 tasks.spawn(async move {
+                    let _place = place;
                     let key = Key::of(&query, &reply);
                     let reply = shared.forward(reply, key, started).await;
                     send(&socket, &reply, &packet, from);
@@ -131,14 +142,14 @@ async fn streams(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_STREAMS));
+    let limits = Limits::new(STREAMS.0, STREAMS.1);
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
+                let Some(place) = limits.enter(from.ip()) else { continue };
                 let (shared, stop) = (shared.clone(), stop.clone());
                 tasks.spawn(async move {
-                    let _slot = slot;
+                    let _place = place;
                     // The client's end of a stream is its own affair.
                     drop(stream_of(stream, &shared, &stop).await);
                 });
@@ -199,6 +210,13 @@ impl Shared {
             },
             Step::Ignore => Step::Ignore,
         }
+    }
+
+    /// The answer to a question that there is no room for.
+    fn refuse(&self, reply: Message, started: Instant) -> Message {
+        let reply = reply::complete(reply, None);
+        self.metrics.count(Zone::Forward, reply.metadata.response_code, started.elapsed());
+        reply
     }
 
     async fn forward(&self, reply: Message, key: Key, started: Instant) -> Message {

@@ -416,3 +416,14 @@ async fn streams_carry_several_questions_and_end_with_the_server() {
     tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }
+
+#[test]
+fn the_wish_for_unchecked_data_is_kept() {
+    for wish in [false, true] {
+        let mut request = question("example.org.", RecordType::A);
+        request.metadata.checking_disabled = wish;
+        let packet = request.to_vec().unwrap();
+        let Step::Forward { reply, .. } = consider(&packet, Some(&names())) else { panic!() };
+        assert_eq!(reply.metadata.checking_disabled, wish);
+    }
+}
