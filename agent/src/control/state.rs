@@ -129,7 +129,7 @@ impl State {
             Ok(change) => change,
             Err(error) => {
                 if let Some(identity) = identity {
-                    self.not_understood(identity, generation, &error);
+                    self.not_understood(&identity, generation, &error);
                 }
                 return Err(error);
             }
@@ -161,7 +161,7 @@ impl State {
         Ok(())
     }
 
-    fn not_understood(&mut self, identity: Identity, generation: u64, error: &ConvertError) {
+    fn not_understood(&mut self, identity: &Identity, generation: u64, error: &ConvertError) {
         if let Some(staging) = &mut self.staging {
             identity.keep(&self.current, staging);
         }

@@ -356,7 +356,7 @@ async fn a_pod_that_was_done_before_a_reboot_stays_done() {
     let again = Agent::start(&node, &dir, Some(desired([job()])));
     let report = again.until("a report", |_| true).await;
     assert_eq!(report.status.phase.as_deref(), Some("Failed"));
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    sleep(Duration::from_secs(600)).await;
     assert_eq!(starts(&node), ["start p1.web.0"], "nothing begins again");
 }
 
@@ -392,10 +392,10 @@ async fn a_shim_that_does_not_answer_is_asked_again_and_nothing_is_started_besid
     let running = node.state().containers.get(&"p1.web.0".into()).unwrap().0.state.clone();
     let set = |state| node.state().containers.get_mut(&"p1.web.0".into()).unwrap().0.state = state;
     set(crate::runtime::ContainerState::Unreadable);
-    tokio::time::sleep(RESYNC * 2).await;
+    sleep(RESYNC * 2).await;
     assert_eq!(starts(&node), ["start p1.web.0"]);
     set(running);
-    tokio::time::sleep(RESYNC * 2).await;
+    sleep(RESYNC * 2).await;
     let report = agent.heard.last(&"p1".into()).unwrap();
     assert!(is_running(&report) && condition(&report, "Ready") == "True", "{report:#?}");
     assert_eq!(report.status.container_statuses.as_ref().unwrap()[0].restart_count, 0);

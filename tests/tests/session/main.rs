@@ -170,7 +170,7 @@ fn report(pod: &Value, phase: &str, finished: bool) -> PodReport {
     PodReport {
         uid: text("uid").as_str().into(),
         name: PodName { namespace: text("namespace").into(), name: text("name").into() },
-        status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() },
+        status: PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }.into(),
         finished,
     }
 }

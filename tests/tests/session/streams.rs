@@ -71,7 +71,12 @@ impl Cluster {
         let name = PodName { namespace: "default".into(), name: name.into() };
         self.agent.node.pods.lock().unwrap().push(uid);
         let uid = pod.metadata.uid.as_deref().context("no uid")?.into();
-        self.agent.control.upstream.pod_status(PodReport { uid, name, status, finished: false });
+        self.agent.control.upstream.pod_status(PodReport {
+            uid,
+            name,
+            status: status.into(),
+            finished: false,
+        });
         let pods = self.pods.clone();
         let pod_name = pod.metadata.name.clone().context("no name")?;
         eventually("Running", async || {
