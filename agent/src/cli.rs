@@ -28,6 +28,13 @@ pub const BAD_USAGE: u8 = 2;
 /// must not wait for either.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The agent waits much and computes little: more threads would only cost memory.
+const WORKERS: usize = 4;
+/// Threads for file work; what is more waits its turn.
+const BLOCKING: usize = 8;
+/// How long such a thread outlives its work.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
 const EXAMPLES: &str = "\
 Examples:
   Run it (usually systemd does: systemctl enable --now gantry-agent):
@@ -135,8 +142,14 @@ fn serve(config: &Config) -> Result<(), CommandError> {
     memory::keep_small();
     start_logs(config);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS))
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(KEEP_ALIVE)
+        .enable_all()
+        .build()
+        .map_err(CommandError::Runtime)?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Runtime)?;

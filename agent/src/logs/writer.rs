@@ -439,4 +439,19 @@ mod tests {
         assert!(lines[0].contains("5 bytes of output could not be written"), "{lines:?}");
         assert_eq!(lines[1], "stdout F kept");
     }
+
+    #[test]
+    fn a_log_goes_with_all_that_was_put_aside_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        for name in ["0.log", "0.log.20260102-030405.000006", "0.log.20260103-030405.000006", "1.log"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        remove(&log).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["1.log"]);
+        remove(&log).unwrap();
+        remove(&dir.path().join("absent/0.log")).unwrap();
+    }
 }

@@ -61,17 +61,43 @@ async fn tail(log: &Path) -> Option<String> {
     file.seek(std::io::SeekFrom::Start(length.saturating_sub(wanted))).await.ok()?;
     let mut bytes = Vec::new();
     file.take(wanted).read_to_end(&mut bytes).await.ok()?;
-    Some(text_of(&String::from_utf8_lossy(&bytes)))
+    Some(text_of(&String::from_utf8_lossy(&bytes), length > wanted))
 }
 
-fn text_of(lines: &str) -> String {
-    let text: Vec<&str> = lines.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let from = text.len().saturating_sub(MAX_LOG_LINES);
-    let mut joined: String = text[from..].iter().map(|line| format!("{line}\n")).collect();
-    while joined.len() > MAX_LOG_BYTES {
-        joined = joined.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+/// `cut`: the text begins somewhere in a record.
+fn text_of(records: &str, cut: bool) -> String {
+    let mut records: Vec<&str> = records.lines().collect();
+    let mut joined = String::new();
+    if cut && !records.is_empty() {
+        // Without its stamp it cannot be told from text: it counts only when there is nothing else.
+        let first = records.remove(0);
+        if records.is_empty() {
+            joined = format!("{first}\n");
+        }
     }
-    joined
+    for record in records {
+        let mut parts = record.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(text)) = (parts.next(), parts.next()) else { continue };
+        joined.push_str(text);
+        // A long line is several records, of which only the last ends it.
+        if tag != "P" {
+            joined.push('\n');
+        }
+    }
+    let lines = joined.lines().count();
+    let mut text = joined.as_str();
+    for _ in MAX_LOG_LINES..lines {
+        text = text.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    while text.len() > MAX_LOG_BYTES
+        && let Some((_, rest)) = text.split_once('\n').filter(|(_, rest)| !rest.is_empty())
+    {
+        text = rest;
+    }
+    // One line that is too long: its end says most.
+    let from = text.len().saturating_sub(MAX_LOG_BYTES);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    text[from..].to_owned()
 }
 
 #[cfg(test)]
@@ -81,10 +107,22 @@ mod tests {
     #[test]
     fn the_tail_has_no_time_stamps_and_a_limit() {
         let log = "2026-01-01T00:00:00Z stdout F first line\n2026-01-01T00:00:01Z stderr F second\n";
-        assert_eq!(text_of(log), "first line\nsecond\n");
+        assert_eq!(text_of(log, false), "first line\nsecond\n");
         let long = "2026-01-01T00:00:00Z stdout F 0123456789012345678901234567890123456789\n".repeat(200);
-        let text = text_of(&long);
+        let text = text_of(&long, true);
         assert!(text.len() <= MAX_LOG_BYTES && text.lines().count() <= MAX_LOG_LINES, "{}", text.len());
         assert!(text.ends_with("0123456789\n"));
+    }
+
+    #[test]
+    fn of_one_long_line_the_end_is_kept() {
+        let end = "x".repeat(3000) + "the end";
+        let whole = format!("2026-01-01T00:00:00Z stderr P {end}\n2026-01-01T00:00:00Z stderr F !\n");
+        let text = text_of(&whole, false);
+        assert!(text.len() == MAX_LOG_BYTES && text.ends_with("the end!\n"), "{text}");
+        // All that was read is the middle of one record.
+        let text = text_of(&format!("ä{end}\n"), true);
+        assert!(text.len() <= MAX_LOG_BYTES && text.ends_with("the end\n"), "{text}");
+        assert_eq!(text_of("of a record\n2026-01-01T00:00:00Z stdout F whole\n", true), "whole\n");
     }
 }

@@ -16,6 +16,9 @@ use crate::{
     testing,
 };
 
+mod ending;
+mod isolation;
+
 const NOW: i64 = 1_800_000_000_000;
 
 fn node() -> NodeView {
@@ -292,41 +295,6 @@ fn a_changed_image_replaces_the_container_at_once() {
     seen.containers.clear();
     with(&mut seen, old);
     assert_eq!(launches(&planned(&Desired::default(), &pod, &seen)), ["p.web.1"]);
-}
-
-#[test]
-fn pre_stop_comes_before_the_signal_and_shares_its_grace() {
-    let mut pod = testing::pod(
-        "p",
-        json!({"containers": [{"name": "web", "image": "i",
-            "lifecycle": {"preStop": {"sleep": {"seconds": 3}}, "stopSignal": "SIGINT"}}]}),
-    );
-    pod.pod.metadata.deletion_timestamp =
-        Some(serde_json::from_value(json!("2027-01-15T08:00:00Z")).unwrap());
-    pod.pod.metadata.deletion_grace_period_seconds = Some(10);
-    let mut seen = prepared(&pod);
-    with(&mut seen, container(&pod, "web", 0, running(1000)));
-    let desired = Desired::default();
-    let plan = planned(&desired, &pod, &seen);
-    assert!(matches!(&plan.steps[..], [Step::BeginStop { pre_stop: Some(_), .. }]));
-    let stop = |since_ms, pre_stop_done, signalled_ms| crate::model::StopRecord {
-        since_ms,
-        pre_stop_done,
-        signalled_ms,
-    };
-    let record =
-        |seen: &mut ObservedPod, stop| seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
-    seen.hooks.insert(("p.web.0".into(), crate::model::HookKind::PreStop));
-    record(&mut seen, stop(NOW - 1000, false, None));
-    let plan = planned(&desired, &pod, &seen);
-    assert_eq!((plan.steps.len(), plan.wake_ms), (0, Some(NOW + 9000)));
-    seen.hooks.clear();
-    record(&mut seen, stop(NOW - 3000, true, None));
-    assert!(matches!(&planned(&desired, &pod, &seen).steps[..], [Step::Signal { signal: 2, .. }]));
-    record(&mut seen, stop(NOW - 9500, true, Some(NOW - 100)));
-    assert_eq!(planned(&desired, &pod, &seen).wake_ms, Some(NOW + 1900));
-    record(&mut seen, stop(NOW - 12_000, true, Some(NOW - 2500)));
-    assert!(matches!(&planned(&desired, &pod, &seen).steps[..], [Step::Kill(_)]));
 }
 
 #[test]

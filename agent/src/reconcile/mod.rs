@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -73,6 +76,8 @@ pub struct Pods {
     known: Option<Arc<Desired>>,
     /// The node has been read once: before that a worker would not know what its pod has already.
     read: bool,
+    /// When memory was last given back.
+    trimmed: Option<Instant>,
 }
 
 impl Pods {
@@ -95,6 +100,7 @@ impl Pods {
             stop,
             known: None,
             read: false,
+            trimmed: None,
         }
     }
 
@@ -203,6 +209,12 @@ impl Pods {
             self.worker(uid, Some(&inventory));
         }
         self.ring_all();
+        // Reading the whole node takes memory for a moment that nothing else needs so soon.
+        drop(inventory);
+        if self.trimmed.is_none_or(|at| at.elapsed() >= RESYNC) {
+            crate::sys::memory::release_unused();
+            self.trimmed = Some(Instant::now());
+        }
         true
     }
 

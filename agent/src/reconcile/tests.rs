@@ -76,6 +76,8 @@ impl Agent {
 
     /// As SIGKILL: whatever it was doing is cut short.
     async fn kill(self) {
+        // Workers are tasks of their own; hooks that run on have nobody left to tell.
+        self.stop.cancel();
         for task in &self.tasks {
             task.abort();
         }
@@ -320,6 +322,40 @@ async fn a_failed_liveness_probe_restarts_the_container() {
     assert!(events.iter().filter(|event| event.0 == "Unhealthy").count() >= 3);
     assert!(events.contains(&("Killing", "Container web failed liveness probe, will be restarted".into())));
     drop(agent.node);
+}
+
+fn log_of(node: &FakeNode, word: &str) -> Vec<String> {
+    node.state().log.iter().filter(|line| line.starts_with(word)).cloned().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_sets_limits_once_and_begins_a_drain_again() {
+    let (node, dir) = setup();
+    let drained = || {
+        pod(
+            "p1",
+            json!({"containers": [{"name": "web", "image": "app:1",
+            "lifecycle": {"preStop": {"sleep": {"seconds": 10}}}}]}),
+        )
+    };
+    let agent = Agent::start(&node, &dir, Some(desired([drained()])));
+    agent.until("Running", is_running).await;
+    agent.kill().await;
+    let again = Agent::start(&node, &dir, Some(desired([drained()])));
+    again.until("a report", |_| true).await;
+    sleep(Duration::from_secs(130)).await;
+    // A kill between making the cgroup and setting its limits must not leave a pod without.
+    assert_eq!(log_of(&node, "cgroup").len(), 2);
+
+    again.want(desired([deleted(drained(), 30)]));
+    again.heard.until("Killing", |said| said.events.iter().any(|event| event.reason == "Killing")).await;
+    sleep(Duration::from_secs(2)).await;
+    again.kill().await;
+    let began = Instant::now();
+    let last = Agent::start(&node, &dir, Some(desired([deleted(drained(), 30)])));
+    last.until("finished", |report| report.finished).await;
+    assert!(began.elapsed() >= Duration::from_secs(10), "the hook ran to its end: {:?}", began.elapsed());
+    assert_eq!(log_of(&node, "kill"), ["kill p1.web.0 15"]);
 }
 
 #[tokio::test(start_paused = true)]

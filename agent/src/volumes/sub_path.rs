@@ -45,6 +45,15 @@ fn beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     openat2(root, path, how)
 }
 
+/// As [`make`], for a test of what it makes.
+#[cfg(test)]
+pub(super) fn make_below(root: &Path, path: &str) -> Result<OwnedFd, VolumeError> {
+    let wanted = SubPath { root: root.to_owned(), path: path.to_owned(), container: "c".into(), index: 0 };
+    let root = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", root, errno.into()))?;
+    make(&root, &wanted)
+}
+
 /// Makes the directories that are missing, each below what the kernel has just resolved.
 fn make(root: &OwnedFd, wanted: &SubPath) -> Result<OwnedFd, VolumeError> {
     let mut so_far = PathBuf::new();

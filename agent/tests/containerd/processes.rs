@@ -118,3 +118,49 @@ async fn containers_and_their_logs_outlive_agent_and_containerd() {
     assert!(host.runtime().list().await.unwrap().is_empty());
     assert!(log_path(&host, 0).exists(), "logs belong to the pod, not to the container");
 }
+
+/// Ends the pause of a process however the test ends.
+struct Paused(nix::unistd::Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGCONT);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd: run by cargo xtask test"]
+async fn a_shim_that_hangs_ends_nothing_and_a_released_task_leaves_its_end() {
+    let host = Host::start().await;
+    TestImage::default().import(&host, IMAGE);
+    let runtime = host.runtime();
+    let spec = spec(&host, 0, "trap 'exit 7' TERM; while :; do sleep 0.1; done");
+    runtime.create(&spec).await.unwrap();
+    let pid = runtime.start(&spec.id).await.unwrap();
+    let shim = host.processes().into_iter().find(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("containerd-shim")
+    });
+    let paused = Paused(nix::unistd::Pid::from_raw(shim.unwrap()));
+    nix::sys::signal::kill(paused.0, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let pod = spec.id.parts().unwrap().0;
+    let observed = runtime.list_pod(&pod).await.unwrap().remove(0).state;
+    assert!(matches!(observed, ContainerState::Running { pid: p, .. } if p == pid), "{observed:?}");
+    let listed = runtime.list().await.unwrap().remove(0).state;
+    assert!(matches!(listed, ContainerState::Running { pid: p, .. } if p == pid), "{listed:?}");
+    drop(paused);
+
+    // Not while it runs.
+    runtime.release(&spec.id).await.unwrap();
+    assert!(runtime.list().await.unwrap()[0].task);
+    runtime.kill(&spec.id, libc::SIGTERM, false).await.unwrap();
+    assert_eq!(exited(&runtime, &spec.id).await, (7, false));
+    runtime.release(&spec.id).await.unwrap();
+    runtime.release(&spec.id).await.unwrap();
+    eventually("shim and logger end", async || (host.processes().len() == 1).then_some(())).await;
+    assert_eq!(exited(&host.runtime(), &spec.id).await, (7, false));
+    let released = runtime.list().await.unwrap().remove(0);
+    assert!(!released.task && !released.earlier_boot);
+    assert!(log_path(&host, 0).exists());
+    runtime.remove(&spec.id).await.unwrap();
+}

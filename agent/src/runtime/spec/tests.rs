@@ -98,7 +98,9 @@ fn joins_the_pods_namespaces_and_has_its_own_processes() {
 
 #[test]
 fn groups_of_the_image_and_the_pod_are_joined() {
-    let oci = json(&ContainerSpec { extra_groups: vec![2000, 500], ..spec() });
+    let sysctls = BTreeMap::from([("net.core.somaxconn".to_owned(), "9".to_owned())]);
+    let oci = json(&ContainerSpec { extra_groups: vec![2000, 500], sysctls, ..spec() });
+    assert_eq!(oci["linux"]["sysctl"], serde_json::json!({"net.core.somaxconn": "9"}));
     // The primary group too: a process that changes it must not get rid of what the group is refused.
     assert_eq!(oci["process"]["user"]["additionalGids"], serde_json::json!([0, 500, 2000]));
 }
