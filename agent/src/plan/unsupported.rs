@@ -1,7 +1,9 @@
 //! What a pod may ask for and this node does not do. To run it all the same, with less isolation or other behaviour
 //! than it was promised, would be worse than to say so (`CreateContainerConfigError`).
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Container, PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, ContainerPort, PodSecurityContext, SecurityContext,
+};
 
 use crate::model::{DesiredPod, NodeView};
 
@@ -42,6 +44,13 @@ pub(super) fn refuse(pod: &DesiredPod, container: &Container, node: &NodeView) -
     not(
         annotation.is_some_and(|value| value.starts_with("localhost/")),
         "AppArmor profile Localhost is not supported by this node",
+    )?;
+    // In the node's own network the container listens there itself.
+    let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
+    let asks_for_port = |port: &ContainerPort| port.host_port.is_some_and(|port| port != 0);
+    not(
+        !host_network && container.ports.iter().flatten().any(asks_for_port),
+        "hostPort is not supported by this node: use a Service of type NodePort, or hostNetwork",
     )?;
     mounts(container)
 }

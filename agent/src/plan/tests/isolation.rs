@@ -35,6 +35,7 @@ fn what_would_be_weaker_than_promised_is_refused() {
         (of_pod(json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}})), "Strict"),
         (of_pod(json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}})), "AppArmor"),
         (container(json!({"securityContext": {"procMount": "Unmasked"}})), "procMount"),
+        (container(json!({"ports": [{"containerPort": 80, "hostPort": 8080}]})), "hostPort"),
         (container(json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})), "volumeDevices"),
     ] {
         let message = refused(spec).unwrap_or_else(|| panic!("{word} is not refused"));
