@@ -79,7 +79,7 @@ pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
         ours.record(u64::try_from(at.duration_since(*since).as_micros())?)?;
     }
     watch.abort();
-    let share = Timings::read(options.metrics)?.share_ms(&before)?;
+    let timings = Timings::read(options.metrics)?.rows(&before)?;
     let agent = cluster.pid("node-1-agent")?;
     let scheduler = cluster.pid("scheduler")?;
     let mut rows = vec![Row::times("pod: create to Running seen by a watch", &ours, "p50 under 150 ms")];
@@ -88,12 +88,7 @@ pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
         let over = (ours.value_at_quantile(0.5) as f64 - peer.value_at_quantile(0.5) as f64) / 1000.0;
         rows.push(Row::value("ours over ctr run, difference of the medians", over, "ms", "under 10"));
     }
-    rows.push(Row::value(
-        "agent's own share: pod received to Running, less its calls of containerd (mean)",
-        share,
-        "ms",
-        "p50 under 10",
-    ));
+    rows.extend(timings);
     rows.extend([
         Row::value(
             "agent CPU, idle with these pods",
