@@ -19,6 +19,9 @@ use crate::ui;
 /// machine itself.
 const LIMIT: Duration = Duration::from_secs(600);
 
+const KERNEL_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=30 \
+                           systemd.unified_cgroup_hierarchy=1";
+
 /// How much of the console is shown after a failure.
 const CONSOLE_LINES: usize = 80;
 
@@ -98,7 +101,8 @@ fn start(places: &Places) -> Result<Child> {
         .args(["-display", "none", "-no-reboot", "-nic", "none", "-monitor", "none"])
         .args(["-drive", &drive("base.img"), "-drive", &drive("payload.img")])
         .args(["-kernel", &path("vmlinuz"), "-initrd", &path("initrd")])
-        .args(["-append", "console=ttyS0 quiet panic=-1 systemd.unified_cgroup_hierarchy=1"])
+        // A kernel that is stuck says where, and ends: a machine that only spins would tell nobody anything.
+        .args(["-append", KERNEL_LINE])
         .args(["-serial", &format!("file:{}", path("console.log"))])
         .args(["-serial", &format!("file:{}", path("results.log"))])
         .stdin(Stdio::null())
