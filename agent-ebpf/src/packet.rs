@@ -8,7 +8,7 @@ use agent_ebpf_common::{
     nat::Tuple,
 };
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
@@ -29,8 +29,9 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub(crate) struct Verdict(pub(crate) i32);
 
 impl Verdict {
-    /// On its way: the next program of the hook, if there is one, may have a say. (`TC_ACT_OK` would end the chain.)
-    pub(crate) const PASS: Self = Self(TC_ACT_UNSPEC);
+    /// On its way. It ends the chain of the hook: `TC_ACT_UNSPEC`, which would let a program behind ours have its say,
+    /// loses datagrams from outside on a clsact filter, before Linux 6.6.
+    pub(crate) const PASS: Self = Self(TC_ACT_OK as i32);
 
     /// Gone, and counted.
     #[inline(always)]

@@ -15,8 +15,7 @@ use crate::{
     model::{Protocol, ServiceId, ServiceSpec},
 };
 
-/// `TC_ACT_UNSPEC`, -1: whoever comes next decides.
-const PASS: u32 = u32::MAX;
+const PASS: u32 = 0;
 const DROP: u32 = 2;
 const REDIRECT: u32 = 7;
 const CLIENT: [u8; 4] = [10, 244, 0, 2];
