@@ -3,12 +3,12 @@
 
 use std::{error::Error, fmt::Write, io, sync::Arc};
 
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
     logs,
-    model::{Desired, DesiredPod, EventType, Layout, PodUid, StopRecord, Subject},
+    model::{Desired, DesiredPod, EventType, Layout, NetworkStatus, PodUid, StopRecord, Subject},
     net::PodNetwork,
     observe::{Clock, PodState, Ports, Records},
     plan::{self, Launch, Step, Target},
@@ -56,26 +56,46 @@ impl Apply {
         Self { ports, records, events, clock, layout }
     }
 
-    /// Runs all steps: at the same time, but that containers start in the order given.
+    /// Runs all steps: at the same time, but that containers start in the order given, and none before the datapath is
+    /// at the pod's wire.
     pub async fn run(&self, job: &Job, steps: Vec<Step>) {
         let mut launches = Vec::new();
+        let mut wire = None;
         let mut others = Vec::new();
         for step in steps {
             match step {
                 Step::Launch(launch) => launches.push(*launch),
+                Step::Attach(network) => wire = Some(network),
                 step => others.push(self.step(job, step)),
             }
         }
-        tokio::join!(join_all(others), self.launch_all(job, launches));
+        let attached = async {
+            match wire {
+                Some(network) => self.attach(job, network).await,
+                None => true,
+            }
+        }
+        .shared();
+        tokio::join!(join_all(others), attached.clone(), self.launch_all(job, launches, attached));
     }
 
     /// One after the other, as upstream: containers of a pod share a shim, and two that are created at once would
     /// each start one, of which only the last would ever be found again.
-    async fn launch_all(&self, job: &Job, launches: Vec<Launch>) {
+    async fn launch_all(
+        &self,
+        job: &Job,
+        launches: Vec<Launch>,
+        attached: impl Future<Output = bool> + Clone,
+    ) {
         for launch in launches {
-            if self.create(job, &launch).await {
-                self.start(job, &launch.target).await;
+            if !self.create(job, &launch).await {
+                continue;
             }
+            // A container's first process must never reach the network unseen.
+            if !attached.clone().await {
+                return;
+            }
+            self.start(job, &launch.target).await;
         }
     }
 
@@ -95,7 +115,7 @@ impl Apply {
                 Step::EnsureVolume(volume) => self.ensure_volume(job, &volume).await,
                 Step::Image(request) => self.image(job, request).await,
                 // Ordered, so run elsewhere.
-                Step::Launch(_) => {}
+                Step::Launch(_) | Step::Attach(_) => {}
                 Step::PostStart(call) => self.post_start(job, &call),
                 Step::BeginStop { target, message, pre_stop } => {
                     self.begin_stop(job, &target, message, pre_stop);
@@ -131,20 +151,41 @@ impl Apply {
     }
 
     async fn ensure_network(&self, job: &Job, network: &PodNetwork) {
-        let done = async {
-            let status = self.ports.network.ensure_pod(network).await.map_err(boxed)?;
-            if let Some(addresses) = &status.addresses {
-                // Before the pod's first process: it must never reach the network unseen.
-                self.ports.dataplane.attach_pod(&job.uid, &status.netns, addresses).map_err(boxed)?;
+        let done = self.ports.network.ensure_pod(network).await;
+        match self.note(job, Subject::Network, done) {
+            Ok(status) => {
+                let mut memory = job.state.memory();
+                // What has no wire has nothing to attach to.
+                memory.attached = status.addresses.is_none();
+                memory.network = Some(status);
             }
-            let mut memory = job.state.memory();
-            memory.network = Some(status);
-            memory.attached = true;
-            Ok::<(), Box<dyn Error + Send + Sync>>(())
-        };
-        if let Err(error) = self.note(job, Subject::Network, done.await)
-            && let Some(pod) = &job.pod
-        {
+            Err(error) => self.no_sandbox(job, &error),
+        }
+    }
+
+    /// Whether the datapath sees the pod from now on.
+    async fn attach(&self, job: &Job, network: NetworkStatus) -> bool {
+        let dataplane = Arc::clone(&self.ports.dataplane);
+        let uid = job.uid.clone();
+        // It waits for the kernel's grace periods.
+        let done = blocking(move || match &network.addresses {
+            Some(addresses) => dataplane.attach_pod(&uid, &network.netns, addresses),
+            None => Ok(()),
+        });
+        match self.note(job, Subject::Network, done.await) {
+            Ok(()) => {
+                job.state.memory().attached = true;
+                true
+            }
+            Err(error) => {
+                self.no_sandbox(job, &error);
+                false
+            }
+        }
+    }
+
+    fn no_sandbox(&self, job: &Job, error: &str) {
+        if let Some(pod) = &job.pod {
             let message = format!("Failed to create pod sandbox: {error}");
             self.events.pod(&EventPod::of(pod), EventType::Warning, "FailedCreatePodSandBox", message);
         }
@@ -226,8 +267,12 @@ impl Apply {
 
     async fn remove_network(&self, job: &Job) {
         let done = async {
-            self.ports.dataplane.detach_pod(&job.uid).map_err(boxed)?;
+            // The wire first: links at an interface that is gone end without a grace period. What an interrupted agent
+            // leaves of them the next one's start clears.
             self.ports.network.remove_pod(&job.uid).await.map_err(boxed)?;
+            let dataplane = Arc::clone(&self.ports.dataplane);
+            let uid = job.uid.clone();
+            blocking(move || dataplane.detach_pod(&uid)).await?;
             let mut memory = job.state.memory();
             (memory.network, memory.attached) = (None, false);
             Ok::<(), Box<dyn Error + Send + Sync>>(())
@@ -283,6 +328,12 @@ impl Apply {
             }
         }
     }
+}
+
+async fn blocking<E: Error + Send + Sync + 'static>(
+    work: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    tokio::task::spawn_blocking(work).await.map_err(boxed)?.map_err(boxed)
 }
 
 fn boxed<E: Error + Send + Sync + 'static>(error: E) -> Box<dyn Error + Send + Sync> {

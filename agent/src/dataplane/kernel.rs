@@ -31,12 +31,14 @@ pub struct EbpfDataplane {
     config: DataplaneConfig,
     links: PathBuf,
     state: Mutex<State>,
+    /// Apart from the state, and taken after it: an attachment waits for grace periods, which must not hold up a
+    /// publish.
+    object: Mutex<Ebpf>,
     table: Arc<Mutex<Table<KernelMaps>>>,
     grace: GraceWorker<KernelMaps>,
 }
 
 struct State {
-    object: Ebpf,
     node: NodeMaps,
     cookie: u64,
     /// Where the outside reaches the node.
@@ -64,7 +66,6 @@ impl EbpfDataplane {
         let cookie =
             netns::own_cookie().map_err(|source| kernel("read", "the node's namespace cookie", source))?;
         let state = State {
-            object: loaded.object,
             node,
             cookie,
             uplink: config.uplink.clone(),
@@ -77,6 +78,7 @@ impl EbpfDataplane {
             grace: GraceWorker::start(Arc::clone(&table))?,
             table,
             state: Mutex::new(state),
+            object: Mutex::new(loaded.object),
             config,
         };
         if loaded.reused {
@@ -116,22 +118,22 @@ impl EbpfDataplane {
         // Programs of an earlier agent may be running on these maps: the address they use stays until there is a newer one.
         let address = state.node.uplink_address();
         state.node.set_node(state.cookie, address, self.config.pod_sockets);
-        links::update_interfaces(&mut state.object, &self.links)?;
+        links::update_interfaces(&mut lock(&self.object), &self.links)?;
         self.attach_uplink(state)?;
-        links::attach_sockets(&mut state.object, &self.config.cgroup, &self.links)?;
+        links::attach_sockets(&mut lock(&self.object), &self.config.cgroup, &self.links)?;
         state.attached = true;
         loader::remove_other_layouts(&self.config.pins, &self.config.sizes)
             .map_err(|source| kernel("remove", "maps of an earlier version", source))
     }
 
     /// At the uplink and nowhere else.
-    fn attach_uplink(&self, state: &mut State) -> Result<(), DataplaneError> {
-        let Some(uplink) = state.uplink.clone() else {
+    fn attach_uplink(&self, state: &State) -> Result<(), DataplaneError> {
+        let Some(uplink) = &state.uplink else {
             return links::detach_others(&self.links, "uplink-", "\0");
         };
         let prefix = format!("uplink-{uplink}-");
-        for (hook, side) in uplink_hooks(&uplink).into_iter().zip(["in", "out"]) {
-            links::attach_tc(&mut state.object, hook, &self.links.join(format!("{prefix}{side}")))?;
+        for (hook, side) in uplink_hooks(uplink).into_iter().zip(["in", "out"]) {
+            links::attach_tc(&mut lock(&self.object), hook, &self.links.join(format!("{prefix}{side}")))?;
         }
         links::detach_others(&self.links, "uplink-", &prefix)
     }
@@ -183,7 +185,7 @@ impl Dataplane for EbpfDataplane {
         if !state.attached {
             return Ok(());
         }
-        let attached = self.attach_uplink(&mut state);
+        let attached = self.attach_uplink(&state);
         if attached.is_err() {
             // Tried again with the next call.
             state.uplink = None;
@@ -195,27 +197,31 @@ impl Dataplane for EbpfDataplane {
         let cookie =
             netns::cookie_of(netns).map_err(|source| kernel("enter", netns.display().to_string(), source))?;
         let pod = Pod { cookie, addresses: addresses.clone() };
-        let mut state = self.lock();
-        if state.pods.get(uid) == Some(&pod) {
-            return Ok(());
-        }
         let interface = nix::net::if_::if_indextoname(addresses.host_ifindex)
             .map_err(|source| kernel("find", format!("interface {}", addresses.host_ifindex), source))?;
         let interface = interface.to_string_lossy();
-        state.node.add_pod(cookie, addresses.v4)?;
-        for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
-            links::attach_tc(&mut state.object, hook, &pin)?;
+        {
+            let mut state = self.lock();
+            if state.pods.get(uid) == Some(&pod) {
+                return Ok(());
+            }
+            state.node.add_pod(cookie, addresses.v4)?;
         }
-        state.pods.insert(uid.clone(), pod);
+        for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
+            links::attach_tc(&mut lock(&self.object), hook, &pin)?;
+        }
+        self.lock().pods.insert(uid.clone(), pod);
         Ok(())
     }
 
     fn detach_pod(&self, uid: &PodUid) -> Result<(), DataplaneError> {
-        let mut state = self.lock();
-        if let Some(pod) = state.pods.get(uid) {
-            let cookie = pod.cookie;
-            state.node.remove_pod(cookie)?;
-            state.pods.remove(uid);
+        {
+            let mut state = self.lock();
+            if let Some(pod) = state.pods.get(uid) {
+                let cookie = pod.cookie;
+                state.node.remove_pod(cookie)?;
+                state.pods.remove(uid);
+            }
         }
         for pin in self.pod_pins(uid) {
             links::detach(&pin).map_err(|source| kernel("detach", pin.display().to_string(), source))?;

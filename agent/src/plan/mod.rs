@@ -130,20 +130,7 @@ fn prepare(subjects: &mut Subjects<'_>, draft: &mut Draft) -> BTreeMap<String, S
         let step = Step::EnsureCgroup { qos: qos(&subjects.pod.pod), limits };
         retry(seen, draft, &Subject::Cgroup, step);
     }
-    if seen.network.is_none() || !seen.attached {
-        prepared = false;
-        let host_network = host_network(&subjects.pod.pod);
-        // Without the cluster's ranges there is no address to give.
-        if host_network || subjects.context.node.cluster.is_some() {
-            let step = Step::EnsureNetwork(PodNetwork {
-                uid: subjects.pod.uid.clone(),
-                name: subjects.pod.name.clone(),
-                hostname: pod::hostname(subjects.pod),
-                host_network,
-            });
-            retry(seen, draft, &Subject::Network, step);
-        }
-    }
+    prepared &= network(subjects, draft);
     for (name, resolved) in volumes::resolve(subjects.context, subjects.pod, seen) {
         match resolved {
             Ok(volume) if seen.volumes.get(&name) == Some(&volume.digest) => {}
@@ -164,12 +151,41 @@ fn prepare(subjects: &mut Subjects<'_>, draft: &mut Draft) -> BTreeMap<String, S
     failing
 }
 
-/// Adds the step unless its last failure is too recent.
-fn retry(seen: &ObservedPod, draft: &mut Draft, subject: &Subject, step: Step) {
+/// Whether containers may be made: the pod has its wire, and the datapath is at it or comes with this round.
+fn network(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
+    let seen = subjects.seen;
+    let host_network = host_network(&subjects.pod.pod);
+    match &seen.network {
+        Some(network) if host_network || network.addresses.is_some() => {
+            seen.attached || retry(seen, draft, &Subject::Network, Step::Attach(network.clone()))
+        }
+        // Without the cluster's ranges there is no address to give.
+        _ if !host_network && subjects.context.node.cluster.is_none() => false,
+        _ => {
+            let step = Step::EnsureNetwork(PodNetwork {
+                uid: subjects.pod.uid.clone(),
+                name: subjects.pod.name.clone(),
+                hostname: pod::hostname(subjects.pod),
+                host_network,
+            });
+            retry(seen, draft, &Subject::Network, step);
+            false
+        }
+    }
+}
+
+/// Adds the step unless its last failure is too recent; whether it did.
+fn retry(seen: &ObservedPod, draft: &mut Draft, subject: &Subject, step: Step) -> bool {
     let due = seen.failures.get(subject).map(|failure| failure.at_ms + backoff::step_delay_ms(failure.count));
     match due {
-        Some(due) if seen.now_ms < due => draft.wake_at(due),
-        _ => draft.steps.push(step),
+        Some(due) if seen.now_ms < due => {
+            draft.wake_at(due);
+            false
+        }
+        _ => {
+            draft.steps.push(step);
+            true
+        }
     }
 }
 

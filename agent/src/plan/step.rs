@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{LifecycleHandler, PodStatus};
 
 use crate::{
     cgroup::Qos,
-    model::{ContainerId, ContainerName, Subject},
+    model::{ContainerId, ContainerName, NetworkStatus, Subject},
     net::PodNetwork,
     probes::ProbeTarget,
     runtime::{ContainerSpec, Limits},
@@ -33,8 +33,11 @@ pub struct PodPlan {
 /// One call of one port.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Namespaces, addresses, datapath.
+    /// Namespaces, wire, addresses.
     EnsureNetwork(PodNetwork),
+    /// The datapath at the pod's wire. No container of the pod starts before it is done; creating one may go on beside
+    /// it, which hides the kernel's grace periods.
+    Attach(NetworkStatus),
     /// The pod's cgroup.
     EnsureCgroup {
         /// Its class.
@@ -101,6 +104,7 @@ impl Step {
             | Step::RemoveVolumes
             | Step::RemoveFiles => Some(Subject::Removal),
             Step::EnsureNetwork(_)
+            | Step::Attach(_)
             | Step::EnsureCgroup { .. }
             | Step::EnsureVolume(_)
             | Step::Image(_)

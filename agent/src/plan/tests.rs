@@ -9,8 +9,8 @@ use super::{phase::terminal, *};
 use crate::{
     images::ImageInfo,
     model::{
-        ContainerId, ContainerName, Desired, Endpoint, ImageState, NetworkStatus, NodeView, PodAddresses,
-        Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType, SharedObject,
+        ContainerId, ContainerName, Desired, Endpoint, Failure, ImageState, NetworkStatus, NodeView,
+        PodAddresses, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType, SharedObject,
     },
     runtime::{ContainerState, ObservedContainer, Seccomp},
     testing,
@@ -123,6 +123,25 @@ fn tutorial() -> DesiredPod {
             "volumes": [{"name": "shared-logs", "emptyDir": {}}],
             "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "fsGroup": 2000}}),
     )
+}
+
+/// The datapath comes while containers are made; when it failed a moment ago none is made either.
+#[test]
+fn attaching_goes_on_beside_the_creation() {
+    let pod = testing::pod("p", json!({"containers": [{"name": "c", "image": "i"}]}));
+    let mut seen = prepared(&pod);
+    seen.attached = false;
+    let plan = planned(&Desired::default(), &pod, &seen);
+    assert!(plan.steps.iter().any(|step| matches!(step, Step::Attach(_))), "{:?}", plan.steps);
+    assert_eq!(launches(&plan).len(), 1);
+    let failure = Failure { reason: "", message: "no".into(), count: 1, at_ms: NOW, attempt: 0 };
+    seen.failures.insert(Subject::Network, failure);
+    let plan = planned(&Desired::default(), &pod, &seen);
+    assert!(plan.steps.is_empty() && plan.wake_ms.is_some(), "{:?}", plan.steps);
+    seen.failures.clear();
+    seen.network.as_mut().unwrap().addresses = None;
+    let plan = planned(&Desired::default(), &pod, &seen);
+    assert!(matches!(plan.steps[..], [Step::EnsureNetwork(_)]), "a lost wire: {:?}", plan.steps);
 }
 
 #[test]

@@ -463,7 +463,7 @@ async fn an_agent_killed_at_any_step_goes_on_where_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_fails_for_a_while_the_pod_comes_up_and_goes() {
-    for operation in ["list", "network", "cgroup", "volume", "create", "start"] {
+    for operation in ["list", "network", "attach", "cgroup", "volume", "create", "start"] {
         let (node, dir) = setup();
         node.fail(operation, "broken");
         node.fail(operation, "still broken");

@@ -129,7 +129,15 @@ impl Dataplane for FakeNode {
         _netns: &Path,
         _addresses: &PodAddresses,
     ) -> Result<(), DataplaneError> {
-        self.state().attached.insert(uid.clone());
+        let mut state = self.state();
+        if let Some(text) = state.scripted("attach") {
+            return Err(DataplaneError::Kernel {
+                operation: "attach",
+                subject: uid.to_string(),
+                source: text.into(),
+            });
+        }
+        state.attached.insert(uid.clone());
         Ok(())
     }
 

@@ -57,8 +57,8 @@ impl Bench {
 
     /// Runs a program on a packet: its verdict and what became of the packet.
     fn run(&self, program: &str, packet: &[u8]) -> (u32, Vec<u8>) {
-        let mut state = self.dataplane.lock();
-        let program: &mut SchedClassifier = state.object.program_mut(program).unwrap().try_into().unwrap();
+        let mut object = lock(&self.dataplane.object);
+        let program: &mut SchedClassifier = object.program_mut(program).unwrap().try_into().unwrap();
         let mut out = vec![0; 2048];
         let options =
             TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::new() };

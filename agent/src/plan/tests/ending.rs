@@ -83,8 +83,7 @@ fn a_removal_that_fails_holds_back_no_signal() {
     with(&mut seen, container(&pod, "web", 0, running(1000)));
     let stop = crate::model::StopRecord { since_ms: NOW, pre_stop_done: true, signalled_ms: None };
     seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
-    let failure =
-        crate::model::Failure { reason: "", message: String::new(), count: 3, at_ms: NOW, attempt: 0 };
+    let failure = Failure { reason: "", message: String::new(), count: 3, at_ms: NOW, attempt: 0 };
     seen.failures.insert(Subject::Removal, failure.clone());
     let desired = Desired::default();
     assert!(matches!(&planned(&desired, &pod, &seen).steps[..], [Step::Signal { .. }]));
