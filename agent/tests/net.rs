@@ -18,7 +18,7 @@ use std::{
 };
 
 use gantry_agent::{
-    model::{ClusterNetwork, NodeName, PeerNode, PodUid},
+    model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodUid},
     net::{NetError, Network},
 };
 use support::{Neighbour, cluster, network, on_own_host, pod, run, seen_from, sh, wait};
@@ -198,6 +198,12 @@ fn start_making_pods(root: &Path) -> Child {
         .unwrap()
 }
 
+/// What processes in all of a pod's namespaces are told.
+fn hostname(pod: &NetworkStatus) -> String {
+    let (net, uts, ipc) = (pod.netns.display(), pod.utsns.display(), pod.ipcns.display());
+    sh(&format!("nsenter --net={net} --uts={uts} --ipc={ipc} hostname")).trim().to_owned()
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn killed_at_any_moment_it_goes_on() {
@@ -230,9 +236,9 @@ fn killed_at_any_moment_it_goes_on() {
                 if let Some(known) = listed.get(&pod(number).uid) {
                     assert_eq!(known, &status);
                 }
+                seen_from(&status.netns, taken[number as usize], None);
+                assert_eq!(hostname(&status), format!("pod-{number}"), "no pin is missing");
             }
-            let last = network.list().await.unwrap()[&pod(6).uid].clone();
-            seen_from(&last.netns, taken[6], None);
             taken.sort();
             taken.dedup();
             assert_eq!(taken.len(), 7);
