@@ -94,7 +94,7 @@ impl EbpfDataplane {
                 links::detach(&pin).map_err(fail)?;
             }
         }
-        links::remove_filters(&["uplink_in", "uplink_out"]);
+        links::remove_filters(&["uplink_in", "uplink_out"], config.tc);
         loader::remove_pins(&config.pins).map_err(fail)
     }
 
@@ -131,7 +131,12 @@ impl EbpfDataplane {
         };
         let prefix = format!("uplink-{uplink}-");
         for (hook, side) in uplink_hooks(&uplink).into_iter().zip(["in", "out"]) {
-            links::attach_tc(&mut state.object, hook, &self.links.join(format!("{prefix}{side}")))?;
+            links::attach_tc(
+                &mut state.object,
+                hook,
+                &self.links.join(format!("{prefix}{side}")),
+                self.config.tc,
+            )?;
         }
         links::detach_others(&self.links, "uplink-", &prefix)
     }
@@ -177,7 +182,9 @@ impl Dataplane for EbpfDataplane {
             return Ok(());
         }
         if let Some(before) = &before {
-            uplink_hooks(before).into_iter().for_each(links::remove_filter);
+            for hook in uplink_hooks(before) {
+                links::remove_filter(hook, self.config.tc);
+            }
         }
         state.uplink = interface.map(str::to_owned);
         if !state.attached {
@@ -204,7 +211,7 @@ impl Dataplane for EbpfDataplane {
         let interface = interface.to_string_lossy();
         state.node.add_pod(cookie, addresses.v4)?;
         for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
-            links::attach_tc(&mut state.object, hook, &pin)?;
+            links::attach_tc(&mut state.object, hook, &pin, self.config.tc)?;
         }
         state.pods.insert(uid.clone(), pod);
         Ok(())

@@ -9,7 +9,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use super::*;
 use crate::{
     dataplane::{
-        TableSizes,
+        TableSizes, TcAttachment,
         endpoints::tests::{endpoint, port, spec},
     },
     model::{Protocol, ServiceId, ServiceSpec},
@@ -38,6 +38,7 @@ impl Bench {
             cgroup: scratch.path().to_owned(),
             uplink: None,
             pod_sockets: true,
+            tc: TcAttachment::default(),
             sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows: 4096, pods: 64 },
         };
         let dataplane = EbpfDataplane::open(config.clone()).unwrap();
