@@ -9,6 +9,8 @@ pub(super) type End = ([u8; 4], u16);
 pub(super) const ETHERNET: usize = 14;
 /// In the IP header's word about fragments.
 pub(super) const MORE_FRAGMENTS: u16 = 0x2000;
+/// See [`MORE_FRAGMENTS`].
+pub(super) const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// A TCP segment or datagram over IPv4, to be put into a frame.
 #[derive(Clone, Debug)]
@@ -90,7 +92,7 @@ impl<'a> Frame<'a> {
 /// Puts the right checksum into an IP header.
 pub(super) fn set_ip_checksum(frame: &mut [u8]) {
     frame[24..26].fill(0);
-    let header = ETHERNET..l4_at(frame).min(frame.len());
+    let header = ETHERNET..l4_at(frame).clamp(34, frame.len());
     let checksum = fold(sum(&frame[header])).to_be_bytes();
     frame[24..26].copy_from_slice(&checksum);
 }
@@ -133,7 +135,7 @@ pub(super) fn l4_fault(frame: &[u8]) -> u16 {
 
 /// The same of the IP header.
 pub(super) fn ip_fault(frame: &[u8]) -> u16 {
-    fold(sum(&frame[ETHERNET..l4_at(frame)]))
+    fold(sum(&frame[ETHERNET..l4_at(frame).min(frame.len())]))
 }
 
 fn check_ip(frame: &[u8]) {
@@ -155,7 +157,8 @@ pub(super) fn l4_checksum(frame: &[u8]) -> [u8; 2] {
     [frame[at], frame[at + 1]]
 }
 
-fn address(frame: &[u8], at: usize) -> [u8; 4] {
+/// The address that starts there.
+pub(super) fn address(frame: &[u8], at: usize) -> [u8; 4] {
     [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]
 }
 
