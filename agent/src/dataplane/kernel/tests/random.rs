@@ -11,7 +11,7 @@ use super::{
         ETHERNET, End, Frame, check, checksum_at, ends, fold, ip_fault, l4_at, l4_checksum, l4_fault,
         set_ip_checksum, sum,
     },
-    model::{Model, Outcome, PROGRAMS, SERVICES, View},
+    model::{Model, Outcome, PROGRAMS, SERVICES, Service, View},
     *,
 };
 
@@ -238,7 +238,7 @@ impl Drop for Case<'_> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn every_packet_has_the_outcome_it_should_have() {
     let seed = std::env::var(SEED).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    let services: Vec<_> = SERVICES.iter().map(|service| service.spec()).collect();
+    let services: Vec<_> = SERVICES.iter().map(Service::spec).collect();
     let (bench, mut model) = (Bench::new(&services), Model::default());
     let mut generator = Generator { random: StdRng::seed_from_u64(seed) };
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
