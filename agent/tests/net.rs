@@ -8,18 +8,22 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::ExitStatusExt as _,
+    },
     path::Path,
-    process::Command,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use gantry_agent::{
-    model::{ClusterNetwork, NodeName, PeerNode, PodUid},
+    model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodUid},
     net::{NetError, Network},
 };
 use support::{Neighbour, cluster, network, on_own_host, pod, run, seen_from, sh, wait};
 
+/// Set in the environment of the process that [`killed_at_any_moment_it_goes_on`] kills.
 const ROOT_OF_KILLED: &str = "GANTRY_TEST_ROOT_OF_KILLED";
 
 fn mounts_below(root: &Path) -> usize {
@@ -171,14 +175,11 @@ fn large_cluster() -> ClusterNetwork {
     ClusterNetwork { node_pod_cidrs: vec!["10.244.16.0/20".parse().unwrap()], ..cluster() }
 }
 
-/// The body of the process that the next test kills: makes and removes pods until the end.
-#[test]
-#[ignore = "the process that killed_at_any_moment_it_goes_on starts"]
-fn makes_pods_until_killed() {
-    let Ok(root) = std::env::var(ROOT_OF_KILLED) else { return };
+/// What the process does that is killed: makes and removes pods, for longer than it is let live.
+fn make_pods_until_killed(root: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let network = network(Path::new(&root));
+        let network = network(root);
         network.configure(&large_cluster()).await.unwrap();
         for round in 0..1000 {
             network.ensure_pod(&pod(round % 7)).await.unwrap();
@@ -187,29 +188,46 @@ fn makes_pods_until_killed() {
     });
 }
 
+/// Starts this test program again, as the process to kill. It inherits the calling thread's namespaces.
+fn start_making_pods(root: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "killed_at_any_moment_it_goes_on"])
+        .env(ROOT_OF_KILLED, root)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// What processes in all of a pod's namespaces are told.
+fn hostname(pod: &NetworkStatus) -> String {
+    let (net, uts, ipc) = (pod.netns.display(), pod.utsns.display(), pod.ipcns.display());
+    sh(&format!("nsenter --net={net} --uts={uts} --ipc={ipc} hostname")).trim().to_owned()
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn killed_at_any_moment_it_goes_on() {
+    if let Some(root) = std::env::var_os(ROOT_OF_KILLED) {
+        return make_pods_until_killed(Path::new(&root));
+    }
     on_own_host(|| async {
         let _outside = Neighbour::connect();
         let root = tempfile::tempdir().unwrap();
+        let mut found = 0;
         for round in 0..30 {
-            let mut process = Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "makes_pods_until_killed"])
-                .env(ROOT_OF_KILLED, root.path())
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
+            let mut process = start_making_pods(root.path());
             // The moment of the kill is what varies; nothing is waited for.
             std::thread::sleep(Duration::from_millis(10 + round * 7));
             process.kill().unwrap();
-            process.wait().unwrap();
+            let end = process.wait().unwrap();
+            assert_eq!(end.signal(), Some(libc::SIGKILL), "it was still making pods: {end}");
 
             let network = network(root.path());
             network.configure(&large_cluster()).await.unwrap();
             let mut listed = network.list().await.unwrap();
             // One whose removal had begun is still listed, without its wire.
             listed.retain(|_, status| status.addresses.is_some());
+            found += listed.len();
             wait(|| pod_links() == listed.len());
             let mut taken: Vec<Ipv4Addr> = Vec::new();
             for number in 0..7 {
@@ -218,9 +236,9 @@ fn killed_at_any_moment_it_goes_on() {
                 if let Some(known) = listed.get(&pod(number).uid) {
                     assert_eq!(known, &status);
                 }
+                seen_from(&status.netns, taken[number as usize], None);
+                assert_eq!(hostname(&status), format!("pod-{number}"), "no pin is missing");
             }
-            let last = network.list().await.unwrap()[&pod(6).uid].clone();
-            seen_from(&last.netns, taken[6], None);
             taken.sort();
             taken.dedup();
             assert_eq!(taken.len(), 7);
@@ -229,6 +247,7 @@ fn killed_at_any_moment_it_goes_on() {
             }
             assert_eq!((pod_links(), mounts_below(root.path())), (0, 0));
         }
+        assert!(found > 0, "no kill came after a pod was made");
     });
 }
 

@@ -47,11 +47,11 @@ ip link add uplink0 type veth peer name eth0 netns outside
 ip addr add 192.0.2.10/24 dev uplink0 && ip link set uplink0 up
 ip -n outside addr add 192.0.2.1/24 dev eth0 && ip -n outside link set eth0 up && ip -n outside link set lo up
 ip route add default via 192.0.2.1
-# What a client on that network gets for a datagram: ADDRESS PORT. (Its TCP would be translated at connect like that of
-# this machine's pods, being a process of the same kernel; datagrams take the way that packets from a wire take.)
+# What a client on that network gets for a datagram "hello": ADDRESS PORT. (Its TCP would be translated at connect like
+# that of this machine's pods, being a process of the same kernel; datagrams take the way that packets from a wire take.)
 ask_from_outside() {
   timeout 10 ip netns exec outside bash -c \
-    'exec 3<>"/dev/udp/$0/$1" && echo hello >&3 && timeout 3 head -c 5 <&3' "$@"
+    'exec 3<>"/dev/udp/$0/$1" && echo hello >&3 && timeout 3 head -n 1 <&3' "$@"
 }
 
 # The registry that stands for the tutorial's. Debian's configuration asks for a password.
@@ -103,8 +103,8 @@ equal "it runs as user 1000" "$(stat -c %u "/proc/$web")" 1000
 
 # Reached from another machine, with the configuration as it is shipped.
 kubectl apply -f $P/service.yaml >&2
-until_true "a client outside is answered on the NodePort" 30 \
-  '[ -n "$(ask_from_outside 192.0.2.10 30081)" ]'
+until_true "a client outside is answered on the NodePort by the pod" 30 \
+  '[ "$(ask_from_outside 192.0.2.10 30081)" = "web-app-pod hello" ]'
 until_true "the node's own processes are answered on the ClusterIP" 30 \
   '[ "$(exec 3<>"/dev/tcp/$(kubectl get service web-app-outside -o "jsonpath={.spec.clusterIP}")/80" && printf "GET /hostname HTTP/1.0\r\n\r\n" >&3 && tail -n 1 <&3)" = web-app-pod ]'
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gantry_agent::dataplane::{Dataplane as _, DataplaneConfig, EbpfDataplane, TableSizes};
+use gantry_agent::dataplane::{Dataplane as _, DataplaneConfig, EbpfDataplane, TableSizes, TcAttachment};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::rules;
@@ -189,6 +189,7 @@ impl BenchNode {
             cgroup,
             uplink: None,
             pod_sockets: true,
+            tc: TcAttachment::default(),
             sizes: TableSizes::default(),
         };
         Self { config, home, _scratch: scratch }

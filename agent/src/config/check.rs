@@ -17,7 +17,7 @@ use super::{
     NodeConfig, Problems, SchedulerConfig, raw,
 };
 use crate::{
-    dataplane::{DataplaneConfig, TableSizes},
+    dataplane::{DataplaneConfig, TableSizes, TcAttachment},
     model::{Layout, NodeName, NodeTaint},
     net::NetSettings,
     plan::quantity,
@@ -264,6 +264,7 @@ fn check_dataplane(
         cgroup,
         uplink: uplink.cloned(),
         pod_sockets: dataplane.pod_sockets,
+        tc: TcAttachment::Newest,
     }
 }
 

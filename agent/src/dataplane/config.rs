@@ -15,8 +15,20 @@ pub struct DataplaneConfig {
     /// Translate TCP of pods at connect. Off for meshes that redirect by service address: pods then go through
     /// the packet path.
     pub pod_sockets: bool,
+    /// How the packet path is attached.
+    pub tc: TcAttachment,
     /// Sizes.
     pub sizes: TableSizes,
+}
+
+/// How programs get to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcAttachment {
+    /// By links where the kernel has them for tc, since Linux 6.6; else by filters.
+    #[default]
+    Newest,
+    /// By clsact filters, also where there are links: what older kernels do can then be seen on newer ones.
+    Filters,
 }
 
 /// Entries per table. The maps are allocated at start; memory is about 64 bytes an entry, 100 for `flows`.

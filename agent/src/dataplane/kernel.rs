@@ -96,7 +96,7 @@ impl EbpfDataplane {
                 links::detach(&pin).map_err(fail)?;
             }
         }
-        links::remove_filters(&["uplink_in", "uplink_out"]);
+        links::remove_filters(&["uplink_in", "uplink_out"], config.tc);
         loader::remove_pins(&config.pins).map_err(fail)
     }
 
@@ -133,7 +133,8 @@ impl EbpfDataplane {
         };
         let prefix = format!("uplink-{uplink}-");
         for (hook, side) in uplink_hooks(uplink).into_iter().zip(["in", "out"]) {
-            links::attach_tc(&mut lock(&self.object), hook, &self.links.join(format!("{prefix}{side}")))?;
+            let pin = self.links.join(format!("{prefix}{side}"));
+            links::attach_tc(&mut lock(&self.object), hook, &pin, self.config.tc)?;
         }
         links::detach_others(&self.links, "uplink-", &prefix)
     }
@@ -179,7 +180,9 @@ impl Dataplane for EbpfDataplane {
             return Ok(());
         }
         if let Some(before) = &before {
-            uplink_hooks(before).into_iter().for_each(links::remove_filter);
+            for hook in uplink_hooks(before) {
+                links::remove_filter(hook, self.config.tc);
+            }
         }
         state.uplink = interface.map(str::to_owned);
         if !state.attached {
@@ -208,7 +211,7 @@ impl Dataplane for EbpfDataplane {
             state.node.add_pod(cookie, addresses.v4)?;
         }
         for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
-            links::attach_tc(&mut lock(&self.object), hook, &pin)?;
+            links::attach_tc(&mut lock(&self.object), hook, &pin, self.config.tc)?;
         }
         self.lock().pods.insert(uid.clone(), pod);
         Ok(())

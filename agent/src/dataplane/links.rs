@@ -20,7 +20,7 @@ use aya::{
     },
 };
 
-use super::{DataplaneError, loader, maps::kernel};
+use super::{DataplaneError, TcAttachment, loader, maps::kernel};
 use crate::sys::bpf;
 
 /// Programs of the socket path; the name ends the pin's.
@@ -95,10 +95,15 @@ pub(super) fn detach_others(pins: &Path, family: &str, keep: &str) -> Result<(),
 }
 
 /// Attaches `hook`, or updates what is attached there under the same pin.
-pub(super) fn attach_tc(object: &mut Ebpf, hook: TcHook<'_>, pin: &Path) -> Result<(), DataplaneError> {
+pub(super) fn attach_tc(
+    object: &mut Ebpf,
+    hook: TcHook<'_>,
+    pin: &Path,
+    tc: TcAttachment,
+) -> Result<(), DataplaneError> {
     let fail = |source| kernel("attach", format!("{} to {}", hook.program, hook.interface), source);
     let program: &mut SchedClassifier = program(object, hook.program)?;
-    if !has_tcx() {
+    if !has_tcx(tc) {
         return attach_filter(program, hook).map_err(fail);
     }
     if update_pinned(pin, program.fd().map_err(fail)?.as_fd())? {
@@ -133,9 +138,9 @@ fn attach_filter(program: &mut SchedClassifier, hook: TcHook<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Whether tc has links.
-pub(super) fn has_tcx() -> bool {
-    loader::kernel_at_least(6, 6)
+/// Whether tc has links, and they are to be used.
+fn has_tcx(tc: TcAttachment) -> bool {
+    tc == TcAttachment::Newest && loader::kernel_at_least(6, 6)
 }
 
 /// Puts `program` into the link pinned at `pin`. False when there is none, or only the remains of one whose
@@ -195,9 +200,9 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes our clsact filter; only where tc has no links.
-pub(super) fn remove_filter(hook: TcHook<'_>) {
-    if !has_tcx()
+/// Removes our clsact filter; only where tc has no links of ours.
+pub(super) fn remove_filter(hook: TcHook<'_>, tc: TcAttachment) {
+    if !has_tcx(tc)
         && let Err(error) = qdisc_detach_program(hook.interface, hook.side, hook.program)
     {
         tracing::debug!(interface = hook.interface, %error, "no filter removed");
@@ -205,13 +210,13 @@ pub(super) fn remove_filter(hook: TcHook<'_>) {
 }
 
 /// Removes our clsact filters of these programs from whatever interface has them.
-pub(super) fn remove_filters(programs: &[&'static str]) {
+pub(super) fn remove_filters(programs: &[&'static str], tc: TcAttachment) {
     let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return };
-    for interface in interfaces.flatten().filter(|_| !has_tcx()) {
+    for interface in interfaces.flatten().filter(|_| !has_tcx(tc)) {
         let interface = interface.file_name().to_string_lossy().into_owned();
         for program in programs {
             for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-                remove_filter(TcHook { program, interface: &interface, side });
+                remove_filter(TcHook { program, interface: &interface, side }, tc);
             }
         }
     }
@@ -256,6 +261,7 @@ mod tests {
             cgroup: scratch.path().to_owned(),
             uplink: None,
             pod_sockets: true,
+            tc: TcAttachment::Filters,
             sizes: TableSizes { frontends: 1024, backends: 1024, affinity: 4096, flows: 4096, pods: 64 },
         };
         let hook = TcHook { program: "from_pod", interface: "va", side: TcAttachType::Ingress };

@@ -17,7 +17,7 @@ use std::{net::IpAddr, path::Path};
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceId, ServiceTable};
 
 pub use self::{
-    config::{DataplaneConfig, TableSizes},
+    config::{DataplaneConfig, TableSizes, TcAttachment},
     kernel::EbpfDataplane,
     loader::SetupError,
     snapshot::Snapshot,

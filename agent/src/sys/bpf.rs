@@ -143,14 +143,4 @@ impl GracePeriod {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[ignore = "needs root: run by cargo xtask test"]
-    fn a_grace_period_ends() {
-        let grace = GracePeriod::new().unwrap();
-        grace.wait().unwrap();
-        grace.wait().unwrap();
-    }
-}
+mod tests;

@@ -7,13 +7,13 @@ use std::{
 };
 
 use gantry_agent::{
-    dataplane::{Dataplane as _, EbpfDataplane, Programmed},
+    dataplane::{Dataplane as _, EbpfDataplane, Programmed, TcAttachment},
     model::{Protocol, ServiceTable},
 };
 
 use crate::{
     pods::{Pod, make_router},
-    support::{NODE_ADDRESS, Node, Server, ask, service, table},
+    support::{NODE_ADDRESS, Node, Server, ask, in_both_ways, service, table},
 };
 
 const VIP: &str = "10.96.0.10:80";
@@ -124,10 +124,12 @@ fn ten_thousand_services_and_one_that_answers() {
     assert_eq!(programmed, Programmed { changed: 0, removed: 0, kept: 10_001 });
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn pods_come_and_go_while_agents_do() {
-    let node = Node::new();
+in_both_ways! {
+    pods_come_and_go_while_agents_do,
+}
+
+fn pods_come_and_go_while_agents_do(tc: TcAttachment) {
+    let node = Node::attaching_by(tc);
     make_router();
     for _ in 0..3 {
         // Each agent meets pods that the last one attached, and one that it never saw with an old address.

@@ -1,25 +1,59 @@
-//! Services per packet.
+//! Services per packet: each test with programs attached in either way.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
-use gantry_agent::model::Protocol;
+use gantry_agent::{dataplane::TcAttachment, model::Protocol};
 
 use crate::{
     pods::{Echo, Pod, World, datagram_socket, exchange, make_router},
-    support::{Node, Server, ask, endpoint, service, table},
+    support::{Node, Server, ask, endpoint, in_both_ways, output, service, table},
 };
 
 const VIP: &str = "10.96.0.10:80";
+
+in_both_ways! {
+    programs_are_attached_as_asked_for,
+    datagrams_of_a_pod_reach_every_backend_and_leave_a_dead_one,
+    tcp_of_a_pod_without_the_socket_path,
+    a_pod_reaches_itself_through_its_service,
+    without_an_endpoint_a_packet_is_refused,
+    fragments_follow_their_first,
+    socket_and_packet_path_bind_a_client_to_the_same_backend,
+    a_node_port_from_outside,
+    tcp_from_outside_to_both_kinds_of_backend_and_to_none,
+    a_backend_that_refuses_is_heard,
+    a_load_balancer_address_takes_clients_from_its_ranges_only,
+}
+
+fn programs_are_attached_as_asked_for(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
+    node.config.uplink = Some("up0".to_owned());
+    make_router();
+    let _world = World::new();
+    let pod = Pod::new("10.244.0.2");
+    let dataplane = node.open();
+    node.publish(&dataplane, &table([]));
+    pod.attach(&dataplane);
+    let pins = crate::support::names(&node.config.pins.join("links"));
+    let pinned = pins.iter().filter(|name| !name.starts_with("socket-")).count();
+    let filters = [pod.interface().as_str(), "up0"].map(|interface| {
+        let shown = |side| output(&format!("tc filter show dev {interface} {side}"));
+        [shown("ingress"), shown("egress")].iter().filter(|filters| filters.contains("direct-action")).count()
+    });
+    match (tc, pinned) {
+        // On kernels before 6.6 the newest way is the other one.
+        (TcAttachment::Newest, 4) => assert_eq!(filters, [0, 0], "{pins:?}"),
+        (_, pinned) => assert_eq!((pinned, filters), (0, [2, 2]), "{pins:?}"),
+    }
+}
 
 /// Who answered: the first word of an echo.
 fn answerer(answer: &str) -> String {
     answer.split(' ').next().unwrap().to_owned()
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn datagrams_of_a_pod_reach_every_backend_and_leave_a_dead_one() {
-    let node = Node::new();
+fn datagrams_of_a_pod_reach_every_backend_and_leave_a_dead_one(tc: TcAttachment) {
+    let node = Node::attaching_by(tc);
     make_router();
     let (client, a, b) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"), Pod::new("10.244.0.4"));
     let _servers = [a.echo(53), b.echo(53)];
@@ -58,10 +92,8 @@ fn datagrams_of_a_pod_reach_every_backend_and_leave_a_dead_one() {
     assert!(moved, "the connected socket still talks to {first}");
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn tcp_of_a_pod_without_the_socket_path() {
-    let mut node = Node::new();
+fn tcp_of_a_pod_without_the_socket_path(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     node.config.pod_sockets = false;
     make_router();
     let (client, a, b) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"), Pod::new("10.244.0.4"));
@@ -81,10 +113,8 @@ fn tcp_of_a_pod_without_the_socket_path() {
     assert_eq!(connections, 40, "each connection chose once");
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn a_pod_reaches_itself_through_its_service() {
-    let mut node = Node::new();
+fn a_pod_reaches_itself_through_its_service(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     node.config.pod_sockets = false;
     make_router();
     let pod = Pod::new("10.244.0.2");
@@ -110,10 +140,8 @@ fn a_pod_reaches_itself_through_its_service() {
     assert_eq!(answerer(&answer), pod.endpoint(53));
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn without_an_endpoint_a_packet_is_refused() {
-    let mut node = Node::new();
+fn without_an_endpoint_a_packet_is_refused(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     node.config.pod_sockets = false;
     make_router();
     let pod = Pod::new("10.244.0.2");
@@ -135,10 +163,8 @@ fn without_an_endpoint_a_packet_is_refused() {
     assert_eq!(udp.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn fragments_follow_their_first() {
-    let node = Node::new();
+fn fragments_follow_their_first(tc: TcAttachment) {
+    let node = Node::attaching_by(tc);
     make_router();
     let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
     let _echo = server.echo(53);
@@ -158,10 +184,8 @@ fn fragments_follow_their_first() {
     assert!(answer.starts_with(&server.endpoint(53)) && answer.ends_with(&data));
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn socket_and_packet_path_bind_a_client_to_the_same_backend() {
-    let mut node = Node::new();
+fn socket_and_packet_path_bind_a_client_to_the_same_backend(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     make_router();
     let client = Pod::new("10.244.0.2");
     let backends: Vec<Pod> = (10..18).map(|last| Pod::new(&format!("10.244.0.{last}"))).collect();
@@ -215,10 +239,8 @@ fn datagrams_of_the_node() {
     exchange(&connected, "x").unwrap();
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn a_node_port_from_outside() {
-    let mut node = Node::new();
+fn a_node_port_from_outside(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     node.config.uplink = Some("up0".to_owned());
     make_router();
     let world = World::new();
@@ -265,10 +287,8 @@ fn a_node_port_from_outside() {
     }
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn tcp_from_outside_to_both_kinds_of_backend_and_to_none() {
-    let mut node = Node::new();
+fn tcp_from_outside_to_both_kinds_of_backend_and_to_none(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     // The world's clients are in the test's cgroup too, and must not be taken for pods.
     node.config.pod_sockets = false;
     node.config.uplink = Some("up0".to_owned());
@@ -303,10 +323,8 @@ fn tcp_from_outside_to_both_kinds_of_backend_and_to_none() {
     assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn a_backend_that_refuses_is_heard() {
-    let node = Node::new();
+fn a_backend_that_refuses_is_heard(tc: TcAttachment) {
+    let node = Node::attaching_by(tc);
     make_router();
     let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
     let dataplane = node.open();
@@ -325,10 +343,8 @@ fn a_backend_that_refuses_is_heard() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn a_load_balancer_address_takes_clients_from_its_ranges_only() {
-    let mut node = Node::new();
+fn a_load_balancer_address_takes_clients_from_its_ranges_only(tc: TcAttachment) {
+    let mut node = Node::attaching_by(tc);
     node.config.uplink = Some("up0".to_owned());
     node.config.pod_sockets = false;
     make_router();

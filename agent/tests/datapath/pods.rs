@@ -93,6 +93,12 @@ impl Pod {
         Self { namespace, uid, addresses: PodAddresses { v4: address.parse().unwrap(), host_ifindex } }
     }
 
+    /// The host's end of its wire.
+    pub(crate) fn interface(&self) -> String {
+        let name = nix::net::if_::if_indextoname(self.addresses.host_ifindex).unwrap();
+        name.into_string().unwrap()
+    }
+
     pub(crate) fn attach(&self, dataplane: &EbpfDataplane) {
         dataplane
             .attach_pod(&self.uid, &self.namespace.path(), &self.addresses)

@@ -1,10 +1,11 @@
 //! A node in a namespace of its own, with backends that say who they are.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use gantry_agent::{
-    dataplane::{Dataplane as _, DataplaneConfig, EbpfDataplane, TableSizes},
+    dataplane::{Dataplane as _, DataplaneConfig, EbpfDataplane, TableSizes, TcAttachment},
     model::{Endpoint, NodeName, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -41,6 +42,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::attaching_by(TcAttachment::default())
+    }
+
+    /// One whose packet path is attached in the given way.
+    pub(crate) fn attaching_by(tc: TcAttachment) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
         run("ip link set lo up");
@@ -56,6 +62,7 @@ impl Node {
             cgroup: cgroup.clone(),
             uplink: None,
             pod_sockets: true,
+            tc,
             sizes: TableSizes::default(),
         };
         Self { config, name: "here".into(), cgroup, home_cgroup, _scratch: scratch, _turn: turn }
@@ -94,16 +101,50 @@ fn own_cgroup(root: &str) -> PathBuf {
     PathBuf::from(root).join(path)
 }
 
-fn enter(cgroup: &std::path::Path) {
+fn enter(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
 }
 
 /// Runs a command line that must succeed.
 pub(crate) fn run(line: &str) {
+    let _ = output(line);
+}
+
+/// What a command line says that must succeed.
+pub(crate) fn output(line: &str) -> String {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
+
+/// The names in a directory.
+pub(crate) fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Makes two tests of each function: with the packet path attached as this kernel can, and by filters as kernels before
+/// 6.6 have it. A virtual machine with such a kernel is far slower than this, and sees far less.
+macro_rules! in_both_ways {
+    ($($test:ident),* $(,)?) => {
+        mod newest { $(
+            #[test]
+            #[ignore = "needs root: run by cargo xtask test"]
+            fn $test() {
+                super::$test(gantry_agent::dataplane::TcAttachment::Newest);
+            }
+        )* }
+        mod filters { $(
+            #[test]
+            #[ignore = "needs root: run by cargo xtask test"]
+            fn $test() {
+                super::$test(gantry_agent::dataplane::TcAttachment::Filters);
+            }
+        )* }
+    };
+}
+pub(crate) use in_both_ways;
 
 /// An error with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -1,13 +1,13 @@
 //! What a new agent makes of a changed configuration: other table sizes, another uplink.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr};
 
 use gantry_agent::{
     dataplane::{Dataplane as _, EbpfDataplane},
     model::{Protocol, ServiceTable},
 };
 
-use crate::support::{Node, Server, ask, run, service, table};
+use crate::support::{Node, Server, ask, names, run, service, table};
 
 const BACKEND: &str = "10.99.0.1:8080";
 
@@ -17,11 +17,6 @@ fn web() -> ServiceTable {
 
 fn capacity(dataplane: &EbpfDataplane) -> u32 {
     dataplane.snapshot().fill.iter().find(|fill| fill.map == "FRONTENDS").unwrap().capacity
-}
-
-fn names(directory: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]

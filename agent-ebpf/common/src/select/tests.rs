@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use proptest::prelude::*;
@@ -148,21 +148,38 @@ fn a_binding_ends_with_its_backend() {
     assert_eq!(again, other, "bound anew");
 }
 
+/// The backends chosen over many draws, each with `remembered` as what the table has for `key`.
+fn drawn(memory: &Memory, key: AffinityKey, remembered: AffinityValue) -> BTreeSet<u32> {
+    (0..64)
+        .map(|seed| {
+            memory.random.set(seed);
+            memory.affinity.borrow_mut().insert(key, remembered);
+            chosen(memory, key.client_be).handle.index()
+        })
+        .collect()
+}
+
+/// An index was freed and given to another service, and its generation has come round.
 #[test]
 fn a_binding_to_another_services_backend_is_void() {
+    let mut memory = memory(2, AFFINITY);
+    memory.backends.push(Backend::new(9, 80, 3, 0, SERVICE + 1));
+    let key = AffinityKey { client_be: 1, service: SERVICE };
+    let foreign = AffinityValue { handle: Handle::new(2, 3).0, last: 0, key };
+    assert_eq!(drawn(&memory, key, foreign), [0, 1].into());
+    // The same binding counts as soon as the backend is the service's own: nothing else made it void.
+    memory.backends[2] = Backend::new(9, 80, 3, 0, SERVICE);
+    assert_eq!(drawn(&memory, key, foreign), [2].into());
+}
+
+#[test]
+fn a_recycled_element_does_not_decide() {
     let memory = memory(2, AFFINITY);
     let key = AffinityKey { client_be: 1, service: SERVICE };
     let stolen =
         AffinityValue { handle: Handle::new(0, 3).0, last: 0, key: AffinityKey { client_be: 2, ..key } };
-    memory.affinity.borrow_mut().insert(key, stolen);
-    let seen: std::collections::BTreeSet<u32> = (0..64)
-        .map(|seed| {
-            memory.random.set(seed);
-            memory.affinity.borrow_mut().insert(key, stolen);
-            chosen(&memory, 1).handle.index()
-        })
-        .collect();
-    assert_eq!(seen.len(), 2, "a recycled element does not decide");
+    assert_eq!(drawn(&memory, key, stolen), [0, 1].into());
+    assert_eq!(drawn(&memory, key, AffinityValue { key, ..stolen }), [0].into(), "whose own binding is one");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::dataplane::TableSizes;
+use crate::dataplane::{TableSizes, TcAttachment};
 
 /// Programs of the earlier agent go on forwarding from outside: the address they put into packets stays.
 #[test]
@@ -16,6 +16,7 @@ fn a_restart_keeps_the_address_for_flows_from_outside() {
         cgroup: scratch.path().to_owned(),
         uplink: None,
         pod_sockets: true,
+        tc: TcAttachment::default(),
         sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows: 4096, pods: 64 },
     };
     let address = Ipv4Addr::new(192, 0, 2, 10);
