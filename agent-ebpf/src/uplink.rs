@@ -67,10 +67,15 @@ fn find(tuple: &Tuple) -> Option<u32> {
 #[inline(always)]
 fn begin(packet: &Packet, chosen: &Chosen) -> Result<Tuple, Reason> {
     let now = ticks();
+    let elsewhere = chosen.flags & MASQUERADE != 0 && chosen.backend.flags() & LOCAL == 0;
+    let node_be = (settings().flags_and_uplink >> 32) as u32;
+    if elsewhere && node_be == 0 {
+        return Err(Reason::NoNodeAddress);
+    }
     let (there, back) = nat::outside(packet.tuple, chosen, now);
     claim(&back)?;
-    if chosen.flags & MASQUERADE != 0 && chosen.backend.flags() & LOCAL == 0 {
-        masquerade(packet, chosen, now)?;
+    if elsewhere {
+        masquerade(packet, chosen, now, node_be)?;
     }
     record(&there)?;
     count_connection(chosen.service);
@@ -79,11 +84,7 @@ fn begin(packet: &Packet, chosen: &Chosen) -> Result<Tuple, Reason> {
 
 /// A backend elsewhere must answer to this node, which alone knows the client's view.
 #[inline(always)]
-fn masquerade(packet: &Packet, chosen: &Chosen, now: u32) -> Result<(), Reason> {
-    let node_be = (settings().flags_and_uplink >> 32) as u32;
-    if node_be == 0 {
-        return Err(Reason::NoNodeAddress);
-    }
+fn masquerade(packet: &Packet, chosen: &Chosen, now: u32, node_be: u32) -> Result<(), Reason> {
     for attempt in 0..PORT_TRIES {
         let port_be = nat::snat_port(packet.tuple, attempt);
         let (exit, reply) = nat::masqueraded(packet.tuple, chosen, now, node_be, port_be);

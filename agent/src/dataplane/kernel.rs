@@ -96,7 +96,7 @@ impl EbpfDataplane {
                 links::detach(&pin).map_err(fail)?;
             }
         }
-        links::remove_filters(&["uplink_in", "uplink_out"], config.tc);
+        links::remove_filters(&["uplink_in", "uplink_out", "from_pod", "to_pod"], None, config.tc);
         loader::remove_pins(&config.pins).map_err(fail)
     }
 
@@ -119,6 +119,8 @@ impl EbpfDataplane {
         let address = state.node.uplink_address();
         state.node.set_node(state.cookie, address, self.config.pod_sockets);
         links::update_interfaces(&mut lock(&self.object), &self.links)?;
+        // Filters have no pins that would tell where an earlier agent put them.
+        links::remove_filters(&["uplink_in", "uplink_out"], state.uplink.as_deref(), self.config.tc);
         self.attach_uplink(state)?;
         links::attach_sockets(&mut lock(&self.object), &self.config.cgroup, &self.links)?;
         state.attached = true;

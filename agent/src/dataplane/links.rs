@@ -209,11 +209,14 @@ pub(super) fn remove_filter(hook: TcHook<'_>, tc: TcAttachment) {
     }
 }
 
-/// Removes our clsact filters of these programs from whatever interface has them.
-pub(super) fn remove_filters(programs: &[&'static str], tc: TcAttachment) {
+/// Removes our clsact filters of these programs from whatever interface has them, but for `keep`.
+pub(super) fn remove_filters(programs: &[&'static str], keep: Option<&str>, tc: TcAttachment) {
     let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return };
     for interface in interfaces.flatten().filter(|_| !has_tcx(tc)) {
         let interface = interface.file_name().to_string_lossy().into_owned();
+        if keep == Some(interface.as_str()) {
+            continue;
+        }
         for program in programs {
             for side in [TcAttachType::Ingress, TcAttachType::Egress] {
                 remove_filter(TcHook { program, interface: &interface, side }, tc);
