@@ -11,8 +11,7 @@ use crate::{
     logs::Rotation,
     net::{KernelNetwork, NetError, Network},
     observe::{Host, Ports},
-    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options, Runtime},
-    streams::NodeStreams,
+    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options},
     volumes::NodeVolumes,
 };
 
@@ -76,15 +75,12 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
     }
     let dataplane = Arc::new(EbpfDataplane::open(DataplaneConfig { uplink, ..config.dataplane.clone() })?);
     let figures = Arc::clone(&dataplane);
-    let runtime: Arc<dyn Runtime> = Arc::new(ContainerdRuntime::new(client, options));
-    let network: Arc<dyn Network> = Arc::new(network);
     Ok(Adapters {
-        streams: Arc::new(NodeStreams::new(Arc::clone(&runtime), Arc::clone(&network))),
         ports: Ports {
-            runtime,
+            runtime: Arc::new(ContainerdRuntime::new(client, options)),
             images: Arc::new(images),
             cgroups: Arc::new(cgroups),
-            network,
+            network: Arc::new(network),
             dataplane,
             volumes: Arc::new(NodeVolumes::new(config.layout.clone())),
         },

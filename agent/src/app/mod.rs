@@ -19,9 +19,7 @@ use tokio::sync::watch;
 use crate::{
     apply::{Apply, Events},
     config::Config,
-    control::{
-        CaPin, Control, ControlConfig, ControlError, ControlParts, JoinToken, StreamHandler, TlsError,
-    },
+    control::{CaPin, Control, ControlConfig, ControlError, ControlParts, JoinToken, TlsError},
     dataplane::Snapshot,
     dns::{self, SharedNames},
     lifecycle::{Drain, Gates},
@@ -31,6 +29,7 @@ use crate::{
     reconcile::{Metrics, Pods, Programmer, Tools, programming},
     runtime::Timed,
     serve::{Endpoints, ServeError, Sources},
+    streams::NodeStreams,
 };
 
 mod adapters;
@@ -47,8 +46,6 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Adapters {
     /// What the reconcilers work with.
     pub ports: Ports,
-    /// Serves exec, attach, logs and port-forward.
-    pub streams: Arc<dyn StreamHandler>,
     /// Figures of the datapath.
     pub figures: Arc<dyn Fn() -> Option<Snapshot> + Send + Sync>,
 }
@@ -101,7 +98,7 @@ impl App {
         for dir in [&config.layout.state_dir, &config.layout.run_dir, &config.layout.log_dir] {
             private_directory(dir)?;
         }
-        let Adapters { ports, streams, figures } = adapters;
+        let Adapters { ports, figures } = adapters;
         let ports = Ports { runtime: Arc::new(Timed::new(ports.runtime, &mut registry)), ..ports };
         let clock: Clock = Arc::new(now_ms);
         let host = Host::new();
@@ -109,6 +106,8 @@ impl App {
         let records = Records::open(config.layout.records_dir(), &machine.boot_id)
             .map_err(|source| StartError::Directory { path: config.layout.records_dir(), source })?;
         let records = Arc::new(records);
+        let streams =
+            Arc::new(NodeStreams::new(ports.runtime.clone(), ports.network.clone(), records.clone()));
         let (view, node) = watch::channel(Arc::new(cluster::view(config, &host, &machine, &*ports.cgroups)));
         let (health, unhealthy) = watch::channel(None);
         let (hearing, heard) = watch::channel(pulse::Heard::default());

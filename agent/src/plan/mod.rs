@@ -44,6 +44,7 @@ pub use context::Context;
 pub use launch::{IMAGE_LABEL, LEVEL_LABEL};
 pub use pod::{find as find_container, formatted, grace_ms, host_network};
 pub use resources::{Amounts, qos};
+pub use standing::container_id;
 pub use step::{HookCall, ImageRequest, Launch, Notice, PodPlan, PullPolicy, Step, Target};
 
 use containers::{Draft, Subjects, Waiting};

@@ -166,6 +166,6 @@ fn from_status(terminated: &ContainerStateTerminated, earlier_boot: bool) -> End
 }
 
 /// The id an attempt has in `status.containerStatuses[].containerID`.
-pub(super) fn container_id(id: &ContainerId) -> String {
+pub fn container_id(id: &ContainerId) -> String {
     format!("containerd://{id}")
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use tokio::sync::mpsc;
 
 use super::{failed, refusal};
@@ -10,37 +11,52 @@ use crate::{
     control::StreamChannel,
     logs::{LogSink, ReadOptions, Stream, read},
     model::{LogsRequest, StreamEnd, StreamOutput, StreamRefusal},
+    plan,
     runtime::{ContainerState, LOG_LABEL, ObservedContainer},
 };
 
-/// The attempt that the request means.
+/// The attempt that the request means, as upstream: without `previous` the latest that has run, with it the one that
+/// the reported status calls the last. While a crashed container waits for its restart both are the same.
 pub(super) fn choose(
     mut attempts: Vec<ObservedContainer>,
     request: &LogsRequest,
+    status: Option<&PodStatus>,
 ) -> Result<PathBuf, StreamRefusal> {
     let container = request.container.as_str();
-    if request.previous {
-        attempts.pop();
-    } else if attempts.last().is_some_and(|latest| latest.state == ContainerState::Created)
-        && attempts.len() > 1
-    {
-        // The next attempt has nothing to say yet.
-        attempts.pop();
-    }
-    let chosen = match attempts.pop() {
-        Some(chosen) => chosen,
-        None if request.previous => {
-            return Err(refusal(400, format!("previous terminated container {container:?} not found")));
+    let reported = status.and_then(|status| status_of(status, container));
+    let chosen = if request.previous {
+        let before = match reported {
+            Some(reported) => last_ended(reported, &attempts),
+            None => attempts.len().checked_sub(2),
+        };
+        before
+            .map(|index| attempts.swap_remove(index))
+            .ok_or_else(|| refusal(400, format!("previous terminated container {container:?} not found")))?
+    } else {
+        if attempts.last().is_some_and(|latest| latest.state == ContainerState::Created) && attempts.len() > 1
+        {
+            // The next attempt has nothing to say yet.
+            attempts.pop();
         }
-        None => {
-            return Err(refusal(
-                400,
-                format!("container {container:?} is waiting to start: ContainerCreating"),
-            ));
-        }
+        attempts.pop().ok_or_else(|| {
+            let waiting = reported.and_then(|reported| reported.state.as_ref()?.waiting.as_ref());
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or("ContainerCreating");
+            refusal(400, format!("container {container:?} is waiting to start: {reason}"))
+        })?
     };
     let path = chosen.labels.get(LOG_LABEL).map(PathBuf::from);
     path.ok_or_else(|| refusal(500, format!("the log of container {container:?} is not on record")))
+}
+
+fn status_of<'a>(status: &'a PodStatus, container: &str) -> Option<&'a ContainerStatus> {
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.into_iter().find(|status| status.name == container)
+}
+
+/// Where the attempt is that `lastState` tells the end of.
+fn last_ended(reported: &ContainerStatus, attempts: &[ObservedContainer]) -> Option<usize> {
+    let id = reported.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref()?;
+    attempts.iter().position(|attempt| plan::container_id(&attempt.id) == id)
 }
 
 pub(super) async fn run(path: PathBuf, request: LogsRequest, channel: StreamChannel) -> StreamEnd {

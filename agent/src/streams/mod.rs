@@ -14,6 +14,7 @@ use crate::{
     control::{OpenStream, StreamHandler},
     model::{ContainerName, PodUid, StreamEnd, StreamRefusal, StreamRequest},
     net::Network,
+    observe::Records,
     runtime::{ContainerState, ObservedContainer, Runtime},
 };
 
@@ -22,12 +23,13 @@ use crate::{
 pub struct NodeStreams {
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
+    records: Arc<Records>,
 }
 
 impl NodeStreams {
-    /// On these ports.
-    pub fn new(runtime: Arc<dyn Runtime>, network: Arc<dyn Network>) -> Self {
-        Self { runtime, network }
+    /// On these ports; `records` tell which end of a container was reported last.
+    pub fn new(runtime: Arc<dyn Runtime>, network: Arc<dyn Network>, records: Arc<Records>) -> Self {
+        Self { runtime, network, records }
     }
 
     /// The container's attempts, oldest first.
@@ -61,7 +63,8 @@ impl StreamHandler for NodeStreams {
         match request {
             StreamRequest::Logs(request) => {
                 let attempts = self.attempts(&request.pod, &request.container).await?;
-                let chosen = logs::choose(attempts, &request)?;
+                let status = self.records.get(&request.pod).status;
+                let chosen = logs::choose(attempts, &request, status.as_deref())?;
                 Ok(Box::new(move |channel| Box::pin(logs::run(chosen, request, channel))))
             }
             StreamRequest::Exec(request) => {

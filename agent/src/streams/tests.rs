@@ -1,12 +1,15 @@
 use std::{collections::BTreeMap, io::Read, io::Write, net::TcpListener};
 
 use bytes::Bytes;
+use k8s_openapi::api::core::v1::PodStatus;
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
     control::StreamChannel,
     model::{ContainerId, LogsRequest, NetworkStatus, StreamInput, StreamOutput},
+    plan,
     runtime::LOG_LABEL,
 };
 
@@ -48,8 +51,9 @@ fn channel() -> (StreamChannel, mpsc::Sender<StreamInput>, mpsc::Receiver<Stream
 fn logs_are_of_the_latest_attempt_that_started_or_the_one_before() {
     let running = ContainerState::Running { pid: 1, started_ms: 0 };
     let attempts = || vec![attempt(0, ContainerState::Lost), attempt(1, running.clone())];
-    let path =
-        |attempts, previous| logs::choose(attempts, &request(previous)).map(|p| p.display().to_string());
+    let path = |attempts, previous| {
+        logs::choose(attempts, &request(previous), None).map(|p| p.display().to_string())
+    };
     assert_eq!(path(attempts(), false).unwrap(), "/1.log");
     assert_eq!(path(attempts(), true).unwrap(), "/0.log");
     let created = vec![attempt(0, ContainerState::Lost), attempt(1, ContainerState::Created)];
@@ -61,6 +65,35 @@ fn logs_are_of_the_latest_attempt_that_started_or_the_one_before() {
     );
     let refused = path(Vec::new(), false).unwrap_err();
     assert_eq!(refused.message, "container \"c\" is waiting to start: ContainerCreating");
+}
+
+/// As in a crash loop: while it waits, `lastState` is about the attempt that ended last, and so is `--previous`.
+#[test]
+fn previous_is_what_the_status_calls_the_last_state() {
+    let attempts = || vec![attempt(0, ContainerState::Lost), attempt(1, ContainerState::Lost)];
+    let status = |last: Option<u32>, state: serde_json::Value| -> PodStatus {
+        let last = last.map(|number| {
+            let id = plan::container_id(&attempt(number, ContainerState::Lost).id);
+            json!({"terminated": {"exitCode": 1, "containerID": id}})
+        });
+        let container = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+                               "state": state, "lastState": last.unwrap_or(json!({}))});
+        serde_json::from_value(json!({"containerStatuses": [container]})).unwrap()
+    };
+    let path = |attempts, previous, status: &PodStatus| {
+        let chosen = logs::choose(attempts, &request(previous), Some(status));
+        chosen.map(|path| path.display().to_string()).map_err(|refusal| refusal.message)
+    };
+    let crashing = status(Some(1), json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+    assert_eq!(path(attempts(), true, &crashing).unwrap(), "/1.log");
+    assert_eq!(path(attempts(), false, &crashing).unwrap(), "/1.log");
+    let ended = status(Some(0), json!({"terminated": {"exitCode": 1}}));
+    assert_eq!(path(attempts(), true, &ended).unwrap(), "/0.log");
+    let first = status(None, json!({"running": {}}));
+    assert!(path(attempts(), true, &first).unwrap_err().contains("previous terminated container"));
+    let pulling = status(None, json!({"waiting": {"reason": "ImagePullBackOff"}}));
+    let refused = path(Vec::new(), false, &pulling).unwrap_err();
+    assert_eq!(refused, "container \"c\" is waiting to start: ImagePullBackOff");
 }
 
 #[tokio::test]
