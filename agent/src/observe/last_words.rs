@@ -1,8 +1,12 @@
 //! The termination message of an ended container: its file, else (when the policy says so and it failed) the end
 //! of its log.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::{
@@ -15,6 +19,11 @@ use crate::{
 /// Of the log: at most so many bytes of text, and lines. Upstream's limits.
 const MAX_LOG_BYTES: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
+
+/// How long a logger may take to write what the container said before it ended. A process that the container left
+/// behind may keep it at work for ever.
+const LOGGER_GRACE: Duration = Duration::from_millis(500);
+const LOGGER_POLL: Duration = Duration::from_millis(10);
 
 /// Reads last words below this layout.
 #[derive(Clone, Debug)]
@@ -48,8 +57,22 @@ impl LastWords {
             return None;
         }
         let log = self.layout.container_log(&pod.name, &pod.uid, &container.container, container.attempt);
+        logger_ended(&log).await;
         tail(&log).await
     }
+}
+
+/// Waits until the log's writer, which holds a lock on it meanwhile, has ended; not for long.
+async fn logger_ended(log: &Path) {
+    let locked = async {
+        while let Ok(file) = std::fs::File::open(log)
+            && matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+        {
+            tokio::time::sleep(LOGGER_POLL).await;
+        }
+    };
+    // What is there by then is what there is to tell.
+    let _ = tokio::time::timeout(LOGGER_GRACE, locked).await;
 }
 
 /// The end of a log in the CRI format, without its time stamps.
@@ -112,6 +135,21 @@ mod tests {
         let text = text_of(&long, true);
         assert!(text.len() <= MAX_LOG_BYTES && text.lines().count() <= MAX_LOG_LINES, "{}", text.len());
         assert!(text.ends_with("0123456789\n"));
+    }
+
+    #[tokio::test]
+    async fn what_the_logger_still_writes_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("0.log");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let logger = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            std::io::Write::write_all(&mut *file, b"2026-01-01T00:00:00Z stderr F the end\n").unwrap();
+        });
+        logger_ended(&log).await;
+        assert_eq!(tail(&log).await.as_deref(), Some("the end\n"));
+        logger.join().unwrap();
     }
 
     #[test]
