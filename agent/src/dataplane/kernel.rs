@@ -43,6 +43,8 @@ struct State {
     cookie: u64,
     /// Where the outside reaches the node.
     uplink: Option<String>,
+    /// Its index when the programs were attached: an interface that was made again has another.
+    uplink_index: Option<u32>,
     /// The programs run: from the first publish on, or from the start when they already ran on these maps.
     attached: bool,
     pods: BTreeMap<PodUid, Pod>,
@@ -69,6 +71,7 @@ impl EbpfDataplane {
             node,
             cookie,
             uplink: config.uplink.clone(),
+            uplink_index: None,
             attached: false,
             pods: BTreeMap::new(),
             last_publish: Duration::ZERO,
@@ -129,16 +132,20 @@ impl EbpfDataplane {
     }
 
     /// At the uplink and nowhere else.
-    fn attach_uplink(&self, state: &State) -> Result<(), DataplaneError> {
+    fn attach_uplink(&self, state: &mut State) -> Result<(), DataplaneError> {
+        state.uplink_index = None;
         let Some(uplink) = &state.uplink else {
             return links::detach_others(&self.links, "uplink-", "\0");
         };
+        let index = index_of(uplink);
         let prefix = format!("uplink-{uplink}-");
         for (hook, side) in uplink_hooks(uplink).into_iter().zip(["in", "out"]) {
             let pin = self.links.join(format!("{prefix}{side}"));
             links::attach_tc(&mut lock(&self.object), hook, &pin, self.config.tc)?;
         }
-        links::detach_others(&self.links, "uplink-", &prefix)
+        links::detach_others(&self.links, "uplink-", &prefix)?;
+        state.uplink_index = index;
+        Ok(())
     }
 
     fn pod_pins(&self, uid: &PodUid) -> [PathBuf; 2] {
@@ -178,11 +185,12 @@ impl Dataplane for EbpfDataplane {
     fn set_uplink(&self, interface: Option<&str>) -> Result<(), DataplaneError> {
         let mut state = self.lock();
         let before = state.uplink.clone();
-        if before.as_deref() == interface {
+        let same = before.as_deref() == interface;
+        if same && (!state.attached || interface.and_then(index_of) == state.uplink_index) {
             return Ok(());
         }
-        if let Some(before) = &before {
-            for hook in uplink_hooks(before) {
+        if let Some(before) = before.filter(|_| !same) {
+            for hook in uplink_hooks(&before) {
                 links::remove_filter(hook, self.config.tc);
             }
         }
@@ -190,7 +198,7 @@ impl Dataplane for EbpfDataplane {
         if !state.attached {
             return Ok(());
         }
-        let attached = self.attach_uplink(&state);
+        let attached = self.attach_uplink(&mut state);
         if attached.is_err() {
             // Tried again with the next call.
             state.uplink = None;
@@ -238,6 +246,10 @@ impl Dataplane for EbpfDataplane {
 /// The datapath's tables stay usable after a panic elsewhere: every change to them is complete or repeated.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn index_of(interface: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(interface).ok()
 }
 
 fn v4_addresses(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {

@@ -1,6 +1,6 @@
 //! What a new agent makes of a changed configuration: other table sizes, another uplink.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _};
 
 use gantry_agent::{
     dataplane::{Dataplane as _, EbpfDataplane},
@@ -61,6 +61,16 @@ fn the_uplink_may_come_late_change_and_go() {
     let dataplane = node.open();
     dataplane.set_uplink(Some("up1")).unwrap();
     assert_eq!(at(), ["uplink-up1-in", "uplink-up1-out"]);
+    // One that was made again under its name has no programs: what was pinned is dead.
+    let pin = || fs::metadata(links.join("uplink-up1-in")).unwrap().ino();
+    let before = pin();
+    dataplane.set_uplink(Some("up1")).unwrap();
+    assert_eq!(pin(), before, "nothing to do");
+    run("ip link del up1");
+    run("ip link add up1 type veth peer name far1");
+    dataplane.set_uplink(Some("up1")).unwrap();
+    assert_eq!(at(), ["uplink-up1-in", "uplink-up1-out"]);
+    assert_ne!(pin(), before, "attached to the new one");
     dataplane.set_uplink(None).unwrap();
     assert!(at().is_empty());
     assert!(dataplane.set_uplink(Some("none")).is_err());
