@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 use gantry_agent::{dataplane::TcAttachment, model::Protocol};
 
 use crate::{
-    pods::{Echo, Pod, World, datagram_socket, exchange, make_router},
+    pods::{Echo, Pod, World, datagram_socket, datagram_socket_at, exchange, make_router},
     support::{Node, Server, ask, endpoint, in_both_ways, output, service, table},
 };
 
@@ -256,9 +256,13 @@ fn a_node_port_from_outside(tc: TcAttachment) {
     dns.load_balancer_ips = vec![("192.0.2.77".parse().unwrap(), None)];
     node.publish(&dataplane, &table([("dns", dns.clone())]));
     local.attach(&dataplane);
+    // No port twice: to the same local backend by another address it would be one flow with the first on the wire,
+    // which is refused.
+    let ports = std::cell::Cell::new(40_000_u16);
     let ask_port = |address: &'static str| {
+        let port = ports.replace(ports.get() + 1);
         world.0.within(move || {
-            let socket = datagram_socket();
+            let socket = datagram_socket_at(port);
             socket.connect(address).unwrap();
             exchange(&socket, "x").unwrap()
         })

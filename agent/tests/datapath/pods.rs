@@ -191,7 +191,12 @@ impl Drop for Echo {
 
 /// A socket that gives up after a while.
 pub(crate) fn datagram_socket() -> UdpSocket {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    datagram_socket_at(0)
+}
+
+/// At a port; 0 is any.
+pub(crate) fn datagram_socket_at(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
