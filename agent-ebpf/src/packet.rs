@@ -29,8 +29,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub(crate) struct Verdict(pub(crate) i32);
 
 impl Verdict {
-    /// On its way. It ends the chain of the hook. `TC_ACT_UNSPEC` would let a program behind ours have its say, but the
-    /// test of datagrams to a NodePort failed with it when clsact filters were forced (seen once, on 6.18; not explained).
+    /// On its way. It ends the chain of the hook; `TC_ACT_UNSPEC` would let a program behind ours have its say.
     pub(crate) const PASS: Self = Self(TC_ACT_OK as i32);
 
     /// Gone, and counted.
