@@ -23,9 +23,8 @@ pub(super) fn choose(
     status: Option<&PodStatus>,
 ) -> Result<PathBuf, StreamRefusal> {
     let container = request.container.as_str();
-    let reported = status.and_then(|status| status_of(status, container));
     let chosen = if request.previous {
-        let before = match reported {
+        let before = match status.and_then(|status| status_of(status, container)) {
             Some(reported) => last_ended(reported, &attempts),
             None => attempts.len().checked_sub(2),
         };
@@ -39,9 +38,7 @@ pub(super) fn choose(
             attempts.pop();
         }
         attempts.pop().ok_or_else(|| {
-            let waiting = reported.and_then(|reported| reported.state.as_ref()?.waiting.as_ref());
-            let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or("ContainerCreating");
-            refusal(400, format!("container {container:?} is waiting to start: {reason}"))
+            refusal(400, format!("container {container:?} is waiting to start: ContainerCreating"))
         })?
     };
     let path = chosen.labels.get(LOG_LABEL).map(PathBuf::from);

@@ -91,9 +91,6 @@ fn previous_is_what_the_status_calls_the_last_state() {
     assert_eq!(path(attempts(), true, &ended).unwrap(), "/0.log");
     let first = status(None, json!({"running": {}}));
     assert!(path(attempts(), true, &first).unwrap_err().contains("previous terminated container"));
-    let pulling = status(None, json!({"waiting": {"reason": "ImagePullBackOff"}}));
-    let refused = path(Vec::new(), false, &pulling).unwrap_err();
-    assert_eq!(refused, "container \"c\" is waiting to start: ImagePullBackOff");
 }
 
 #[tokio::test]

@@ -54,6 +54,19 @@ fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
         | u64::from(immediate.cast_unsigned()) << 32
 }
 
+/// Puts a pointer to the map's element whose key is at r10-4 into `register`, or jumps so far: to the end.
+fn first_element(map: &OwnedFd, register: u8, end: i16) -> [u64; 7] {
+    [
+        instruction(0xbf, 0xa2, 0, 0),
+        instruction(0x07, 0x02, 0, -4),
+        instruction(0x18, 0x11, 0, map.as_raw_fd()),
+        instruction(0, 0, 0, 0),
+        instruction(0x85, 0, 0, LOOKUP),
+        instruction(0x15, 0x00, end, 0),
+        instruction(0xbf, register, 0, 0),
+    ]
+}
+
 fn array(map_flags: u32, max_entries: u32, value_size: u32) -> OwnedFd {
     let map_type = BPF_MAP_TYPE_ARRAY;
     let attributes =
@@ -73,25 +86,10 @@ impl Reader {
         let (flags, bulk) = (array(BPF_F_MMAPABLE, 1, 16), array(0, 2, COPIED));
         // Registers are target and source, a digit each. Nothing but array look-ups and an update, in a bounded loop:
         // every kernel of ours takes it.
-        let instructions = [
-            instruction(0x62, 0x0a, -4, 0),
-            instruction(0x62, 0x0a, -8, 1),
-            // r6: the flags.
-            instruction(0xbf, 0xa2, 0, 0),
-            instruction(0x07, 0x02, 0, -4),
-            instruction(0x18, 0x11, 0, flags.as_raw_fd()),
-            instruction(0, 0, 0, 0),
-            instruction(0x85, 0, 0, LOOKUP),
-            instruction(0x15, 0x00, 21, 0),
-            instruction(0xbf, 0x06, 0, 0),
-            // r7: the element that is copied to the other one.
-            instruction(0xbf, 0xa2, 0, 0),
-            instruction(0x07, 0x02, 0, -4),
-            instruction(0x18, 0x11, 0, bulk.as_raw_fd()),
-            instruction(0, 0, 0, 0),
-            instruction(0x85, 0, 0, LOOKUP),
-            instruction(0x15, 0x00, 14, 0),
-            instruction(0xbf, 0x07, 0, 0),
+        let keys = [instruction(0x62, 0x0a, -4, 0), instruction(0x62, 0x0a, -8, 1)];
+        // r6: the flags; r7: the element that is copied to the other one.
+        let (flagged, copied) = (first_element(&flags, 0x06, 21), first_element(&bulk, 0x07, 14));
+        let rest = [
             // It runs.
             instruction(0xb7, 0x08, 0, TURNS),
             instruction(0x7a, 0x06, 0, 1),
@@ -111,6 +109,7 @@ impl Reader {
             instruction(0xb7, 0x00, 0, 0),
             instruction(0x95, 0, 0, 0),
         ];
+        let instructions = [&keys[..], &flagged, &copied, &rest].concat();
         let attributes = ProgLoad {
             prog_type: BPF_PROG_TYPE_SOCKET_FILTER,
             insn_cnt: instructions.len() as u32,
