@@ -15,6 +15,9 @@ use crate::{
     packet::Packet,
 };
 
+/// Draws of a backend for one packet: another when the way back of the drawn one is taken.
+pub(crate) const TRIES: usize = 3;
+
 /// The entry for a packet, when there is one and it still stands.
 #[inline(always)]
 pub(crate) fn follow(packet: &Packet, leg: u8) -> Option<Flow> {

@@ -8,7 +8,7 @@ use agent_ebpf_common::{
     nat::Tuple,
 };
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
@@ -29,8 +29,8 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub(crate) struct Verdict(pub(crate) i32);
 
 impl Verdict {
-    /// On its way. It ends the chain of the hook; `TC_ACT_UNSPEC` would let a program behind ours have its say.
-    pub(crate) const PASS: Self = Self(TC_ACT_OK as i32);
+    /// On its way. Programs and filters behind ours, which are somebody else's, have their say.
+    pub(crate) const PASS: Self = Self(TC_ACT_UNSPEC);
 
     /// Gone, and counted.
     #[inline(always)]
@@ -100,7 +100,12 @@ pub(crate) fn parse(ctx: &TcContext, leg: u8) -> Option<Packet> {
     if proto != TCP && proto != UDP {
         return None;
     }
-    let l4 = ETHERNET + ((ip[0] & 0x0f) as u32) * 4;
+    let header = ((ip[0] & 0x0f) as u32) * 4;
+    // No IP header is that short: the stack will drop it.
+    if header < ip.len() as u32 {
+        return None;
+    }
+    let l4 = ETHERNET + header;
     let src_be = word([ip[12], ip[13], ip[14], ip[15]]);
     let dst_be = word([ip[16], ip[17], ip[18], ip[19]]);
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);

@@ -11,14 +11,11 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 
 use crate::{
     answer::refuse,
-    flows::{claim, follow, record},
+    flows::{TRIES, claim, follow, record},
     icmp,
     maps::{KernelTables, count_connection, frontend, is_node_address, ticks},
     packet::{Packet, Verdict, parse, rewrite, swap_ethernet},
 };
-
-/// Another draw when the drawn backend's way back is taken.
-const TRIES: usize = 3;
 
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {

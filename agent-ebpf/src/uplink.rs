@@ -11,7 +11,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 
 use crate::{
     answer::refuse,
-    flows::{claim, claim_port, follow, record},
+    flows::{TRIES, claim, claim_port, follow, record},
     maps::{KernelTables, count_connection, frontend, is_node_address, settings, ticks},
     packet::{Packet, Verdict, parse, rewrite},
 };
@@ -36,14 +36,18 @@ fn entering(ctx: &TcContext) -> Verdict {
         return apply(ctx, &packet, &packet.tuple.rewritten(&flow));
     }
     let Some(index) = find(&packet.tuple) else { return Verdict::PASS };
-    match select(&KernelTables, index, packet.tuple.src_be) {
-        Selection::Chosen(chosen) => match begin(&packet, &chosen) {
-            Ok(to) => apply(ctx, &packet, &to),
-            Err(reason) => Verdict::drop(reason),
-        },
-        Selection::Refuse => refuse(ctx, &packet),
-        Selection::Drop(reason) => Verdict::drop(reason),
+    for _ in 0..TRIES {
+        match select(&KernelTables, index, packet.tuple.src_be) {
+            Selection::Chosen(chosen) => match begin(&packet, &chosen) {
+                Ok(to) => return apply(ctx, &packet, &to),
+                Err(Reason::FlowCollision) => {}
+                Err(reason) => return Verdict::drop(reason),
+            },
+            Selection::Refuse => return refuse(ctx, &packet),
+            Selection::Drop(reason) => return Verdict::drop(reason),
+        }
     }
+    Verdict::drop(Reason::FlowCollision)
 }
 
 #[inline(always)]

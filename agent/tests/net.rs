@@ -7,12 +7,13 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         process::ExitStatusExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use gantry_agent::{
     model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodUid},
     net::{NetError, Network},
 };
-use support::{Neighbour, cluster, network, on_own_host, pod, run, seen_from, sh, wait};
+use support::{Neighbour, cluster, network, on_own_host, pod, run, seen_from, sh, wait, within};
 
 /// Set in the environment of the process that [`killed_at_any_moment_it_goes_on`] kills.
 const ROOT_OF_KILLED: &str = "GANTRY_TEST_ROOT_OF_KILLED";
@@ -271,7 +272,7 @@ fn routes_to_peers_follow_and_foreign_routes_stay() {
         let routes = sh("ip route");
         assert!(routes.contains("10.244.4.0/24 via 192.0.2.2 dev up0"), "{routes}");
         assert!(routes.contains("10.244.5.0/24 via 192.0.2.3 dev up0"), "{routes}");
-        assert!(!routes.contains("10.244.3.0/24"), "{routes}");
+        assert!(!routes.contains("10.244.3.0/24 via"), "{routes}");
 
         peers.remove(&NodeName::from("two"));
         peers.insert("three".into(), peer("192.0.2.4", "10.244.5.0/24"));
@@ -322,5 +323,98 @@ fn a_pod_before_the_ranges_are_known_is_refused_without_traces() {
         assert_eq!((pod_links(), mounts_below(root.path())), (0, 0));
         assert!(run("nft list table ip gantry").stdout.is_empty());
         assert_eq!(network.list().await.unwrap().get(&PodUid::from("x")), None);
+    });
+}
+
+/// As systemd-networkd and nftables do when they are restarted.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_others_removed_comes_back() {
+    on_own_host(|| async {
+        let outside = Neighbour::connect();
+        let root = tempfile::tempdir().unwrap();
+        let network = network(root.path());
+        let peers = BTreeMap::from([(NodeName::from("two"), peer("192.0.2.2", "10.244.4.0/24"))]);
+        let announced = ["192.0.2.100".parse().unwrap()];
+        let state = || {
+            let rules = sh("nft --stateless list ruleset");
+            (sh("ip route"), sh("ip -o -4 addr"), rules, sh("cat /proc/sys/net/ipv4/ip_forward"))
+        };
+        network.configure(&cluster()).await.unwrap();
+        let pod = network.ensure_pod(&pod(1)).await.unwrap();
+        network.set_peers(&peers).await.unwrap();
+        network.set_announced(&announced).await.unwrap();
+        let before = state();
+
+        sh("nft flush ruleset");
+        sh("ip route flush proto 71 via 192.0.2.2");
+        sh("ip route flush proto 71 type unreachable");
+        sh("ip addr del 10.96.0.10/32 dev lo");
+        sh("ip addr del 192.0.2.100/32 dev up0");
+        sh("sysctl -qw net.ipv4.ip_forward=0");
+        let without = state();
+        assert!(!without.0.contains("10.96.0.0/16") && !without.0.contains("10.244.4.0/24"), "{without:?}");
+        network.configure(&cluster()).await.unwrap();
+        network.set_peers(&peers).await.unwrap();
+        network.set_announced(&announced).await.unwrap();
+        assert_eq!(state(), before);
+        let as_seen = seen_from(&outside.netns(), "192.0.2.2".parse().unwrap(), Some(&pod.netns));
+        assert_eq!(as_seen, "192.0.2.1".parse::<IpAddr>().unwrap(), "masqueraded");
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_address_that_nobody_has_is_unreachable_at_once() {
+    on_own_host(|| async {
+        let outside = Neighbour::connect();
+        sh("ip route add default via 192.0.2.2");
+        let root = tempfile::tempdir().unwrap();
+        let network = network(root.path());
+        network.configure(&cluster()).await.unwrap();
+        let pod = network.ensure_pod(&pod(1)).await.unwrap();
+        let inside = PathBuf::from("/proc/thread-self/ns/net");
+        for from in [&pod.netns, &inside] {
+            for address in ["10.96.7.7:80", "10.244.3.200:80"] {
+                let to = address.parse().unwrap();
+                let refused = within(from, move || TcpStream::connect_timeout(&to, Duration::from_secs(5)));
+                assert_eq!(refused.unwrap_err().kind(), ErrorKind::HostUnreachable, "{address}");
+            }
+        }
+        // Other ranges are the cluster's no more.
+        let moved = ClusterNetwork { service_cidr: "10.97.0.0/16".parse().unwrap(), ..cluster() };
+        network.configure(&moved).await.unwrap();
+        let routes = sh("ip route");
+        assert!(routes.contains("unreachable 10.97.0.0/16") && !routes.contains("10.96.0.0/16"), "{routes}");
+        drop(outside);
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_pod_cannot_speak_for_another() {
+    on_own_host(|| async {
+        let root = tempfile::tempdir().unwrap();
+        let network = network(root.path());
+        network.configure(&cluster()).await.unwrap();
+        let one = network.ensure_pod(&pod(1)).await.unwrap();
+        let two = network.ensure_pod(&pod(2)).await.unwrap();
+        let (a, b) = (one.addresses.clone().unwrap().v4, two.addresses.clone().unwrap().v4);
+        let heard = within(&one.netns, move || {
+            let socket = UdpSocket::bind((a, 9999)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            socket
+        });
+        // As root in a container could, with NET_ADMIN.
+        sh(&format!("nsenter --net={} ip addr add 10.244.3.77/32 dev eth0", two.netns.display()));
+        let send = |source: Ipv4Addr| {
+            within(&two.netns, move || {
+                UdpSocket::bind((source, 0)).unwrap().send_to(b"x", (a, 9999)).unwrap();
+            });
+            heard.recv_from(&mut [0; 8]).ok().map(|(_, from)| from.ip())
+        };
+        assert_eq!(send(b), Some(IpAddr::V4(b)));
+        assert_eq!(send(Ipv4Addr::new(10, 244, 3, 77)), None);
+        assert_eq!(send(b), Some(IpAddr::V4(b)));
     });
 }

@@ -18,7 +18,7 @@ use crate::{
     dns::{self, DnsSettings, Server, SharedNames, Upstreams},
     lifecycle::{Drain, Gate},
     model::{ClusterNetwork, NodeView},
-    net::Network,
+    net::{Network, REPAIR},
     observe::{Host, Machine},
 };
 
@@ -84,6 +84,8 @@ impl Cluster {
     /// Follows changes until the agent stops.
     pub(super) async fn run(mut self) {
         let mut serving: Option<(IpAddr, CancellationToken)> = None;
+        let mut repair = tokio::time::interval(REPAIR);
+        repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wanted = self.networks.borrow_and_update().clone();
             let mut done = true;
@@ -95,24 +97,40 @@ impl Cluster {
             let retry =
                 async { if done { std::future::pending().await } else { tokio::time::sleep(RETRY).await } };
             let stop = self.drain.stop.clone();
-            // All cancel-safe: a watch, a timer, a flag.
+            // All cancel-safe: a watch, timers, a flag.
             tokio::select! {
                 changed = self.networks.changed() => if changed.is_err() { return },
                 () = retry => {}
+                _ = repair.tick() => self.repair().await,
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    async fn apply(&self, cluster: &ClusterNetwork) -> bool {
+    async fn configure(&self, cluster: &ClusterNetwork) -> bool {
         if let Err(error) = self.network.configure(cluster).await {
             warn!(error = %chain(&error), "the cluster's network cannot be configured");
             self.configured.close();
             return false;
         }
+        self.configured.open();
+        true
+    }
+
+    /// What is configured is so again.
+    async fn repair(&self) {
+        let cluster = self.view.borrow().cluster.clone();
+        if let Some(cluster) = cluster {
+            self.configure(&cluster).await;
+        }
+    }
+
+    async fn apply(&self, cluster: &ClusterNetwork) -> bool {
+        if !self.configure(cluster).await {
+            return false;
+        }
         info!(pods = ?cluster.node_pod_cidrs, dns = %cluster.dns_ip, domain = cluster.domain, "network configured");
         self.view.send_modify(|view| Arc::make_mut(view).cluster = Some(cluster.clone()));
-        self.configured.open();
         true
     }
 

@@ -213,11 +213,10 @@ impl Network for KernelNetwork {
         if self.settings.masquerade {
             masquerade::install(cluster).await?;
         }
-        let v4 = cluster.node_pod_cidrs.iter().filter_map(|range| match range {
-            IpNet::V4(range) => Some(range.trunc()),
-            IpNet::V6(_) => None,
-        });
-        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = v4.collect();
+        let own = v4(&cluster.node_pod_cidrs);
+        let unanswered = [own.clone(), v4(&[cluster.service_cidr])].concat();
+        node::set_unreachable(&self.netlink, &unanswered).await?;
+        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = own;
         Ok(())
     }
 
@@ -299,6 +298,14 @@ fn status(pins: &Pins, addresses: Option<PodAddresses>) -> NetworkStatus {
     // With host networking the node's own: every process of the node resolves this path to it.
     let netns = if pins.host_network() { PathBuf::from("/proc/self/ns/net") } else { pins.net() };
     NetworkStatus { netns, ipcns: pins.ipc(), utsns: pins.uts(), addresses }
+}
+
+fn v4(ranges: &[IpNet]) -> Vec<Ipv4Net> {
+    let v4 = ranges.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    });
+    v4.collect()
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), NetError> {

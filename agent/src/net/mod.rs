@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -21,6 +22,10 @@ use async_trait::async_trait;
 pub use kernel::{KernelNetwork, NetSettings};
 
 use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodName, PodUid};
+
+/// How often routes, rules and addresses are made as they should be again: a restart of the host's network or firewall
+/// service removes what is not its own.
+pub const REPAIR: Duration = Duration::from_secs(30);
 
 /// Failure of a network operation.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +118,8 @@ pub struct PodNetwork {
 /// The port. Every call is idempotent.
 #[async_trait]
 pub trait Network: Send + Sync {
-    /// Takes the cluster's ranges; must come before the first `ensure_pod`. Sets sysctls, routes and rules.
+    /// Takes the cluster's ranges; must come before the first `ensure_pod`. Sets sysctls, routes and rules, also when
+    /// somebody else has removed them.
     async fn configure(&self, cluster: &ClusterNetwork) -> Result<(), NetError>;
     /// What exists, by pod, from the pins and the kernel.
     async fn list(&self) -> Result<BTreeMap<PodUid, NetworkStatus>, NetError>;

@@ -59,6 +59,8 @@ pub(super) struct Route {
     pub(super) link: Option<u32>,
     pub(super) ours: bool,
     pub(super) metric: u32,
+    /// Leads nowhere, and says so.
+    pub(super) unreachable: bool,
 }
 
 /// How the kernel would send to an address.
@@ -200,7 +202,9 @@ impl Netlink {
             builder = builder.gateway(gateway);
         }
         let mut message = builder.build();
-        // The kernel compares the scope unless it is the widest: "nowhere" matches any.
+        // The kernel compares the type unless there is none.
+        message.header.kind = RouteType::Unspec;
+        // And the scope unless it is the widest: "nowhere" matches any.
         message.header.scope = netlink_packet_route::route::RouteScope::NoWhere;
         absent_is_fine(self.handle.route().del(message).execute().await)
             .map_err(failed("remove route", route.to.to_string()))
@@ -318,6 +322,7 @@ impl Route {
             link,
             ours: header.protocol == PROTOCOL,
             metric,
+            unreachable: header.kind == RouteType::Unreachable,
         })
     }
 }

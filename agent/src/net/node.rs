@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net};
-use netlink_packet_route::address::AddressScope;
+use netlink_packet_route::{address::AddressScope, route::RouteType};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{
@@ -138,6 +138,28 @@ async fn set_addresses(
         added.push(*address);
     }
     Ok(added)
+}
+
+/// Says at once that nobody is there, for addresses of these ranges that no pod or service has: they would leave by
+/// the default route. Of such routes of ours, others are removed.
+pub(super) async fn set_unreachable(netlink: &Netlink, ranges: &[Ipv4Net]) -> Result<(), NetError> {
+    let present: Vec<Route> =
+        netlink.routes().await?.into_iter().filter(|route| route.ours && route.unreachable).collect();
+    for route in present.iter().filter(|route| !ranges.contains(&route.to)) {
+        netlink.delete_route(route).await?;
+    }
+    for range in ranges {
+        if present.iter().any(|route| route.to == *range) {
+            continue;
+        }
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.network(), range.prefix_len())
+            .kind(RouteType::Unreachable)
+            .protocol(PROTOCOL)
+            .build();
+        netlink.set_route(message, &range.to_string()).await?;
+    }
+    Ok(())
 }
 
 /// Makes our routes to other nodes equal to `peers`. A node that cannot be reached does not keep the others

@@ -116,8 +116,9 @@ impl Pair {
 
     fn set_host_side(&self) -> Result<(), NetError> {
         let settings = [
-            // Replies of service connections come from addresses that the reverse route does not name.
-            ("ipv4/conf", "rp_filter", "0"),
+            // A pod speaks for itself: a packet whose source is not routed to this wire is dropped. What is
+            // translated here keeps the pod's own address as its source.
+            ("ipv4/conf", "rp_filter", "1"),
             ("ipv4/conf", "forwarding", "1"),
             // Pods have static neighbour entries: nothing must be answered for others.
             ("ipv4/conf", "proxy_arp", "0"),

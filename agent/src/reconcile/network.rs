@@ -22,7 +22,7 @@ use crate::{
         ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
         ServiceTable, Upstream,
     },
-    net::Network,
+    net::{Network, REPAIR},
 };
 
 /// First delay after a failure; doubles to the other.
@@ -67,6 +67,8 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
     let mut retry = RETRY;
     let mut uplink = tokio::time::interval(UPLINK);
     uplink.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut repair = tokio::time::interval(REPAIR);
+    repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let current = desired.borrow_and_update().clone();
         let failed = match current {
@@ -75,12 +77,13 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
         };
         let timer =
             async { if failed { tokio::time::sleep(retry).await } else { std::future::pending().await } };
-        // All cancel-safe: a watch, a timer, a flag.
+        // All cancel-safe: watches, timers, a flag.
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return },
             // The cluster's ranges or the node's addresses came.
             changed = node.changed() => if changed.is_err() { return },
             _ = uplink.tick() => programmer.uplink().await,
+            _ = repair.tick() => programmer.repair(&mut done).await,
             () = timer => retry = (retry * 2).min(MAX_RETRY),
             () = stop.cancelled() => return,
         }
@@ -99,6 +102,22 @@ impl Programmer {
         };
         if let Err(error) = set {
             warn!(error, "NodePorts and load balancer addresses are not answered from outside");
+        }
+    }
+
+    /// Sets routes and announced addresses again. What fails counts as not programmed from then on, which is told.
+    async fn repair(&self, done: &mut Done) {
+        if let Some(peers) = &done.peers
+            && let Err(error) = self.network.set_peers(peers).await
+        {
+            warn!(error = chain(&error), "routes to other nodes cannot be set again");
+            done.peers = None;
+        }
+        if let Some(announced) = &done.announced
+            && let Err(error) = self.network.set_announced(announced).await
+        {
+            warn!(error = chain(&error), "load balancer addresses cannot be set again");
+            done.announced = None;
         }
     }
 

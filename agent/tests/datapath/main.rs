@@ -9,3 +9,4 @@ mod pods;
 mod socket;
 mod support;
 mod takeover;
+mod uplink;

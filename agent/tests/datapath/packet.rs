@@ -1,12 +1,12 @@
-//! Services per packet: each test with programs attached in either way.
+//! Services per packet for pods and the node: each test with programs attached in either way.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use gantry_agent::{dataplane::TcAttachment, model::Protocol};
 
 use crate::{
-    pods::{Echo, Pod, World, datagram_socket, datagram_socket_at, exchange, make_router},
-    support::{Node, Server, ask, endpoint, in_both_ways, output, service, table},
+    pods::{Echo, Pod, World, datagram_socket, exchange, make_router},
+    support::{Node, Server, ask, in_both_ways, output, service, table},
 };
 
 const VIP: &str = "10.96.0.10:80";
@@ -19,10 +19,7 @@ in_both_ways! {
     without_an_endpoint_a_packet_is_refused,
     fragments_follow_their_first,
     socket_and_packet_path_bind_a_client_to_the_same_backend,
-    a_node_port_from_outside,
-    tcp_from_outside_to_both_kinds_of_backend_and_to_none,
     a_backend_that_refuses_is_heard,
-    a_load_balancer_address_takes_clients_from_its_ranges_only,
 }
 
 fn programs_are_attached_as_asked_for(tc: TcAttachment) {
@@ -48,7 +45,7 @@ fn programs_are_attached_as_asked_for(tc: TcAttachment) {
 }
 
 /// Who answered: the first word of an echo.
-fn answerer(answer: &str) -> String {
+pub(crate) fn answerer(answer: &str) -> String {
     answer.split(' ').next().unwrap().to_owned()
 }
 
@@ -239,94 +236,6 @@ fn datagrams_of_the_node() {
     exchange(&connected, "x").unwrap();
 }
 
-fn a_node_port_from_outside(tc: TcAttachment) {
-    let mut node = Node::attaching_by(tc);
-    node.config.uplink = Some("up0".to_owned());
-    make_router();
-    let world = World::new();
-    world.add("10.245.0.1");
-    let local = Pod::new("10.244.0.2");
-    let _here = local.echo(53);
-    let remote: SocketAddr = "10.245.0.1:53".parse().unwrap();
-    let _there = world.0.within(|| Echo::bind(remote));
-    let dataplane = node.open();
-    let mut dns = service("10.96.0.10", 53, Protocol::Udp, &[&local.endpoint(53), "10.245.0.1:53"]);
-    dns.ports[0].node_port = Some(30053);
-    dns.ports[0].endpoints[1].node = Some("there".into());
-    dns.load_balancer_ips = vec![("192.0.2.77".parse().unwrap(), None)];
-    node.publish(&dataplane, &table([("dns", dns.clone())]));
-    local.attach(&dataplane);
-    // No port twice: to the same local backend by another address it would be one flow with the first on the wire,
-    // which is refused.
-    let ports = std::cell::Cell::new(40_000_u16);
-    let ask_port = |address: &'static str| {
-        let port = ports.replace(ports.get() + 1);
-        world.0.within(move || {
-            let socket = datagram_socket_at(port);
-            socket.connect(address).unwrap();
-            exchange(&socket, "x").unwrap()
-        })
-    };
-    crate::support::run("ip addr add 192.0.2.77/32 dev lo");
-    let mut seen = BTreeSet::new();
-    for address in ["192.0.2.10:30053", "192.0.2.77:53"] {
-        for _ in 0..30 {
-            let answer = ask_port(address);
-            let sender: SocketAddr = answer.split(' ').nth(1).unwrap().parse().unwrap();
-            if answerer(&answer) == "10.245.0.1:53" {
-                assert_eq!(sender.ip().to_string(), "192.0.2.10", "a remote backend answers to this node");
-                assert!((20000..28000).contains(&sender.port()));
-            } else {
-                assert_eq!(sender.ip(), World::ADDRESS, "a local backend sees the client");
-            }
-            seen.insert((address, answerer(&answer)));
-        }
-    }
-    assert_eq!(seen.len(), 4, "{seen:?}");
-
-    dns.external_local = true;
-    node.publish(&dataplane, &table([("dns", dns)]));
-    for _ in 0..30 {
-        assert_eq!(answerer(&ask_port("192.0.2.10:30053")), local.endpoint(53));
-    }
-}
-
-fn tcp_from_outside_to_both_kinds_of_backend_and_to_none(tc: TcAttachment) {
-    let mut node = Node::attaching_by(tc);
-    // The world's clients are in the test's cgroup too, and must not be taken for pods.
-    node.config.pod_sockets = false;
-    node.config.uplink = Some("up0".to_owned());
-    make_router();
-    let world = World::new();
-    world.add("10.245.0.1");
-    let local = Pod::new("10.244.0.2");
-    let _here = local.serve(8080);
-    let _there = world.0.within(|| Server::listen("10.245.0.1:8080".parse().unwrap()));
-    let dataplane = node.open();
-    let mut web = service("10.96.0.10", 80, Protocol::Tcp, &[&local.endpoint(8080), "10.245.0.1:8080"]);
-    web.ports[0].node_port = Some(30080);
-    web.ports[0].endpoints[1].node = Some("there".into());
-    let mut none = service("10.96.0.11", 80, Protocol::Tcp, &[]);
-    none.ports[0].node_port = Some(30081);
-    node.publish(&dataplane, &table([("web", web), ("none", none.clone())]));
-    local.attach(&dataplane);
-    let seen: BTreeSet<String> =
-        world.0.within(|| (0..40).map(|_| ask("192.0.2.10:30080").unwrap()).collect());
-    assert_eq!(seen.len(), 2, "{seen:?}");
-    let refused = world.0.within(|| ask("192.0.2.10:30081")).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-
-    // With endpoints elsewhere only, a Local policy drops instead: the load balancer tries another node.
-    none.external_local = true;
-    none.ports[0].endpoints = vec![endpoint("10.245.0.1:8080")];
-    none.ports[0].endpoints[0].node = Some("there".into());
-    node.publish(&dataplane, &table([("none", none)]));
-    let silent = world.0.within(|| {
-        std::net::TcpStream::connect_timeout(&"192.0.2.10:30081".parse().unwrap(), Duration::from_millis(300))
-    });
-    assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
-}
-
 fn a_backend_that_refuses_is_heard(tc: TcAttachment) {
     let node = Node::attaching_by(tc);
     make_router();
@@ -345,29 +254,4 @@ fn a_backend_that_refuses_is_heard(tc: TcAttachment) {
         exchange(&socket, "x").unwrap_err()
     });
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-}
-
-fn a_load_balancer_address_takes_clients_from_its_ranges_only(tc: TcAttachment) {
-    let mut node = Node::attaching_by(tc);
-    node.config.uplink = Some("up0".to_owned());
-    node.config.pod_sockets = false;
-    make_router();
-    let world = World::new();
-    let pod = Pod::new("10.244.0.2");
-    let _server = pod.serve(8080);
-    let dataplane = node.open();
-    let mut web = service("10.96.0.10", 80, Protocol::Tcp, &[&pod.endpoint(8080)]);
-    web.load_balancer_ips = vec![("192.0.2.77".parse().unwrap(), None)];
-    web.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
-    node.publish(&dataplane, &table([("web", web.clone())]));
-    pod.attach(&dataplane);
-    crate::support::run("ip addr add 192.0.2.77/32 dev lo");
-    let from_outside = || {
-        let address = "192.0.2.77:80".parse().unwrap();
-        world.0.within(|| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)))
-    };
-    assert_eq!(from_outside().unwrap_err().kind(), io::ErrorKind::TimedOut);
-    web.source_ranges.push("192.0.2.0/28".parse().unwrap());
-    node.publish(&dataplane, &table([("web", web)]));
-    from_outside().unwrap();
 }

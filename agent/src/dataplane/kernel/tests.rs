@@ -21,7 +21,8 @@ mod random;
 
 use frames::{End, Frame, check, ends, fold, l4_checksum, sum};
 
-const PASS: u32 = 0;
+/// `TC_ACT_UNSPEC`: the next program or filter has its say.
+const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
 const REDIRECT: u32 = 7;
 const NODE: [u8; 4] = [192, 0, 2, 10];

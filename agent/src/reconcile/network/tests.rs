@@ -104,3 +104,17 @@ async fn the_uplink_is_looked_for_from_the_start() {
     tokio::time::sleep(UPLINK).await;
     assert!(fake.state().log.iter().any(|line| line == r#"uplink Some("up0")"#));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_others_may_have_removed_is_set_again_and_a_failure_is_told() {
+    let fake = FakeNode::new();
+    let running = start(&fake, wanted());
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    let before = (count(&fake, "peers"), count(&fake, "announce"));
+    tokio::time::sleep(REPAIR + UPLINK).await;
+    assert_eq!((count(&fake, "peers"), count(&fake, "announce")), (before.0 + 1, before.1 + 1));
+    assert_eq!(count(&fake, "publish"), 1, "the datapath is nobody else's");
+    fake.state().failures.insert("peers", ["no such device"; 2].map(str::to_owned).into());
+    running.heard.until("a failure", |said| !said.programmed.last().unwrap().1.is_empty()).await;
+    running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+}

@@ -10,7 +10,7 @@ use agent_ebpf_common::abi::{HAIRPIN, SNAT_PORTS, TCP, UDP};
 
 use super::{
     NODE,
-    frames::{End, FRAGMENT_OFFSET, MORE_FRAGMENTS, address, checksum_at, l4_at},
+    frames::{ETHERNET, End, FRAGMENT_OFFSET, MORE_FRAGMENTS, address, checksum_at, l4_at},
 };
 use crate::{
     dataplane::endpoints::tests::{endpoint, port, spec},
@@ -123,6 +123,10 @@ impl Model {
     pub(super) fn view(&mut self, program: &'static str, frame: &[u8]) -> Option<View> {
         let proto = frame[23];
         if frame[12..14] != [8, 0] || ![TCP, UDP].contains(&proto) {
+            return None;
+        }
+        // Less than a whole header by its own word.
+        if frame[ETHERNET] & 0x0f < 5 {
             return None;
         }
         let (l4, fragment) = (l4_at(frame), u16::from_be_bytes([frame[20], frame[21]]));
