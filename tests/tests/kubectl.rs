@@ -31,6 +31,7 @@ fn everyday(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     describing(&ns)?;
     logs(kubectl, &ns)?;
     exec(kubectl, &ns)?;
+    running(kubectl, &ns)?;
     changing(kubectl, &ns)?;
     discovering(kubectl)?;
     usage(kubectl, &ns)?;
@@ -183,6 +184,34 @@ fn exec(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
     ensure!(!output.success, "the exit code is lost: {output:?}");
     let missing = ns.fails("exec client -- no-such-program")?;
     ensure!(missing.contains("no-such-program"), "{missing}");
+    Ok(())
+}
+
+/// A pod of its own for one command, whose input and output are kubectl's.
+fn running(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
+    let run = [
+        "-n",
+        &ns.name,
+        "run",
+        "once",
+        "--rm",
+        "--restart=Never",
+        "--image",
+        "registry.company.com/web-app:2.1.0",
+    ];
+    let script = "while read -r line; do echo got $line; echo heard $line >&2; done; echo end; exit 4";
+    let words = [&run[..], &["-i", "--command", "--", "sh", "-c", script]].concat();
+    let output = kubectl.run_args(&words, Some("one\ntwo\n"))?;
+    ensure!(output.stdout.contains("got one\ngot two\nend\n"), "{output:?}");
+    ensure!(output.stderr.contains("heard one\nheard two\n"), "{output:?}");
+    ensure!(!output.success && output.stderr.contains("terminated (Error)"), "{output:?}");
+    let words = [&run[..], &["-it", "--command", "--", "sh"]].concat().join(" ");
+    let output = kubectl.on_terminal(&words, "tty; echo typed-$((40 + 2)); exit\n")?;
+    ensure!(
+        output.success && output.stdout.contains("/dev/pts/") && output.stdout.contains("typed-42"),
+        "{output:?}"
+    );
+    ensure!(ns.fails("get pod once")?.contains("not found"), "--rm removes it");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Container logs on disk in the CRI format: writing, rotation, reading, following.
 //!
-//! The writer is a process of its own, one per container, started and owned by the containerd shim
+//! The writer is a process of its own, one per container, owned by nobody the container could outlive
 //! (docs/adr/0010-container-logs.md). It holds an advisory lock on the file it writes, so a reader knows without
 //! asking anybody whether more can come. Nothing here knows pods: paths come from above.
 
@@ -8,12 +8,15 @@ mod format;
 mod reader;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 
 pub use format::Stream;
-pub use reader::{LogSink, ReadOptions, read};
+pub use reader::{LogSink, OpenLog, ReadOptions, read};
 pub use writer::{LoggerInput, run as run_logger};
 pub(crate) use writer::{release, remove};
 
@@ -39,7 +42,7 @@ impl Default for Rotation {
     name = "gantry-logger",
     version,
     about = "Writes one container's output to its log file.
-Started by the containerd shim; not for use by hand"
+Started by the containerd shim or the agent; not for use by hand"
 )]
 pub struct LoggerArgs {
     /// The log file
@@ -54,17 +57,45 @@ pub struct LoggerArgs {
     /// Write what a terminal shows as it comes, without waiting for the end of the line
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub prompt: bool,
+    /// FIFO with the standard output, instead of what the shim hands over
+    #[arg(long, requires = "stderr")]
+    pub stdout: Option<PathBuf>,
+    /// FIFO with the standard error
+    #[arg(long, requires = "stdout")]
+    pub stderr: Option<PathBuf>,
 }
 
-/// The URI that makes the shim start our logger.
-pub(crate) fn shim_uri(logger: &Path, file: &Path, rotation: &Rotation, terminal: bool) -> String {
-    let arguments = form_urlencoded::Serializer::new(String::new())
-        .append_pair("--file", &file.to_string_lossy())
-        .append_pair("--max-bytes", &rotation.max_bytes.to_string())
-        .append_pair("--max-files", &rotation.max_files.to_string())
-        .append_pair("--prompt", &terminal.to_string())
-        .finish();
-    format!("binary://{}?{arguments}", logger.display())
+impl LoggerArgs {
+    /// For a container whose output the shim hands over.
+    pub(crate) fn of(file: &Path, rotation: &Rotation, terminal: bool) -> Self {
+        let Rotation { max_bytes, max_files } = *rotation;
+        Self { file: file.to_owned(), max_bytes, max_files, prompt: terminal, stdout: None, stderr: None }
+    }
+
+    fn pairs(&self) -> Vec<(&'static str, OsString)> {
+        let mut pairs = vec![
+            ("--file", self.file.clone().into()),
+            ("--max-bytes", self.max_bytes.to_string().into()),
+            ("--max-files", self.max_files.to_string().into()),
+            ("--prompt", self.prompt.to_string().into()),
+        ];
+        pairs.extend(self.stdout.iter().map(|path| ("--stdout", path.clone().into())));
+        pairs.extend(self.stderr.iter().map(|path| ("--stderr", path.clone().into())));
+        pairs
+    }
+
+    /// The command line.
+    pub(crate) fn to_words(&self) -> Vec<OsString> {
+        self.pairs().into_iter().flat_map(|(name, value)| [name.into(), value]).collect()
+    }
+
+    /// The URI that makes the shim start the program `logger` with these.
+    pub(crate) fn uri(&self, logger: &Path) -> String {
+        let pairs = self.pairs();
+        let pairs = pairs.iter().map(|(name, value)| (name, value.to_string_lossy()));
+        let arguments = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        format!("binary://{}?{arguments}", logger.display())
+    }
 }
 
 #[cfg(test)]
@@ -73,12 +104,8 @@ mod tests {
 
     #[test]
     fn uri_carries_the_arguments() {
-        let uri = shim_uri(
-            Path::new("/usr/bin/gantry-logger"),
-            Path::new("/var/log/a b/0.log"),
-            &Rotation::default(),
-            false,
-        );
+        let args = LoggerArgs::of(Path::new("/var/log/a b/0.log"), &Rotation::default(), false);
+        let uri = args.uri(Path::new("/usr/bin/gantry-logger"));
         assert_eq!(
             uri,
             "binary:///usr/bin/gantry-logger?--file=%2Fvar%2Flog%2Fa+b%2F0.log&--max-bytes=10485760&--max-files=5&--prompt=false"

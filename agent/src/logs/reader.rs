@@ -55,25 +55,48 @@ pub trait LogSink {
 
 /// Reads the log at `path`. A log that does not exist is empty.
 pub fn read(path: &Path, options: &ReadOptions, sink: &mut dyn LogSink) -> io::Result<()> {
-    let watch = if options.follow { Some(Watch::new(path)) } else { None };
-    let mut printer = Printer::new(*options, sink);
-    let Some(mut reader) = start(path, options.tail_lines)? else { return Ok(()) };
-    loop {
-        let next = reader.successor(path)?;
-        // After the look for a successor: once there is one, nothing is added to this file any more.
-        if !reader.drain(&mut printer)? {
-            return Ok(());
-        }
-        match next {
-            Successor::File(next) => reader = next,
-            Successor::None | Successor::Soon => break,
-        }
+    OpenLog::open(path, options)?.read(sink)
+}
+
+/// A log at the place to begin with: what is written after this was made is read.
+pub struct OpenLog {
+    path: PathBuf,
+    options: ReadOptions,
+    watch: Option<Watch>,
+    /// `None` when there is no log.
+    reader: Option<Reader>,
+}
+
+impl OpenLog {
+    /// Finds the place. A log that does not exist is empty.
+    pub fn open(path: &Path, options: &ReadOptions) -> io::Result<Self> {
+        let watch = if options.follow { Some(Watch::new(path)) } else { None };
+        let reader = start(path, options.tail_lines)?;
+        Ok(Self { path: path.to_owned(), options: *options, watch, reader })
     }
-    match watch {
-        Some(watch) if printer.flush() => follow(path, reader, &watch, &mut printer),
-        _ => {
-            printer.flush();
-            Ok(())
+
+    /// Reads from there.
+    pub fn read(self, sink: &mut dyn LogSink) -> io::Result<()> {
+        let Self { path, options, watch, reader } = self;
+        let mut printer = Printer::new(options, sink);
+        let Some(mut reader) = reader else { return Ok(()) };
+        loop {
+            let next = reader.successor(&path)?;
+            // After the look for a successor: once there is one, nothing is added to this file any more.
+            if !reader.drain(&mut printer)? {
+                return Ok(());
+            }
+            match next {
+                Successor::File(next) => reader = next,
+                Successor::None | Successor::Soon => break,
+            }
+        }
+        match watch {
+            Some(watch) if printer.flush() => follow(&path, reader, &watch, &mut printer),
+            _ => {
+                printer.flush();
+                Ok(())
+            }
         }
     }
 }

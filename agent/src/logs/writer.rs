@@ -342,7 +342,7 @@ mod tests {
     use super::*;
 
     fn args(directory: &Path, max_bytes: u64) -> LoggerArgs {
-        LoggerArgs { file: directory.join("0.log"), max_bytes, max_files: 3, prompt: false }
+        LoggerArgs::of(&directory.join("0.log"), &Rotation { max_bytes, max_files: 3 }, false)
     }
 
     /// Runs the logger on pipes and returns its write ends.

@@ -108,6 +108,7 @@ pub(super) fn launch(
         oom_score_adj: oom_score_adj(&pod.pod, container, context.node.memory_capacity),
         log_path: layout.container_log(&pod.name, &pod.uid, &name, attempt.number),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         handler: spec.and_then(|spec| spec.runtime_class_name.clone()).filter(|name| !name.is_empty()),
         sysctls,

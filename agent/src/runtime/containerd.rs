@@ -1,7 +1,7 @@
 //! The runtime port on containerd. A container is, in this order: a container record (with everything that
 //! identifies it as labels), a snapshot on top of its image, a task. The record comes first and goes last, so
-//! whatever a killed agent left behind is found through it. Standard output goes to a logger process that the
-//! shim owns (docs/adr/0010-container-logs.md), never to the agent.
+//! whatever a killed agent left behind is found through it. Standard output goes to a logger process
+//! (docs/adr/0010-container-logs.md), never to the agent.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,11 +33,13 @@ use super::{
     facts,
     labels::{self, native_id},
     options::{RuncOptions, SPEC_TYPE},
+    piped::Piped,
     rootfs::UserDatabase,
     spec, user,
 };
 use crate::{
     images::local::{LocalImage, LocalImages},
+    logs::LoggerArgs,
     model::{ContainerId, PodUid},
 };
 
@@ -179,20 +181,31 @@ impl ContainerdRuntime {
 
     async fn create_task(&self, spec: &ContainerSpec, rootfs: Vec<Mount>) -> Result<(), RuntimeError> {
         prepare_log_directory(&spec.log_path)?;
-        let output =
-            crate::logs::shim_uri(&self.options.logger, &spec.log_path, &self.options.rotation, spec.tty);
+        let stdin = if spec.stdin { Some(self.execs.container_stdin(&spec.id)?) } else { None };
+        let logger = &self.options.logger;
+        let args = LoggerArgs::of(&spec.log_path, &self.options.rotation, spec.tty);
+        let piped = match &stdin {
+            Some(stdin) if !spec.tty => Some(Piped::open(Path::new(stdin), logger, args.clone()).await?),
+            _ => None,
+        };
+        let [stdout, stderr] =
+            piped.as_ref().map_or_else(|| [(); 2].map(|()| args.uri(logger)), Piped::paths);
         let request = CreateTaskRequest {
             container_id: native_id(&spec.id),
             rootfs,
-            stdin: if spec.stdin { self.execs.container_stdin(&spec.id)? } else { String::new() },
-            stdout: output.clone(),
+            stdin: stdin.unwrap_or_default(),
+            stdout,
             // With a terminal there is one output only.
-            stderr: if spec.tty { String::new() } else { output },
+            stderr: if spec.tty { String::new() } else { stderr },
             terminal: spec.tty,
             ..CreateTaskRequest::default()
         };
         let answer = self.client.tasks().create(self.client.request(request)).await;
-        answer.map(drop).map_err(|status| start_failure("create the task of", spec.id.as_str(), status))
+        answer.map_err(|status| start_failure("create the task of", spec.id.as_str(), status))?;
+        if let Some(piped) = piped {
+            piped.let_go();
+        }
+        Ok(())
     }
 
     /// A failed start is a fact like an exit: it stays on record until removed. The snapshot is not needed.
@@ -403,8 +416,8 @@ impl Runtime for ContainerdRuntime {
         self.execs.kill(id, exec).await
     }
 
-    async fn attach_stdin(&self, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
-        self.execs.attach_stdin(id)
+    async fn attach_stdin(&self, id: &ContainerId, once: bool) -> Result<Option<OwnedFd>, RuntimeError> {
+        self.execs.attach_stdin(id, once)
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

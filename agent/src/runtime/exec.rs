@@ -75,11 +75,13 @@ impl Execs {
         }
     }
 
-    /// The write end of that FIFO; `None` when the container has no standard input.
-    pub(super) fn attach_stdin(&self, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+    /// The write end of that FIFO; `None` when the container has no standard input. With `once` its end of file reaches
+    /// the process.
+    pub(super) fn attach_stdin(&self, id: &ContainerId, once: bool) -> Result<Option<OwnedFd>, RuntimeError> {
         let path = self.stdin_path(id);
         let mut options = fs::OpenOptions::new();
         match options.write(true).custom_flags(libc::O_NONBLOCK).open(&path) {
+            Ok(file) if once => self.pump_stdin(id, "", file.into()).map(Some),
             Ok(file) => Ok(Some(file.into())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_error("open the pipe", &path)(error)),
@@ -202,7 +204,7 @@ impl Execs {
     }
 
     /// The shim keeps its own writer of the stdin FIFO, so closing ours would not end it: end of file on the
-    /// returned pipe becomes a CloseIO call.
+    /// returned pipe becomes a CloseIO call. An empty `exec` is the container's own process.
     fn pump_stdin(&self, id: &ContainerId, exec: &str, fifo: OwnedFd) -> Result<OwnedFd, RuntimeError> {
         let failed = io_error("connect stdin", &self.directory);
         let (writer, reader) = pipe::pipe().map_err(&failed)?;

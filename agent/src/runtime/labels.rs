@@ -20,6 +20,8 @@ pub(super) const ID: &str = "gantry.dev/id";
 pub(super) const IMAGE_ID: &str = "gantry.dev/image-id";
 /// The attempt's log file.
 pub const LOG: &str = "gantry.dev/log";
+/// `true` or absent: the first client that attaches to the input ends it.
+pub const STDIN_ONCE: &str = "gantry.dev/stdin-once";
 /// Below the cgroup mount.
 pub(super) const CGROUP: &str = "gantry.dev/cgroup";
 /// Unix milliseconds; absent before the start.
@@ -52,6 +54,9 @@ pub(super) fn of(spec: &ContainerSpec, image_id: &str, boot: &str) -> HashMap<St
         (CGROUP.to_owned(), super::spec::cgroup(spec)),
         (LOG.to_owned(), spec.log_path.to_string_lossy().into_owned()),
     ]);
+    if spec.stdin_once {
+        labels.insert(STDIN_ONCE.to_owned(), "true".to_owned());
+    }
     if let Some((pod, container, _)) = spec.id.parts() {
         labels.insert(POD_UID.to_owned(), pod.to_string());
         labels.insert(CONTAINER.to_owned(), container.to_string());

@@ -12,6 +12,7 @@ mod facts;
 mod labels;
 mod listing;
 mod options;
+mod piped;
 mod rootfs;
 mod seccomp;
 mod spec;
@@ -25,7 +26,7 @@ use futures::stream::BoxStream;
 
 pub use client::{Containerd, InvalidNamespace};
 pub use containerd::{ContainerdRuntime, Handler, Options};
-pub use labels::{LOG as LOG_LABEL, START_ERROR};
+pub use labels::{LOG as LOG_LABEL, START_ERROR, STDIN_ONCE};
 pub use timed::Timed;
 
 use crate::model::{ContainerId, ContainerName, PodUid};
@@ -89,6 +90,8 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// Keep stdin open (`stdin: true`).
     pub stdin: bool,
+    /// The end of the first client's input is the end of stdin.
+    pub stdin_once: bool,
     /// Allocate a terminal.
     pub tty: bool,
     /// Runtime handler of the RuntimeClass; `None`: the configured default.
@@ -316,8 +319,9 @@ pub trait Runtime: Send + Sync {
     ) -> Result<(), RuntimeError>;
     /// Kills and forgets it.
     async fn exec_kill(&self, id: &ContainerId, exec: &str) -> Result<(), RuntimeError>;
-    /// Write end of the standard input of a container with `stdin: true`; `None` when it has none.
-    async fn attach_stdin(&self, _id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
+    /// Write end of the standard input of a container with `stdin: true`; `None` when it has none. With `once` (see
+    /// [`STDIN_ONCE`]) its end is the end of the container's input; else another client may follow.
+    async fn attach_stdin(&self, _id: &ContainerId, _once: bool) -> Result<Option<OwnedFd>, RuntimeError> {
         Ok(None)
     }
     /// Changes; never ends (reconnects and yields `Resync`).

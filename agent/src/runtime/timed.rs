@@ -123,8 +123,8 @@ impl Runtime for Timed {
         self.inner.exec_kill(id, exec).await
     }
 
-    async fn attach_stdin(&self, id: &ContainerId) -> Result<Option<OwnedFd>, RuntimeError> {
-        self.inner.attach_stdin(id).await
+    async fn attach_stdin(&self, id: &ContainerId, once: bool) -> Result<Option<OwnedFd>, RuntimeError> {
+        self.inner.attach_stdin(id, once).await
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

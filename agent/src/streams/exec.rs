@@ -15,7 +15,7 @@ use crate::{
     control::StreamChannel,
     logs::ReadOptions,
     model::{ContainerId, ExecRequest, StreamEnd, StreamInput, StreamOutput},
-    runtime::{ContainerState, ExecSpec, LOG_LABEL, ObservedContainer, Runtime, RuntimeError},
+    runtime::{ContainerState, ExecSpec, LOG_LABEL, ObservedContainer, Runtime, RuntimeError, STDIN_ONCE},
 };
 
 const BUFFER: usize = 32 << 10;
@@ -76,26 +76,33 @@ pub(super) async fn attach(
     channel: StreamChannel,
 ) -> StreamEnd {
     let id = container.id.clone();
+    let Some(path) = container.labels.get(LOG_LABEL).map(PathBuf::from) else {
+        return failed("the container's log is not on record".into());
+    };
+    let unreadable = |error| failed(format!("cannot read the container's output: {error}"));
+    let options = ReadOptions { follow: true, tail_lines: Some(0), ..ReadOptions::default() };
+    // Before the first input: no answer to it is missed.
+    let log = match logs::open(path, options).await {
+        Ok(log) => log,
+        Err(error) => return unreadable(error),
+    };
     let stdin = match request.stdin {
-        true => match runtime.attach_stdin(&id).await {
+        true => match runtime.attach_stdin(&id, container.labels.contains_key(STDIN_ONCE)).await {
             Ok(stdin) => stdin,
             Err(error) => return failed(chain(&error)),
         },
         false => None,
     };
-    let Some(path) = container.labels.get(LOG_LABEL).map(PathBuf::from) else {
-        return failed("the container's log is not on record".into());
-    };
-    let options = ReadOptions { follow: true, tail_lines: Some(0), ..ReadOptions::default() };
-    let sink = logs::ChannelSink { output: channel.output.clone() };
+    let stderr = Some(request.stderr && !request.tty);
+    let sink = logs::ChannelSink { output: channel.output.clone(), stderr };
     let target = Target { runtime: runtime.clone(), id: id.clone(), exec: String::new() };
     // Cancel safety: the reading thread ends by itself once the channel is closed.
     let ended = tokio::select! {
-        result = logs::follow(path, options, sink) => result,
+        result = logs::follow(log, sink) => result,
         () = feed(channel.input, stdin, &target) => return failed("the client has gone".into()),
     };
     if let Err(error) = ended {
-        return failed(format!("cannot read the container's output: {error}"));
+        return unreadable(error);
     }
     StreamEnd { exit_code: exit_code(&*runtime, &container).await, error: None }
 }

@@ -1,6 +1,6 @@
 //! `kubectl logs`: a thread that reads the log, and the channel it reads for.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{failed, refusal};
 use crate::{
     control::StreamChannel,
-    logs::{LogSink, ReadOptions, Stream, read},
+    logs::{LogSink, OpenLog, ReadOptions, Stream},
     model::{LogsRequest, StreamEnd, StreamOutput, StreamRefusal},
     plan,
     runtime::{ContainerState, LOG_LABEL, ObservedContainer},
@@ -65,36 +65,49 @@ pub(super) async fn run(path: PathBuf, request: LogsRequest, channel: StreamChan
         tail_lines: unsigned(request.tail_lines),
         limit_bytes: unsigned(request.limit_bytes),
     };
-    let sink = ChannelSink { output: channel.output };
-    match follow(path, options, sink).await {
+    let sink = ChannelSink { output: channel.output, stderr: None };
+    match read(path, options, sink).await {
         Ok(()) => StreamEnd::default(),
         Err(error) => failed(format!("cannot read the log: {error}")),
     }
 }
 
+async fn read(path: PathBuf, options: ReadOptions, sink: ChannelSink) -> io::Result<()> {
+    follow(open(path, options).await?, sink).await
+}
+
+/// Finds the place to begin with, on a thread that may wait for the disk.
+pub(super) async fn open(path: PathBuf, options: ReadOptions) -> io::Result<OpenLog> {
+    tokio::task::spawn_blocking(move || OpenLog::open(&path, &options)).await.map_err(io::Error::other)?
+}
+
 /// Reads on a thread of its own: a follower waits for hours, and the pool's threads are for short work.
-pub(super) async fn follow(
-    path: PathBuf,
-    options: ReadOptions,
-    mut sink: ChannelSink,
-) -> std::io::Result<()> {
+pub(super) async fn follow(log: OpenLog, mut sink: ChannelSink) -> io::Result<()> {
     let (done, result) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("log-reader".into()).spawn(move || {
         // Nobody waits for the result when the client has gone.
-        let _ = done.send(read(&path, &options, &mut sink));
+        let _ = done.send(log.read(&mut sink));
     })?;
-    result.await.map_err(|_| std::io::Error::other("the reading thread ended without a result"))?
+    result.await.map_err(|_| io::Error::other("the reading thread ended without a result"))?
 }
 
 /// Waits while the client is slow.
 pub(super) struct ChannelSink {
     pub(super) output: mpsc::Sender<StreamOutput>,
+    /// Whether the client takes the streams apart, and then standard error at all. `None`: `kubectl logs` has one body
+    /// for both.
+    pub(super) stderr: Option<bool>,
 }
 
 impl LogSink for ChannelSink {
-    fn write(&mut self, _: Stream, bytes: &[u8]) -> bool {
-        // The API has one body for both streams.
-        self.output.blocking_send(StreamOutput::Stdout(Bytes::copy_from_slice(bytes))).is_ok()
+    fn write(&mut self, stream: Stream, bytes: &[u8]) -> bool {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let output = match (stream, self.stderr) {
+            (Stream::Stdout, _) | (_, None) => StreamOutput::Stdout(bytes),
+            (Stream::Stderr, Some(true)) => StreamOutput::Stderr(bytes),
+            (Stream::Stderr, Some(false)) => return true,
+        };
+        self.output.blocking_send(output).is_ok()
     }
 
     fn is_gone(&self) -> bool {

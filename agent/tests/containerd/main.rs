@@ -49,6 +49,7 @@ fn spec(host: &Host, attempt: u32, script: &str) -> ContainerSpec {
         oom_score_adj: 500,
         log_path: log_path(host, attempt),
         stdin: false,
+        stdin_once: false,
         tty: false,
         handler: None,
         sysctls: BTreeMap::new(),

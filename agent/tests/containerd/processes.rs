@@ -164,3 +164,50 @@ async fn a_shim_that_hangs_ends_nothing_and_a_released_task_leaves_its_end() {
     assert!(log_path(&host, 0).exists());
     runtime.remove(&spec.id).await.unwrap();
 }
+
+/// A container that reads its input to the end, and says so on both outputs.
+const READER: &str = "echo ready; while read -r line; do echo got $line; done; echo end >&2; exit 5";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd: run by cargo xtask test"]
+async fn a_container_reads_what_its_clients_write() {
+    let host = Host::start().await;
+    TestImage::default().import(&host, IMAGE);
+    let runtime = host.runtime();
+    let logged = async |attempt, text: &str| {
+        eventually("the log has it", async || (log(&host, attempt) == text).then_some(())).await;
+    };
+    let write =
+        |stdin: Option<OwnedFd>, text: &str| File::from(stdin.unwrap()).write_all(text.as_bytes()).unwrap();
+
+    let once = ContainerSpec { stdin: true, stdin_once: true, ..spec(&host, 0, READER) };
+    runtime.create(&once).await.unwrap();
+    runtime.start(&once.id).await.unwrap();
+    logged(0, "ready\n").await;
+    // The agent that made it is not needed any more.
+    let other = host.runtime();
+    write(other.attach_stdin(&once.id, true).await.unwrap(), "one\ntwo\n");
+    assert_eq!(exited(&other, &once.id).await, (5, false));
+    logged(0, "ready\ngot one\ngot two\nend\n").await;
+
+    let often = ContainerSpec { stdin: true, ..spec(&host, 1, READER) };
+    runtime.create(&often).await.unwrap();
+    runtime.start(&often.id).await.unwrap();
+    for (line, sofar) in [("a\n", "ready\ngot a\n"), ("b\n", "ready\ngot a\ngot b\n")] {
+        write(runtime.attach_stdin(&often.id, false).await.unwrap(), line);
+        logged(1, sofar).await;
+    }
+
+    // What fails to start leaves no logger behind.
+    let broken = ContainerSpec { stdin: true, command: vec!["nothing-here".into()], ..spec(&host, 2, "") };
+    let started = async {
+        runtime.create(&broken).await?;
+        runtime.start(&broken.id).await
+    };
+    assert!(matches!(started.await, Err(RuntimeError::Start { .. })));
+    for id in [&once.id, &often.id, &broken.id] {
+        runtime.remove(id).await.unwrap();
+    }
+    eventually("shims and loggers end", async || (host.processes().len() == 1).then_some(())).await;
+    assert_eq!(std::fs::read_dir(host.path().join("run/stdin")).unwrap().count(), 0, "no pipe stays behind");
+}

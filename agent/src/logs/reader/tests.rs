@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::logs::{LoggerArgs, LoggerInput, run_logger};
+use crate::logs::{LoggerArgs, LoggerInput, Rotation, run_logger};
 
 /// Collects; the test's end of a channel tells whether anybody wants it.
 struct Collect(Sender<(Stream, Vec<u8>)>);
@@ -90,7 +90,7 @@ fn since_timestamps_and_limit() {
 fn following_survives_rotation_and_ends_with_the_writer() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("0.log");
-    let args = LoggerArgs { file: path.clone(), max_bytes: 20_000, max_files: 1000, prompt: false };
+    let args = LoggerArgs::of(&path, &Rotation { max_bytes: 20_000, max_files: 1000 }, false);
     let pipe = || nix::unistd::pipe().map(|(r, w)| (File::from(r), File::from(w))).unwrap();
     let ((stdout, mut out), (stderr, err), (wait, ready)) = (pipe(), pipe(), pipe());
     let logger = thread::spawn(move || run_logger(&args, LoggerInput { stdout, stderr, ready }));

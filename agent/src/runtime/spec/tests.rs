@@ -34,6 +34,7 @@ fn spec() -> ContainerSpec {
         oom_score_adj: 1000,
         log_path: "/var/log/0.log".into(),
         stdin: false,
+        stdin_once: false,
         tty: false,
         handler: None,
         sysctls: BTreeMap::new(),
