@@ -30,6 +30,13 @@ pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
 /// Creates what is missing and brings the API's endpoint up to date.
 pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<(), ApiError> {
     let options = WriteOptions::controller("bootstrap");
+    if config.api.advertise.ip().is_loopback() {
+        tracing::warn!(
+            advertise = %config.api.advertise,
+            "api.advertise is a loopback address: pods cannot reach the API by the Service kubernetes; set it to an \
+             address of this machine"
+        );
+    }
     for name in NAMESPACES {
         let namespace = json!({"metadata": {"name": name}});
         ensure(objects, Resource::NAMESPACES, None, namespace, &options).await?;
@@ -82,16 +89,25 @@ async fn api_service(objects: &Objects, config: &Config) -> Result<(), ApiError>
     // The Service has no selector: its endpoints are ours to keep, and they follow the configuration.
     let (address, port) = (config.api.advertise.ip(), config.api.advertise.port());
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    // Loopback is each pod's own.
+    let reachable = if address.is_loopback() { vec![] } else { vec![address] };
+    let (addresses, ports) = (
+        reachable.iter().map(|ip| json!({"ip": ip})),
+        json!([{"name": "https", "port": port, "protocol": "TCP"}]),
+    );
+    let subsets =
+        addresses.map(|address| json!({"addresses": [address], "ports": ports})).collect::<Vec<_>>();
+    let ready = reachable.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}));
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": family,
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        "endpoints": ready.collect::<Vec<_>>(),
+        "ports": ports,
     });
     put(objects, Resource::ENDPOINT_SLICES, "default", slice, &options).await?;
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        "subsets": subsets,
     });
     put(objects, Resource::ENDPOINTS, "default", endpoints, &options).await
 }

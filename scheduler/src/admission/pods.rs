@@ -27,15 +27,27 @@ pub struct PodDefaults {
 #[async_trait]
 impl Admission for PodDefaults {
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
-        let new_pod = request.kind.resource == Resource::PODS
-            && request.subresource.is_none()
-            && request.operation == Operation::Create;
-        if !new_pod {
+        let is_pod = request.kind.resource == Resource::PODS && request.subresource.is_none();
+        if !is_pod || request.operation == Operation::Delete {
             return Ok(());
         }
         let name = request.name;
         let Some(spec) = request.object.get_mut("spec").filter(|s| s.is_object()) else { return Ok(()) };
+        // On update too: a manifest that is applied again names its own tolerations only.
         tolerate_loss(spec, self.eviction);
+        if request.operation == Operation::Update {
+            for field in ["priority", "preemptionPolicy"] {
+                let before = request.old.and_then(|old| old.get("spec")?.get(field)).filter(|v| !v.is_null());
+                if let (None, Some(before)) = (spec.get(field).filter(|v| !v.is_null()), before) {
+                    spec[field] = before.clone();
+                }
+            }
+            return Ok(());
+        }
+        if spec.get("overhead").is_some_and(|o| o.as_object().is_some_and(|o| !o.is_empty())) {
+            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+            return Err(ApiError::forbidden(Resource::PODS, name, why));
+        }
         set_priority(spec, name)?;
         let account = set_account(spec);
         let namespace = request.namespace.unwrap_or("");
@@ -166,6 +178,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_manifest_that_is_applied_again_need_not_name_what_it_was_given() {
+        let objects = Objects::in_memory(vec![Arc::new(PodDefaults { eviction: Duration::from_secs(300) })]);
+        let objects = objects.await.unwrap();
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {
+            "containers": [{"name": "web", "image": "web"}],
+            "tolerations": [{"key": "a", "operator": "Exists"}]}});
+        let options = WriteOptions::controller("test");
+        objects.create(Resource::PODS, Some("default"), body.clone(), &options).await.unwrap();
+        let written =
+            objects.update(Resource::PODS, Some("default"), "web", None, body, &options).await.unwrap();
+        let pod: Value = written.object.decode().unwrap();
+        assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 3, "{pod}");
+    }
+
+    #[tokio::test]
     async fn the_configuration_says_how_long_the_loss_of_a_node_is_tolerated() {
         let pod = created_with(Duration::from_secs(45), json!({}), None).await.unwrap();
         let tolerations = pod["spec"]["tolerations"].as_array().unwrap();
@@ -193,6 +220,8 @@ mod tests {
         assert_eq!(pod["spec"]["priority"], 2_000_001_000_i64);
         let error = created(json!({"priorityClassName": "gold"})).await.unwrap_err();
         assert_eq!(error.message, "pods \"web\" is forbidden: no PriorityClass with name gold was found");
+        let error = created(json!({"overhead": {"cpu": "1"}})).await.unwrap_err();
+        assert!(error.message.contains("pod rejected: Pod Overhead set without"), "{error}");
         let error = created(json!({"serviceAccountName": "robot"})).await.unwrap_err();
         assert!(error.message.ends_with("serviceaccount \"robot\" not found"), "{error}");
     }

@@ -1,10 +1,15 @@
 //! Who may in: identity from the client certificate, the coarse authorization of this version, and the
 //! reviews by which a client asks about itself.
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 
-use super::{body, request::Ask, respond, route::Review};
+use super::{
+    body,
+    request::Ask,
+    respond,
+    route::{Review, Route},
+};
 use crate::{
     model::{ApiError, Reason},
     objects::{Actor, meta},
@@ -15,6 +20,10 @@ use crate::{
 const MASTERS: &str = "system:masters";
 /// The group that everyone with a certificate is in.
 const AUTHENTICATED: &str = "system:authenticated";
+
+/// The group of those without, and the user that stands for them.
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+pub(super) const ANONYMOUS: &str = "system:anonymous";
 
 /// Paths that anyone may read: probes of load balancers and the version.
 const OPEN: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -32,30 +41,98 @@ pub(super) fn is_open(path: &str) -> bool {
     OPEN.iter().any(|open| path == *open || path.strip_prefix(open).is_some_and(|rest| rest.starts_with('/')))
 }
 
+/// Who the caller wants to be, by the `Impersonate-` headers of `kubectl --as`: himself without them. Only who may do
+/// everything may be somebody else.
+pub(super) fn impersonated(actor: Actor, headers: &HeaderMap) -> Result<Actor, ApiError> {
+    let values = |name: &str| -> Vec<&str> {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
+    };
+    let groups = values("impersonate-group");
+    let Some(user) = values("impersonate-user").first().copied().filter(|user| !user.is_empty()) else {
+        if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            let message =
+                "Impersonate-User is missing: groups and the rest can only be impersonated with a user";
+            return Err(ApiError::new(Reason::BadRequest, message));
+        }
+        return Ok(actor);
+    };
+    if !is_master(&actor) {
+        let why = format!(
+            "User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+            actor.user
+        );
+        return Err(ApiError::forbidden("users", user, &why));
+    }
+    let mut groups: Vec<_> = groups.into_iter().map(Into::into).collect();
+    groups.push(if user == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED }.into());
+    Ok(Actor { user: user.into(), groups })
+}
+
 /// Lets the caller in or refuses: 401 without an identity, 403 without the right.
-pub(super) fn authorize<'a>(
-    actor: Option<&'a Actor>,
+pub(super) fn authorize(
+    actor: &Actor,
     method: &Method,
     path: &str,
-) -> Result<&'a Actor, ApiError> {
-    let Some(actor) = actor else {
-        return Err(ApiError::new(Reason::Unauthorized, "Unauthorized"));
-    };
-    if is_master(actor) {
-        return Ok(actor);
+    route: &Route<'_>,
+) -> Result<(), ApiError> {
+    if is_master(actor) || (is_in(actor, AUTHENTICATED) && is_for_everyone(method, path, route)) {
+        return Ok(());
     }
-    let why = if actor.groups.iter().any(|g| &**g == NODES_GROUP) {
+    let why = if is_in(actor, NODES_GROUP) {
         "nodes speak to the cluster over their session only"
     } else {
         "the user is not in the group system:masters"
     };
+    let user = &actor.user;
     let verb = method.as_str().to_ascii_lowercase();
-    let message = format!("forbidden: User {:?} cannot {verb} path {path:?}: {why}", actor.user);
-    Err(ApiError::new(Reason::Forbidden, message))
+    let (kind, namespace, name) = match route {
+        Route::Collection(kind, namespace) => (kind, namespace, ""),
+        Route::Object(kind, namespace, name, _) => (kind, namespace, *name),
+        Route::Review(_) | Route::Other => {
+            let message = format!("forbidden: User {user:?} cannot {verb} path {path:?}: {why}");
+            return Err(ApiError::new(Reason::Forbidden, message));
+        }
+    };
+    let scope = match namespace {
+        Some(namespace) => format!("in the namespace {namespace:?}"),
+        None => "at the cluster scope".to_owned(),
+    };
+    let verb = match (verb.as_str(), name.is_empty()) {
+        ("get", true) => "list",
+        ("post", _) => "create",
+        ("put", _) => "update",
+        ("delete", true) => "deletecollection",
+        (verb, _) => verb,
+    };
+    let (plural, group) = (kind.plural, kind.group);
+    let why =
+        format!("User {user:?} cannot {verb} resource {plural:?} in API group {group:?} {scope}: {why}");
+    Err(ApiError::forbidden(kind.resource, name, &why))
+}
+
+/// What every known user may, as upstream: discovery, and questions about himself.
+fn is_for_everyone(method: &Method, path: &str, route: &Route<'_>) -> bool {
+    const DISCOVERY: [&str; 3] = ["/api", "/apis", "/openapi"];
+    let discovery = || {
+        let under =
+            |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        *method == Method::GET
+            && DISCOVERY.into_iter().any(under)
+            && !path.starts_with("/apis/metrics.k8s.io/v1beta1/")
+    };
+    match route {
+        Route::Review(_) => true,
+        Route::Other => discovery(),
+        Route::Collection(..) | Route::Object(..) => false,
+    }
+}
+
+fn is_in(actor: &Actor, group: &str) -> bool {
+    actor.groups.iter().any(|g| &**g == group)
 }
 
 fn is_master(actor: &Actor) -> bool {
-    actor.groups.iter().any(|g| &**g == MASTERS)
+    is_in(actor, MASTERS)
 }
 
 /// Answers a review about the caller.
@@ -106,15 +183,67 @@ mod tests {
         actor(Identity { user: user.to_owned(), groups: groups.iter().map(|g| (*g).to_owned()).collect() })
     }
 
+    fn refusal(actor: &Actor, method: &Method, path: &str) -> Option<String> {
+        authorize(actor, method, path, &Route::of(path)).err().map(|error| error.message)
+    }
+
     #[test]
     fn only_masters_get_in() {
-        let reason = |actor: Option<&Actor>| {
-            authorize(actor, &Method::GET, "/api/v1/secrets").map(|_| ()).map_err(|e| e.reason)
+        assert_eq!(refusal(&who("admin", &["system:masters"]), &Method::GET, "/api/v1/secrets"), None);
+        let node = who("system:node:n1", &["system:nodes"]);
+        let said = refusal(&node, &Method::GET, "/api/v1/secrets").unwrap();
+        assert!(said.ends_with("nodes speak to the cluster over their session only"), "{said}");
+        let eve = who("eve", &[]);
+        let pods = "/api/v1/namespaces/shop/pods";
+        assert_eq!(
+            refusal(&eve, &Method::GET, pods).unwrap(),
+            "pods is forbidden: User \"eve\" cannot list resource \"pods\" in API group \"\" in the namespace \"shop\": \
+             the user is not in the group system:masters"
+        );
+        let said = refusal(&eve, &Method::DELETE, "/apis/apps/v1/namespaces/shop/deployments/web").unwrap();
+        assert!(
+            said.starts_with("deployments.apps \"web\" is forbidden: User \"eve\" cannot delete resource"),
+            "{said}"
+        );
+        for path in ["/metrics", "/apix", "/apis/metrics.k8s.io/v1beta1/nodes", "/logs"] {
+            assert!(refusal(&eve, &Method::GET, path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn everyone_known_may_discover_and_ask_about_himself() {
+        let eve = who("eve", &[]);
+        let nobody = Actor { user: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()] };
+        for path in ["/api", "/apis/", "/apis/apps/v1", "/openapi/v3", "/apis/metrics.k8s.io/v1beta1"] {
+            assert_eq!(refusal(&eve, &Method::GET, path), None);
+            assert!(refusal(&nobody, &Method::GET, path).is_some(), "{path}");
+        }
+        let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        assert_eq!(refusal(&eve, &Method::POST, review), None);
+    }
+
+    #[test]
+    fn only_masters_may_be_somebody_else() {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), http::HeaderValue::from_static(value)))
+                .collect()
         };
-        assert_eq!(reason(None), Err(Reason::Unauthorized));
-        assert_eq!(reason(Some(&who("admin", &["system:masters"]))), Ok(()));
-        assert_eq!(reason(Some(&who("system:node:n1", &["system:nodes"]))), Err(Reason::Forbidden));
-        assert_eq!(reason(Some(&who("eve", &[]))), Err(Reason::Forbidden));
+        let admin = || who("admin", &["system:masters"]);
+        let as_bob = headers(&[("impersonate-user", "bob"), ("impersonate-group", "dev")]);
+        let bob = impersonated(admin(), &as_bob).unwrap();
+        assert_eq!((&*bob.user, bob.groups), ("bob", vec!["dev".into(), AUTHENTICATED.into()]));
+        let nobody = impersonated(admin(), &headers(&[("impersonate-user", ANONYMOUS)])).unwrap();
+        assert_eq!(nobody.groups, [UNAUTHENTICATED.into()]);
+        let refused = impersonated(who("eve", &[]), &as_bob).unwrap_err();
+        assert!(
+            refused.message.starts_with("users \"bob\" is forbidden: User \"eve\" cannot impersonate"),
+            "{refused}"
+        );
+        let refused = impersonated(admin(), &headers(&[("impersonate-group", "dev")])).unwrap_err();
+        assert_eq!(refused.reason, Reason::BadRequest);
+        assert_eq!(&*impersonated(admin(), &headers(&[])).unwrap().user, "admin");
     }
 
     #[test]

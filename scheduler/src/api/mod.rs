@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Object},
+    model::{ApiError, Object, Reason},
     objects::{Actor, Objects},
 };
 
@@ -113,13 +113,23 @@ impl Api {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let route = Route::of(uri.path());
         let label = label(&route, &method, &uri);
-        let mut response = match self.answer(actor.as_ref(), route, request).await {
+        let mut response = match self.answer(actor.clone(), route, request).await {
             Ok(response) => response,
             Err(error) => {
+                let error = if matches!(route, Route::Other) {
+                    respond::absent(error, &method, uri.path())
+                } else {
+                    error
+                };
                 refused(actor.as_ref(), &method, uri.path(), &error);
                 respond::failure(&error)
             }
         };
+        if let Route::Collection(kind, _) | Route::Object(kind, ..) = route
+            && let Some(warning) = kind.deprecated
+        {
+            respond::warn(&mut response, &[warning.to_owned()]);
+        }
         self.metrics.answered(&label, response.status().as_u16(), started.elapsed());
         if label.verb == "WATCH" && response.status().is_success() {
             let watching = self.metrics.watching(&label);
@@ -135,7 +145,7 @@ impl Api {
 
     async fn answer(
         &self,
-        actor: Option<&Actor>,
+        actor: Option<Actor>,
         route: Route<'_>,
         request: Request,
     ) -> Result<Response, ApiError> {
@@ -144,7 +154,9 @@ impl Api {
         if access::is_open(&path) {
             return system::open(self, &path, respond::Wishes::default()).await;
         }
-        let actor = access::authorize(actor, request.method(), &path)?;
+        let Some(actor) = actor else { return Err(ApiError::new(Reason::Unauthorized, "Unauthorized")) };
+        let actor = access::impersonated(actor, request.headers())?;
+        access::authorize(&actor, request.method(), &path, &route)?;
         match route {
             Route::Object(kind, namespace, name, Some(sub)) if is_stream(sub) => {
                 let pod = self.objects.get(kind.resource, namespace, name).await?;
@@ -154,7 +166,7 @@ impl Api {
             Route::Other => self.other(&path, params, request).await,
             _ => {
                 let (head, body) = request.into_parts();
-                let ask = Ask::new(&head.headers, params, actor);
+                let ask = Ask::new(&head.headers, params, &actor);
                 self.resource(&head.method, route, &ask, body).await
             }
         }
@@ -213,7 +225,7 @@ const fn is_stream(sub: Subresource) -> bool {
 /// One line per refused request. Never the body, and of the query nothing: names in paths are enough to find
 /// the client.
 fn refused(actor: Option<&Actor>, method: &Method, path: &str, error: &ApiError) {
-    let user = actor.map_or("system:anonymous", |a| &*a.user);
+    let user = actor.map_or(access::ANONYMOUS, |a| &*a.user);
     let (code, reason) = (error.reason.code(), error.reason.as_str());
     match code {
         401 | 403 => tracing::warn!(user, %method, path, code, reason, "request refused"),

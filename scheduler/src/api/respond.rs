@@ -5,7 +5,7 @@ use std::io::Write as _;
 use axum::{body::Body, response::Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::model::{ApiError, Reason};
@@ -82,6 +82,37 @@ pub(super) fn no_such_path() -> ApiError {
     ApiError::new(Reason::NotFound, "the server could not find the requested resource")
 }
 
+/// Says of a 404 for a path below `/api` or `/apis` what is not served. The details also keep kubectl from looking for a
+/// kind's name in vain.
+pub(super) fn absent(error: ApiError, method: &Method, path: &str) -> ApiError {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return error,
+    };
+    if error.reason != Reason::NotFound || !error.kind.is_empty() {
+        return error;
+    }
+    let (resource, sub) = match rest {
+        ["namespaces", _, resource, _, sub] => (*resource, Some(*sub)),
+        ["namespaces", _, resource, _] | ["namespaces", _, resource] => (*resource, None),
+        [resource, _, sub] => (*resource, Some(*sub)),
+        [resource, ..] => (*resource, None),
+        [] => return error,
+    };
+    let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let subresource = sub.map(|sub| format!("/{sub}")).unwrap_or_default();
+    let verb = method.as_str().to_ascii_lowercase();
+    let api = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let message = format!(
+        "the server could not find the requested resource ({verb} {qualified}{subresource}): this version of Gantry \
+         does not serve {resource}{subresource} of {api}"
+    );
+    let (group, kind) = (group.to_owned(), resource.to_owned());
+    ApiError { group, kind, ..ApiError::new(Reason::NotFound, message) }
+}
+
 /// 405.
 pub(super) fn method_not_allowed() -> ApiError {
     let message = "the server does not allow this method on the requested resource";
@@ -133,6 +164,32 @@ mod tests {
         assert_eq!(plain, body);
         let response = json(StatusCode::OK, body, Wishes::default()).await;
         assert!(!response.headers().contains_key(header::CONTENT_ENCODING));
+    }
+
+    #[test]
+    fn what_is_not_served_is_named() {
+        let said = |method: Method, path: &str| absent(no_such_path(), &method, path).to_status();
+        let jobs = said(Method::POST, "/apis/batch/v1/namespaces/shop/jobs");
+        assert_eq!(
+            jobs["message"],
+            "the server could not find the requested resource (post jobs.batch): this version of Gantry does not serve \
+             jobs of batch/v1"
+        );
+        assert_eq!(jobs["details"], serde_json::json!({"group": "batch", "kind": "jobs"}));
+        let debug = said(Method::PATCH, "/api/v1/namespaces/shop/pods/web/ephemeralcontainers");
+        assert_eq!(
+            debug["details"],
+            serde_json::json!({"kind": "pods"}),
+            "a name would mean that the pod is missing"
+        );
+        assert!(debug["message"].as_str().unwrap().contains("(patch pods/ephemeralcontainers)"), "{debug}");
+        assert_eq!(said(Method::GET, "/nothing")["details"], Value::Null);
+        let gone = ApiError::not_found(crate::model::Resource::PODS, "web");
+        assert!(
+            absent(gone, &Method::GET, "/api/v1/namespaces/a/pods/web")
+                .message
+                .ends_with("\"web\" not found")
+        );
     }
 
     #[test]

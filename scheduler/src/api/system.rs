@@ -20,7 +20,7 @@ pub(super) async fn open(api: &Api, path: &str, wishes: respond::Wishes) -> Resu
 
 /// `kubectl version`: the Kubernetes whose behaviour we follow, and ourselves.
 fn version() -> serde_json::Value {
-    let kubernetes = openapi::KUBERNETES_VERSION;
+    let kubernetes = crate::kinds::KUBERNETES_VERSION;
     let mut parts = kubernetes.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     json!({

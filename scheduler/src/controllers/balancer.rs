@@ -59,12 +59,14 @@ fn addresses(service: &Service) -> Option<Vec<Ipv4Addr>> {
 /// Why a service gets no address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 enum NoAddress {
-    #[error("no load balancer pool is configured")]
+    #[error("no load balancer pool is configured (cluster.load_balancer_pool of the scheduler)")]
     NoPool,
     #[error("every address of the load balancer pool is taken")]
     Exhausted,
-    #[error("address {0} is not in the load balancer pool")]
-    NotInPool(Ipv4Addr),
+    #[error(
+        "address {0} is not in the load balancer pool ({1}, cluster.load_balancer_pool of the scheduler)"
+    )]
+    NotInPool(Ipv4Addr, String),
     #[error("address {0} is taken by another service")]
     Taken(Ipv4Addr),
     #[error("spec.loadBalancerIP {0:?} is not an IPv4 address")]
@@ -78,7 +80,8 @@ fn choose(pool: &[Ipv4Net], asked: Option<&str>, used: &BTreeSet<Ipv4Addr>) -> R
     if let Some(asked) = asked.filter(|a| !a.is_empty()) {
         let address = asked.parse().map_err(|_| NoAddress::NotAnAddress(asked.to_owned()))?;
         if !pool.iter().any(|net| net.contains(&address)) {
-            return Err(NoAddress::NotInPool(address));
+            let ranges: Vec<String> = pool.iter().map(ToString::to_string).collect();
+            return Err(NoAddress::NotInPool(address, ranges.join(", ")));
         }
         return if used.contains(&address) { Err(NoAddress::Taken(address)) } else { Ok(address) };
     }
@@ -159,6 +162,6 @@ mod tests {
         used.insert(a);
         assert_eq!(choose(&pool, None, &used), Err(NoAddress::Exhausted));
         assert_eq!(choose(&[], None, &used), Err(NoAddress::NoPool));
-        assert!(matches!(choose(&pool, Some("10.0.0.1"), &used), Err(NoAddress::NotInPool(_))));
+        assert!(matches!(choose(&pool, Some("10.0.0.1"), &used), Err(NoAddress::NotInPool(..))));
     }
 }

@@ -58,7 +58,8 @@ pub(super) fn validate_config_map(map: &Value, old: Option<&Value>) -> Vec<Cause
         size += decoded_length(value);
     }
     if size > MAX_DATA {
-        problems.too_long(&Path::default(), MAX_DATA);
+        // Of no one field; upstream's words.
+        problems.too_long(&Path::new("[]"), MAX_DATA);
     }
     if let Some(old) = old {
         stays(map, old, &["data", "binaryData"], &mut problems);
@@ -93,11 +94,22 @@ pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause>
             problems.required(&Path::new("data").key(key), "");
         }
     }
+    for key in needed.iter().filter(|key| key.starts_with(".docker")) {
+        let text = secret["data"][key].as_str().and_then(|text| STANDARD.decode(text).ok());
+        if let Some(error) = text.and_then(|text| serde_json::from_slice::<Value>(&text).err()) {
+            problems.invalid(&Path::new("data").key(key), "<secret contents redacted>", what(&error));
+        }
+    }
     if let Some(old) = old {
         problems.immutable(&Path::new("type"), &secret["type"], &old["type"]);
         stays(secret, old, &["data"], &mut problems);
     }
     problems.into_causes()
+}
+
+/// Where it is wrong, and nothing of what it is.
+fn what(error: &serde_json::Error) -> String {
+    format!("not JSON from line {}, column {} on", error.line(), error.column())
 }
 
 /// Data marked immutable stays, and so does the mark.
@@ -168,6 +180,15 @@ mod tests {
         assert!(
             validate_secret(&secret("kubernetes.io/basic-auth", json!({"password": ""})), None).is_empty()
         );
+        let registry = |text: &str| {
+            let data = json!({".dockerconfigjson": STANDARD.encode(text)});
+            messages(&validate_secret(&secret("kubernetes.io/dockerconfigjson", data), None))
+        };
+        assert!(registry("{}").is_empty());
+        let said = registry("hunter2");
+        let expected =
+            "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": not JSON from line 1";
+        assert!(said[0].starts_with(expected) && !said[0].contains("hunter2"), "{said:?}");
         let opaque = secret("Opaque", json!({}));
         let causes = validate_secret(&tls, Some(&opaque));
         assert!(

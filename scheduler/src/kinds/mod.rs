@@ -21,6 +21,9 @@ use serde_json::Value;
 
 use crate::model::{Cause, Resource};
 
+/// The version of Kubernetes whose types and behaviour we follow.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
 /// Every kind, in the order of discovery.
 pub fn all() -> &'static [Kind] {
     table::KINDS
@@ -143,6 +146,8 @@ pub struct Kind {
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// What to use instead, for kubectl to show with every answer.
+    pub deprecated: Option<&'static str>,
     /// Table columns.
     pub columns: &'static [Column],
     /// Cells of one object in the order of `columns`; the second argument is now, in Unix

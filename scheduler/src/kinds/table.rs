@@ -73,6 +73,7 @@ const BASE: Kind = Kind {
     prepare_update: nothing_kept,
     validate: no_causes,
     warnings: no_warnings,
+    deprecated: None,
     columns: &[],
     cells: no_cells,
 };
@@ -194,6 +195,7 @@ const ENDPOINTS: Kind = Kind {
     definition: "io.k8s.api.core.v1.Endpoints",
     defaults: endpoints::defaults,
     validate: endpoints::validate,
+    deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     columns: print::ENDPOINTS_COLUMNS,
     cells: print::endpoints,
     ..BASE

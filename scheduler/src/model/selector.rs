@@ -186,18 +186,21 @@ fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
             let rest = rest.trim();
             let inner = rest.strip_prefix('(').unwrap_or(rest);
             let inner = inner.strip_suffix(')').ok_or_else(|| syntax("expected ')'"))?;
-            let values = inner.split(',').map(|v| v.trim().to_owned()).collect();
+            let values = inner
+                .split(',')
+                .map(|v| value_of(v).map_err(|why| syntax(&why)))
+                .collect::<Result<_, _>>()?;
             let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
             return Ok(if negated { Requirement::NotIn(key, values) } else { Requirement::In(key, values) });
         }
     }
     if let Some((key, value)) = part.split_once("!=") {
         let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
-        return Ok(Requirement::NotIn(key, vec![value.trim().to_owned()]));
+        return Ok(Requirement::NotIn(key, vec![value_of(value).map_err(|why| syntax(&why))?]));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
-        return Ok(Requirement::In(key, vec![value.trim().to_owned()]));
+        return Ok(Requirement::In(key, vec![value_of(value).map_err(|why| syntax(&why))?]));
     }
     Ok(Requirement::Exists(key_of(part).ok_or_else(|| syntax("expected a key"))?))
 }
@@ -206,6 +209,20 @@ fn key_of(text: &str) -> Option<String> {
     let key = text.trim();
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     (!key.is_empty() && key.chars().all(legal)).then(|| key.to_owned())
+}
+
+/// A label's value. What cannot be one matches nothing, which a script would take for an answer.
+fn value_of(text: &str) -> Result<String, String> {
+    let value = text.trim();
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match value.chars().find(|c| !inner(*c)) {
+        Some(found) => Err(format!("found {:?}, expected: a label value", found.to_string())),
+        None if value.len() > 63 => Err("a label value has 63 characters at most".to_owned()),
+        None if value.starts_with(['-', '_', '.']) || value.ends_with(['-', '_', '.']) => {
+            Err("a label value begins and ends with a letter or digit".to_owned())
+        }
+        None => Ok(value.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -223,7 +240,9 @@ mod tests {
         assert!(!s.matches(&labels(&[("app", "web"), ("tier", "c"), ("kept", "")])));
         assert!(!s.matches(&labels(&[("app", "web"), ("tier", "a"), ("kept", ""), ("old", "")])));
         assert!(!s.matches(&labels(&[("app", "web"), ("tier", "a"), ("kept", ""), ("zone", "x")])));
-        assert!(LabelSelector::parse("a in (b").is_err());
+        for wrong in ["a in (b", "a===b", "a!==b", "a in (b=)", "a=-", "a=b c"] {
+            assert!(LabelSelector::parse(wrong).is_err(), "{wrong}");
+        }
         assert!(LabelSelector::parse("").unwrap().matches(&labels(&[])));
     }
 

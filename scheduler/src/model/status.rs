@@ -178,7 +178,11 @@ impl ApiError {
         let resource = resource.to_string();
         let (plural, group) = resource.split_once('.').unwrap_or((&resource, ""));
         Self {
-            message: format!("{resource} {name:?} {tail}"),
+            message: if name.is_empty() {
+                format!("{resource} {tail}")
+            } else {
+                format!("{resource} {name:?} {tail}")
+            },
             group: group.to_owned(),
             kind: plural.to_owned(),
             name: name.to_owned(),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::labels::{self, Labels};
 use crate::{
     cache::MetaExt,
-    kinds::Subresource,
+    kinds::{KUBERNETES_VERSION, Subresource},
     model::{ApiError, ObjectError, Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
 };
@@ -195,7 +195,8 @@ impl NodeWriter {
                 boot_id: self.boot_id.clone(),
                 container_runtime_version: self.info.container_runtime.clone(),
                 kernel_version: self.info.kernel_version.clone(),
-                kubelet_version: self.release.clone(),
+                // As clients parse it: the API that the node serves pods by; Gantry's own version follows.
+                kubelet_version: format!("{KUBERNETES_VERSION}+gantry-{}", self.release),
                 machine_id: self.info.machine_id.clone(),
                 system_uuid: self.info.machine_id.clone(),
                 operating_system: "linux".to_owned(),

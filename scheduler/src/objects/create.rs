@@ -57,6 +57,12 @@ impl Objects {
                     written.warnings.splice(0..0, warnings);
                     return Ok(written);
                 }
+                // As upstream: the same words each time, whatever the name would have been, so that events of it add up.
+                Err(mut error) if error.reason == Reason::Forbidden && generate && !error.name.is_empty() => {
+                    let name = std::mem::replace(&mut error.name, base.clone());
+                    error.message = error.message.replace(&name, &base);
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -154,7 +154,10 @@ impl Objects {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
         if target.sub.is_none() {
-            warnings.extend((target.kind.warnings)(&new));
+            // What was so before was told then.
+            let told = (target.kind.warnings)(&old);
+            warnings
+                .extend((target.kind.warnings)(&new).into_iter().filter(|warning| !told.contains(warning)));
         }
         let draft = create::draft(target.kind, target.key(), &new)?;
         if options.dry_run {

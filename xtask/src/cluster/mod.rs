@@ -70,7 +70,7 @@ impl Cluster {
         supervisor::start(&cluster.plan_file(), &processes)?;
         ui::step("starting scheduler, registry and agents", |step| {
             cluster.wait_until_up(&nodes, step)?;
-            Ok(format!("API on https://127.0.0.1:{}", layout.api_port()))
+            Ok(format!("API on {}", scheduler::api(layout)))
         })?;
         images::build_and_push(&layout.root, &cluster.registry())?;
         images::postgres::build_and_push(&layout.root, &cluster.registry())?;

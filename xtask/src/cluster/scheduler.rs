@@ -43,8 +43,9 @@ pub(crate) fn process(layout: &Layout) -> Process {
     }
 }
 
-fn api(layout: &Layout) -> String {
-    format!("https://127.0.0.1:{}", layout.api_port())
+/// Where the API is: on the bridge, so that pods reach it too.
+pub(crate) fn api(layout: &Layout) -> String {
+    format!("https://{}:{}", layout.host_address(), layout.api_port())
 }
 
 fn binary(layout: &Layout) -> String {
@@ -66,8 +67,7 @@ fn config(layout: &Layout) -> String {
 data_dir = {data:?}
 
 [api]
-listen = "127.0.0.1:{api_port}"
-names = ["{host}"]
+listen = "{host}:{api_port}"
 
 [nodes]
 listen = "{host}:{node_port}"

@@ -14,10 +14,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::kinds;
-
-/// The version of Kubernetes whose types and behaviour we follow.
-pub const KUBERNETES_VERSION: &str = "v1.37.0";
+use crate::kinds::{self, KUBERNETES_VERSION};
 
 /// A built document.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{KUBERNETES_VERSION, paths};
-use crate::kinds;
+use super::paths;
+use crate::kinds::{self, KUBERNETES_VERSION};
 
 /// The whole API in one document.
 pub(super) fn document(schemas: &Map<String, Value>) -> Value {

@@ -54,8 +54,13 @@ pub(super) fn start(
 ) {
     let queue: Arc<Queue<Id>> = runtime.queue(Nodes::NAME);
     let health = Arc::new(Health::new(lease));
-    let of_nodes = queue.clone();
+    let (of_nodes, told) = (queue.clone(), recorder.clone());
     cache.nodes.on_change(move |change| {
+        if let Some(node) = change.either() {
+            for note in news(change.old.map(|old| &**old), change.new.map(|new| &**new)) {
+                told.note(&**node, COMPONENT, &note);
+            }
+        }
         if let Some(node) = change.either() {
             of_nodes.add(Id::of(&node.metadata));
         }
@@ -85,6 +90,40 @@ pub(super) fn start(
     let client = Client::new(objects, cache, COMPONENT);
     let recorder = recorder.clone();
     runtime.spawn(Nodes { cache: cache.clone(), client, recorder, lease, health }, &queue);
+}
+
+/// What a change of a node tells, in upstream's words.
+fn news(old: Option<&Node>, new: Option<&Node>) -> Vec<Note> {
+    let name = |node: &Node| node.metadata.name_str().to_owned();
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, Some(new)) => {
+            let name = name(new);
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            return vec![Note::normal("RegisteredNode", message)];
+        }
+        (Some(old), None) => {
+            let name = name(old);
+            return vec![Note::normal(
+                "RemovingNode",
+                format!("Node {name} event: Removing Node {name} from Controller"),
+            )];
+        }
+        (None, None) => return Vec::new(),
+    };
+    let is_ready = |node: &Node| ready(node).map(|says| says == "True");
+    let is_open = |node: &Node| !node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let mut reasons = Vec::new();
+    if is_ready(old) != is_ready(new)
+        && let Some(now) = is_ready(new)
+    {
+        reasons.push(if now { "NodeReady" } else { "NodeNotReady" });
+    }
+    if is_open(old) != is_open(new) {
+        reasons.push(if is_open(new) { "NodeSchedulable" } else { "NodeNotSchedulable" });
+    }
+    let note = |reason| Note::normal(reason, format!("Node {} status is now: {reason}", name(new)));
+    reasons.into_iter().map(note).collect()
 }
 
 fn evicts(node: &Node) -> bool {
@@ -137,10 +176,7 @@ impl Nodes {
         };
         let mut changed = (*node).clone();
         changed.status.get_or_insert_default().conditions = Some(conditions);
-        let node = self.client.update_status(&changed).await?;
-        let message = format!("Node {} status is now: NodeNotReady", node.metadata.name_str());
-        self.recorder.note(&*node, COMPONENT, &Note::normal("NodeNotReady", message));
-        Ok(node)
+        self.client.update_status(&changed).await
     }
 
     async fn taints(&self, node: Arc<Node>) -> Result<Arc<Node>, WriteError> {

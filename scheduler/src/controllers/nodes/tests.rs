@@ -6,7 +6,10 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::plan::{Leave, Lost, disrupted, leave, restored, silenced, taints};
+use super::{
+    news,
+    plan::{Leave, Lost, disrupted, leave, restored, silenced, taints},
+};
 
 fn node(ready: &str, spec: impl serde::Serialize) -> Node {
     serde_json::from_value(json!({
@@ -153,4 +156,21 @@ fn pods_of_a_node_that_is_back_are_what_their_containers_and_gates_say() {
     assert_eq!(ready("NodeNotReady", "True", "False"), is("False", "ReadinessGatesNotReady", 1));
     assert_eq!(ready("NodeNotReady", "False", "True"), is("False", "ContainersNotReady", 1));
     assert_eq!(ready("ContainersNotReady", "True", "True"), None, "somebody else's word");
+}
+
+#[test]
+fn a_change_of_a_node_is_told_once() {
+    let told = |old: Option<&Node>, new: Option<&Node>| -> Vec<&'static str> {
+        news(old, new).into_iter().map(|note| note.reason).collect()
+    };
+    let (open, closed) = (node("True", json!({})), node("True", json!({"unschedulable": true})));
+    let lost = node("Unknown", json!({}));
+    assert_eq!(told(None, Some(&open)), ["RegisteredNode"]);
+    assert_eq!(told(Some(&open), Some(&open)), [""; 0]);
+    assert_eq!(told(Some(&open), Some(&closed)), ["NodeNotSchedulable"]);
+    assert_eq!(told(Some(&closed), Some(&lost)), ["NodeNotReady", "NodeSchedulable"]);
+    assert_eq!(told(Some(&lost), Some(&node("False", json!({})))), [""; 0]);
+    assert_eq!(told(Some(&lost), Some(&open)), ["NodeReady"]);
+    assert_eq!(told(Some(&open), None), ["RemovingNode"]);
+    assert_eq!(news(Some(&open), Some(&lost))[0].message, "Node n1 status is now: NodeNotReady");
 }

@@ -31,6 +31,7 @@ pub(super) fn check(spec: &Value, volumes: &BTreeSet<&str>, path: &Path, problem
                 problems.duplicate(&path.field("name"), name);
             }
             self::container(container, volumes, &path, problems);
+            probes::check_sleep(container, &spec["terminationGracePeriodSeconds"], &path, problems);
             if list == "initContainers" {
                 init_container(container, &path, problems);
             } else if !container["restartPolicy"].is_null() {
@@ -161,6 +162,14 @@ fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
                 problems.invalid(&path, value.clone(), "must be an integer");
             }
         }
+    }
+    let named = |wanted: fn(&str) -> bool| {
+        ["limits", "requests"]
+            .into_iter()
+            .any(|field| members(&resources[field]).any(|(name, _)| wanted(name)))
+    };
+    if named(|name| name.starts_with("hugepages-")) && !named(|name| matches!(name, "cpu" | "memory")) {
+        problems.forbidden(path, "HugePages require cpu or memory");
     }
     for (name, request) in members(&resources["requests"]) {
         let limit = &resources["limits"][name];

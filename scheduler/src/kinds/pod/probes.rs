@@ -8,6 +8,8 @@ use crate::kinds::{
 };
 
 const PROBE_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+/// `terminationGracePeriodSeconds` of a pod that does not say.
+const DEFAULT_GRACE: i64 = 30;
 const HOOK_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "sleep"];
 
 /// The probes and hooks of a container.
@@ -21,6 +23,19 @@ pub(super) fn check(container: &Value, path: &Path, problems: &mut Problems) {
         let handler = &container["lifecycle"][hook];
         if handler.is_object() {
             self::handler(handler, &HOOK_HANDLERS, &path.field("lifecycle").field(hook), problems);
+        }
+    }
+}
+
+/// A hook that sleeps has only the pod's grace period for it.
+pub(super) fn check_sleep(container: &Value, grace: &Value, path: &Path, problems: &mut Problems) {
+    let grace = grace.as_i64().unwrap_or(DEFAULT_GRACE);
+    for hook in ["postStart", "preStop"] {
+        if let Some(seconds) =
+            container["lifecycle"][hook]["sleep"]["seconds"].as_i64().filter(|s| *s > grace)
+        {
+            let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+            problems.invalid(&path.field("lifecycle").field(hook), seconds, why);
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::kinds::{
 };
 
 const MAX_ID: i64 = i32::MAX as i64;
+const SYSCTL: &str = "must have at most 253 characters and match regex \
+    ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 
 /// The pod's security context and host namespaces.
 pub(super) fn pod(spec: &Value, path: &Path, problems: &mut Problems) {
@@ -20,6 +22,14 @@ pub(super) fn pod(spec: &Value, path: &Path, problems: &mut Problems) {
     }
     if let Some(policy) = context["fsGroupChangePolicy"].as_str() {
         problems.one_of(&path.field("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"]);
+    }
+    for (index, sysctl) in items(&context["sysctls"]).iter().enumerate() {
+        let (name, path) = (text(sysctl, "name"), path.field("sysctls").index(index).field("name"));
+        if name.is_empty() {
+            problems.required(&path, "");
+        } else if !is_sysctl(name) {
+            problems.invalid(&path, name, SYSCTL);
+        }
     }
     seccomp(&context["seccompProfile"], &path.field("seccompProfile"), problems);
     if spec["hostPID"] == true && spec["shareProcessNamespace"] == true {
@@ -45,6 +55,16 @@ pub(super) fn container(context: &Value, path: &Path, problems: &mut Problems) {
             problems.invalid(path, context.clone(), why);
         }
     }
+}
+
+/// Parts of lower case letters, digits, `-` and `_`, which neither begin nor end with the latter two.
+fn is_sysctl(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    name.len() <= 253
+        && name.split(['.', '/']).all(|part| {
+            let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+            part.chars().all(inner) && edge(part.chars().next()) && edge(part.chars().last())
+        })
 }
 
 fn id(value: &Value, path: &Path, problems: &mut Problems) {

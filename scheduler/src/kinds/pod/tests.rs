@@ -85,6 +85,15 @@ fn containers() {
             "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
         ),
         (
+            json!({"lifecycle": {"preStop": {"sleep": {"seconds": 99}}}}),
+            "spec.containers[0].lifecycle.preStop: Invalid value: 99: must be non-negative and less than \
+             terminationGracePeriodSeconds (30)",
+        ),
+        (
+            json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
+            "spec.containers[0].resources: Forbidden: HugePages require cpu or memory",
+        ),
+        (
             json!({"securityContext": {"runAsUser": -5}}),
             "spec.containers[0].securityContext.runAsUser: Invalid value: -5: must be between 0 and 2147483647, inclusive",
         ),
@@ -99,6 +108,11 @@ fn the_pod_as_a_whole() {
         (
             json!({"restartPolicy": "Sometimes"}),
             "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        ),
+        (
+            json!({"securityContext": {"sysctls": [{"name": "a b", "value": "1"}]}}),
+            "spec.securityContext.sysctls[0].name: Invalid value: \"a b\": must have at most 253 characters and match regex \
+             ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
         ),
         (
             json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
@@ -183,7 +197,7 @@ fn updates_may_change_nothing_else() {
         ["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,\
           `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
           tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n\
-          changed: spec.containers"]
+          changed: spec.containers[0].command"]
     );
     let refused = update(|pod| pod["spec"]["nodeName"] = json!("node-1"));
     assert!(refused[0].ends_with("changed: spec.nodeName"), "that is a binding's: {refused:?}");

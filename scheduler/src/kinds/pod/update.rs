@@ -40,13 +40,32 @@ pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
     }
     let (fixed_new, fixed_old) = (fixed(new, old), fixed(old, old));
     if fixed_new != fixed_old {
-        let mut changed: Vec<&String> =
-            members(&fixed_old).chain(members(&fixed_new)).map(|(field, _)| field).collect();
-        changed.sort();
-        changed.dedup();
-        changed.retain(|field| fixed_new.get(*field) != fixed_old.get(*field));
-        let changed: Vec<String> = changed.into_iter().map(|field| format!("spec.{field}")).collect();
+        let mut changed = Vec::new();
+        differences(&fixed_old, &fixed_new, &path, &mut changed);
         problems.forbidden(&path, format!("{ALLOWED}\nchanged: {}", changed.join(", ")));
+    }
+}
+
+/// Where two values differ, as deep as their shape is the same.
+fn differences(old: &Value, new: &Value, path: &Path, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut fields: Vec<&String> = old.keys().chain(new.keys()).collect();
+            fields.sort();
+            fields.dedup();
+            for field in fields {
+                let (old, new) =
+                    (old.get(field).unwrap_or(&Value::Null), new.get(field).unwrap_or(&Value::Null));
+                differences(old, new, &path.field(field), found);
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                differences(old, new, &path.index(index), found);
+            }
+        }
+        _ if old != new => found.push(path.to_string()),
+        _ => {}
     }
 }
 
