@@ -22,7 +22,7 @@ impl Apply {
         spec.cgroup = self.ports.cgroups.container_path(&job.uid, qos, target.container.as_str());
         match self.ports.runtime.create(&spec).await {
             Ok(()) => {
-                self.tell(job, target, "Created", "Container created");
+                self.tell(job, target, EventType::Normal, "Created", "Container created");
                 true
             }
             Err(error) => {
@@ -56,7 +56,7 @@ impl Apply {
         match self.ports.runtime.start(&target.id).await {
             Ok(_) => {
                 job.state.memory().failures.remove(&Subject::Container(target.container.clone()));
-                self.tell(job, target, "Started", "Container started");
+                self.tell(job, target, EventType::Normal, "Started", "Container started");
             }
             Err(error) => {
                 let reason = match reason_of(&error, "RunContainerError") {
@@ -70,19 +70,17 @@ impl Apply {
 
     fn start_failed(&self, job: &Job, target: &Target, reason: &'static str, message: String) {
         warn!(pod = %job.uid, container = %target.container, reason, error = %message, "a container cannot start");
+        // Each attempt tells; what is wrong with the configuration stays so, and the plan tells it.
+        if reason != "CreateContainerConfigError" {
+            self.tell(job, target, EventType::Warning, "Failed", &format!("Error: {message}"));
+        }
         let subject = Subject::Container(target.container.clone());
         job.state.memory().failed(subject, reason, message, target.attempt, (self.clock)());
     }
 
-    fn tell(&self, job: &Job, target: &Target, reason: &'static str, message: &str) {
+    fn tell(&self, job: &Job, target: &Target, kind: EventType, reason: &'static str, message: &str) {
         if let Some(pod) = &job.pod {
-            self.events.container(
-                &EventPod::of(pod),
-                &target.container,
-                EventType::Normal,
-                reason,
-                message.to_owned(),
-            );
+            self.events.container(&EventPod::of(pod), &target.container, kind, reason, message.to_owned());
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Context<'a> {
     pub desired: &'a Desired,
     /// The node.
     pub node: &'a NodeView,
+    /// Problems that were told before are told again: their events do not live for ever.
+    pub remind: bool,
 }
 
 impl<'a> Context<'a> {

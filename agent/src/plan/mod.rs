@@ -82,7 +82,7 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     hold(seen, &mut draft);
     PodPlan {
         probes: probes::targets(&subjects, pod::deleted(&pod.pod)),
-        notices: notices::notices(pod, previous, &status, &outcome.failing),
+        notices: notices::notices(pod, previous, &status, &outcome.failing, context.remind),
         steps: draft.steps,
         wake_ms: draft.wake_ms,
         status,
@@ -265,7 +265,7 @@ fn pod_status(
     let kept = |field: fn(&PodStatus) -> &Option<String>| previous.and_then(|status| field(status).clone());
     let (reason, message) = if outcome.expired && outcome.ended.is_none() {
         (
-            Some("DeadlineExceeded".to_owned()),
+            Some(notices::DEADLINE.to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         )
     } else if outcome.ended.is_some() {

@@ -1,5 +1,5 @@
-//! Events that follow from a change of status: back-off, configuration errors, volumes that cannot be made. What a
-//! step did is told by `apply`, which knows it.
+//! Events that follow from a change of status: back-off, configuration errors, volumes that cannot be made, the end of
+//! the pod's time. What a step did is told by `apply`, which knows it.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,25 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use super::{pod::formatted, step::Notice};
 use crate::model::DesiredPod;
 
-/// Events for what is new in `now`.
+/// `activeDeadlineSeconds` is over.
+pub(super) const DEADLINE: &str = "DeadlineExceeded";
+
+/// Events for what is new in `now`; with `remind` also for what still keeps containers waiting.
 pub(super) fn notices(
     pod: &DesiredPod,
     before: Option<&PodStatus>,
     now: &PodStatus,
     failing_volumes: &BTreeMap<String, String>,
+    remind: bool,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
+    if now.reason.as_deref() == Some(DEADLINE)
+        && before.and_then(|status| status.reason.as_deref()) != Some(DEADLINE)
+    {
+        let message = now.message.clone().unwrap_or_default();
+        notices.push(Notice { field_path: None, warning: false, reason: DEADLINE, message });
+    }
+    let before = before.filter(|_| !remind);
     for (prefix, status) in containers(now) {
         let Some((reason, message)) = waiting(status) else { continue };
         let known = before.and_then(|before| {
@@ -89,9 +100,7 @@ fn notice(pod: &DesiredPod, status: &ContainerStatus, reason: &str, message: &st
             ("InspectFailed", true, message.to_owned()),
             ("Failed", true, "Error: InvalidImageName".to_owned()),
         ],
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            vec![("Failed", true, format!("Error: {message}"))]
-        }
+        "CreateContainerConfigError" => vec![("Failed", true, format!("Error: {message}"))],
         _ => Vec::new(),
     }
 }

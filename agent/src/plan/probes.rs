@@ -64,6 +64,7 @@ pub fn targets(subjects: &Subjects<'_>, terminating: bool) -> Vec<ProbeTarget> {
         for (kind, probe, wanted) in probes {
             let Some(probe) = probe.as_ref().filter(|_| wanted) else { continue };
             let Some(check) = check(subjects, container, probe) else { continue };
+            let check = check.unwrap_or_else(Check::Impossible);
             targets.push(ProbeTarget {
                 pod: subjects.pod.uid.clone(),
                 name: subjects.pod.name.clone(),
@@ -91,25 +92,31 @@ fn timing(probe: &Probe) -> Timing {
     }
 }
 
-fn check(subjects: &Subjects<'_>, container: &Container, probe: &Probe) -> Option<Check> {
+/// What to ask; `None` while the pod has no address, or why it cannot be asked.
+fn check(subjects: &Subjects<'_>, container: &Container, probe: &Probe) -> Option<Result<Check, String>> {
     let named = named_ports(container);
     let own = || pod_host(subjects.context, subjects.pod, subjects.seen);
     let host = |host: &Option<String>| host.clone().filter(|host| !host.is_empty()).or_else(own);
+    let unknown = |port: &IntOrString| match port {
+        IntOrString::String(name) => format!("couldn't find port: {name}"),
+        IntOrString::Int(number) => format!("invalid port number: {number}"),
+    };
     if let Some(exec) = &probe.exec {
-        return Some(Check::Exec { command: exec.command.clone().unwrap_or_default() });
+        return Some(Ok(Check::Exec { command: exec.command.clone().unwrap_or_default() }));
     }
     if let Some(http) = &probe.http_get {
-        return http_check(http, host(&http.host)?, &named).map(Check::Http);
+        let check = http_check(http, host(&http.host)?, &named).map(Check::Http);
+        return Some(check.ok_or_else(|| unknown(&http.port)));
     }
     if let Some(tcp) = &probe.tcp_socket {
-        return Some(Check::Tcp { host: host(&tcp.host)?, port: port(&tcp.port, &named)? });
+        let host = host(&tcp.host)?;
+        let check = port(&tcp.port, &named).map(|port| Check::Tcp { host, port });
+        return Some(check.ok_or_else(|| unknown(&tcp.port)));
     }
     let grpc = probe.grpc.as_ref()?;
-    Some(Check::Grpc {
-        host: own()?,
-        port: u16::try_from(grpc.port).ok()?,
-        service: grpc.service.clone().unwrap_or_default(),
-    })
+    let (host, service) = (own()?, grpc.service.clone().unwrap_or_default());
+    let port = u16::try_from(grpc.port).map_err(|_| format!("invalid port number: {}", grpc.port));
+    Some(port.map(|port| Check::Grpc { host, port, service }))
 }
 
 /// An httpGet action, of a probe or a hook.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodS
 
 use crate::{
     model::{ContainerId, ContainerName, DesiredPod, ObservedPod, PodRecord},
-    runtime::{ContainerState, ObservedContainer},
+    runtime::{ContainerState, ObservedContainer, START_ERROR},
 };
 
 /// Exit code of a container whose end nobody saw, as upstream reports it.
@@ -94,6 +94,7 @@ pub(super) fn end_of(container: &ObservedContainer) -> End {
     match container.state {
         ContainerState::Exited { code, started_ms, finished_ms, oom_killed } => {
             let reason = match (oom_killed, code) {
+                _ if container.labels.contains_key(START_ERROR) => "StartError",
                 (true, _) => "OOMKilled",
                 (false, 0) => "Completed",
                 (false, _) => "Error",

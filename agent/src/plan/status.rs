@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{ContainerName, ContainerRecord, Hook},
-    runtime::{ContainerState, ObservedContainer},
+    runtime::{ContainerState, ObservedContainer, START_ERROR},
 };
 
 /// Unix milliseconds as the API writes time: whole seconds.
@@ -168,6 +168,7 @@ fn terminated(subjects: &Subjects<'_>, observed: &ObservedContainer) -> Containe
         .messages
         .get(&observed.id)
         .cloned()
+        .or_else(|| observed.labels.get(START_ERROR).cloned())
         .or_else(|| hook_failure(subjects.seen, observed).map(str::to_owned))
         .or_else(|| {
             end.lost.then(|| "The container could not be located when the pod was observed".to_owned())

@@ -11,7 +11,7 @@ use crate::{
         ContainerId, ContainerName, Desired, Endpoint, Failure, ImageState, NetworkStatus, NodeView,
         PodAddresses, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType, SharedObject,
     },
-    runtime::{ContainerState, ObservedContainer, Seccomp},
+    runtime::{ContainerState, ObservedContainer, START_ERROR, Seccomp},
     testing,
 };
 
@@ -87,7 +87,7 @@ fn with(seen: &mut ObservedPod, container: ObservedContainer) {
 }
 
 fn planned(desired: &Desired, pod: &DesiredPod, seen: &ObservedPod) -> PodPlan {
-    super::pod(&Context { desired, node: &node() }, pod, seen)
+    super::pod(&Context { desired, node: &node(), remind: false }, pod, seen)
 }
 
 fn launches(plan: &PodPlan) -> Vec<String> {
@@ -123,6 +123,38 @@ fn tutorial() -> DesiredPod {
             "volumes": [{"name": "shared-logs", "emptyDir": {}}],
             "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "fsGroup": 2000}}),
     )
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_by_the_status() {
+    let pod = tutorial();
+    let mut seen = prepared(&pod);
+    let mut failed = container(&pod, "web-server", 0, exited(128, 0));
+    failed.labels.insert(START_ERROR.to_owned(), "exec: \"nosuch\": not found".to_owned());
+    with(&mut seen, failed);
+    let plan = planned(&Desired::default(), &pod, &seen);
+    let status = &plan.status.container_statuses.unwrap()[0];
+    let end = status.state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (128, Some("StartError")));
+    assert_eq!(end.message.as_deref(), Some("exec: \"nosuch\": not found"));
+}
+
+#[test]
+fn the_end_of_a_pods_time_is_told_once() {
+    let pod = testing::pod(
+        "short",
+        json!({"containers": [{"name": "a", "image": "a"}], "activeDeadlineSeconds": 1}),
+    );
+    let mut seen = prepared(&pod);
+    with(&mut seen, container(&pod, "a", 0, running(10)));
+    let first = planned(&Desired::default(), &pod, &seen);
+    seen.record.status = Some(Arc::new(first.status));
+    seen.now_ms += 5000;
+    let second = planned(&Desired::default(), &pod, &seen);
+    let told: Vec<_> = second.notices.iter().map(|notice| notice.reason).collect();
+    assert_eq!(told, ["DeadlineExceeded"]);
+    seen.record.status = Some(Arc::new(second.status));
+    assert!(planned(&Desired::default(), &pod, &seen).notices.is_empty());
 }
 
 /// The datapath comes while containers are made; when it failed a moment ago none is made either.

@@ -23,7 +23,11 @@ pub(super) fn refuse(pod: &DesiredPod, container: &Container, node: &NodeView) -
     )?;
     not(
         spec.is_some_and(|spec| spec.share_process_namespace == Some(true)),
-        "shareProcessNamespace is not supported by this node",
+        "shareProcessNamespace is not supported by this node: use hostPID, or exec into the container",
+    )?;
+    not(
+        spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name != "linux"),
+        "os.name is not that of this node: it runs linux",
     )?;
     not(
         outer.supplemental_groups_policy.as_deref().is_some_and(|policy| policy != "Merge"),

@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 use crate::{
     apply::chain,
     model::ContainerId,
-    runtime::{ExecSpec, Runtime},
+    runtime::{ExecSpec, Runtime, RuntimeError},
 };
 
 /// More output than this is cut, as upstream does.
@@ -22,15 +22,33 @@ pub struct Outcome {
     pub output: String,
 }
 
+/// Why there is no outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoOutcome {
+    /// It took too long, and was killed.
+    TimedOut(String),
+    /// It could not be run at all.
+    NotRun(String),
+}
+
+impl From<NoOutcome> for String {
+    fn from(none: NoOutcome) -> Self {
+        match none {
+            NoOutcome::TimedOut(why) | NoOutcome::NotRun(why) => why,
+        }
+    }
+}
+
 /// Runs it to its end, or kills it when the limit is over.
 pub async fn run(
     runtime: &dyn Runtime,
     id: &ContainerId,
     command: &[String],
     limit: Option<Duration>,
-) -> Result<Outcome, String> {
+) -> Result<Outcome, NoOutcome> {
     let spec = ExecSpec { command: command.to_vec(), tty: false, stdin: false };
-    let session = runtime.exec(id, &spec).await.map_err(|error| chain(&error))?;
+    let not_run = |error: RuntimeError| NoOutcome::NotRun(chain(&error));
+    let session = runtime.exec(id, &spec).await.map_err(not_run)?;
     let exec = session.id.clone();
     let work = async {
         tokio::join!(drain(Some(session.stdout)), drain(session.stderr), runtime.exec_wait(id, &exec))
@@ -42,13 +60,14 @@ pub async fn run(
             Err(_) => {
                 // It may have ended in this very moment: then there is nothing to kill.
                 let _ = runtime.exec_kill(id, &exec).await;
-                return Err(format!("command timed out: {command:?} timed out after {limit:?}"));
+                let why = format!("command timed out: {command:?} timed out after {limit:?}");
+                return Err(NoOutcome::TimedOut(why));
             }
         },
     };
     let mut output = stdout + &stderr;
     output.truncate(output.floor_char_boundary(MAX_OUTPUT));
-    Ok(Outcome { code: code.map_err(|error| chain(&error))?, output })
+    Ok(Outcome { code: code.map_err(not_run)?, output })
 }
 
 /// Reads to the end; keeps the beginning, so that the process never blocks on a full pipe.

@@ -27,11 +27,12 @@ pub(super) async fn check(host: &str, port: u16, service: &str, limit: Duration)
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let failed =
         |error: String| format!("timeout: failed to connect service {address:?} within {limit:?}: {error}");
+    let no_server = |error: String| format!("there is no gRPC server at {address:?}: {error}");
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| chain(&error))?;
     let work = async {
         let channel = endpoint.connect().await.map_err(|error| failed(chain(&error)))?;
         let mut client = Grpc::new(channel);
-        client.ready().await.map_err(|error| failed(chain(&error)))?;
+        client.ready().await.map_err(|error| no_server(chain(&error)))?;
         let request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
         let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
         let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
@@ -42,6 +43,8 @@ pub(super) async fn check(host: &str, port: u16, service: &str, limit: Duration)
                     status.message()
                 )
             }
+            // Not an answer: whatever listens there does not speak it.
+            _ if std::error::Error::source(&status).is_some() => no_server(chain(&status)),
             _ => format!("health rpc probe failed: {}", status.message()),
         })?;
         match response.into_inner().status {

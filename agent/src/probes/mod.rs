@@ -54,6 +54,8 @@ pub enum Check {
         /// Argument vector.
         command: Vec<String>,
     },
+    /// Nothing: it cannot be asked as it is written. The reason is told each time.
+    Impossible(String),
     /// A GET request.
     Http(HttpCheck),
     /// A connection.

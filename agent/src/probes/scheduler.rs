@@ -10,7 +10,11 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Check, ProbeKind, ProbeTarget, exec, grpc, http};
+use super::{
+    Check, ProbeKind, ProbeTarget,
+    exec::{self, NoOutcome},
+    grpc, http,
+};
 use crate::{
     apply::{EventPod, Events},
     model::{Condemned, ContainerName, EventType, PodUid},
@@ -41,6 +45,14 @@ struct Table {
     /// May hold times of entries that were replaced since: `serial` tells.
     queue: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     serial: u64,
+}
+
+/// What one run of a probe said.
+enum Outcome {
+    Good,
+    Bad(String),
+    /// Neither: it could not be asked. As upstream, that changes nothing.
+    Unknown(String),
 }
 
 struct Entry {
@@ -180,13 +192,18 @@ impl Prober {
         self.shared.changed.notify_one();
     }
 
-    async fn check(&self, target: &ProbeTarget) -> Result<(), String> {
+    async fn check(&self, target: &ProbeTarget) -> Outcome {
         let limit = Duration::from_secs(target.timing.timeout_s.into());
-        match &target.check {
+        let result = match &target.check {
+            Check::Impossible(why) => return Outcome::Unknown(why.clone()),
             Check::Exec { command } => {
                 let runtime = &*self.shared.runtime;
-                let outcome = exec::run(runtime, &target.target.id, command, Some(limit)).await?;
-                if outcome.code == 0 { Ok(()) } else { Err(outcome.output) }
+                match exec::run(runtime, &target.target.id, command, Some(limit)).await {
+                    Ok(outcome) if outcome.code == 0 => Ok(()),
+                    Ok(outcome) => Err(outcome.output),
+                    Err(NoOutcome::TimedOut(why)) => Err(why),
+                    Err(NoOutcome::NotRun(why)) => return Outcome::Unknown(why),
+                }
             }
             Check::Http(check) => http::probe(check, limit).await.map(|_| ()),
             Check::Tcp { host, port } => {
@@ -197,29 +214,38 @@ impl Prober {
                     .map(|_| ())
             }
             Check::Grpc { host, port, service } => grpc::check(host, *port, service, limit).await,
-        }
+        };
+        result.map_or_else(Outcome::Bad, |()| Outcome::Good)
     }
 
     /// Counts a result and writes a verdict down when a threshold is reached.
-    fn judge(&self, key: &Key, target: &ProbeTarget, outcome: Result<(), String>) {
+    fn judge(&self, key: &Key, target: &ProbeTarget, outcome: Outcome) {
         let mut table = self.table();
         let Some(entry) = table.entries.get_mut(key).filter(|entry| same(&entry.target, target)) else {
             return;
         };
         let verdict = match &outcome {
-            Ok(()) => {
+            Outcome::Good => {
                 (entry.good, entry.bad) = (entry.good + 1, 0);
                 (entry.good >= target.timing.success_threshold).then_some(true)
             }
-            Err(_) => {
+            Outcome::Bad(_) => {
                 (entry.good, entry.bad) = (0, entry.bad + 1);
                 (entry.bad >= target.timing.failure_threshold).then_some(false)
             }
+            Outcome::Unknown(_) => None,
         };
         let (pod, state) = (entry.pod.clone(), Arc::clone(&entry.state));
         drop(table);
-        if let Err(why) = outcome {
-            let message = format!("{} probe failed: {why}", label(target.kind));
+        let label = label(target.kind);
+        let message = match outcome {
+            Outcome::Good => None,
+            Outcome::Bad(why) => Some(format!("{label} probe failed: {why}")),
+            Outcome::Unknown(why) => {
+                Some(format!("{label} probe errored and resulted in unknown state: {why}"))
+            }
+        };
+        if let Some(message) = message {
             let container = &target.target.container;
             self.shared.events.container(&pod, container, EventType::Warning, "Unhealthy", message);
         }

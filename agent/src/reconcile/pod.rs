@@ -18,6 +18,9 @@ use crate::{
 /// Steps that change nothing observable are not repeated at once: something is wrong with a port.
 const STALL: Duration = Duration::from_secs(1);
 
+/// What still keeps a pod from running is told again this often, at the next pass. Events live for an hour.
+const REMIND: Duration = Duration::from_secs(300);
+
 /// See the module.
 pub(super) struct Worker {
     uid: PodUid,
@@ -31,6 +34,8 @@ pub(super) struct Worker {
     since: Option<Instant>,
     reported: Option<(Arc<k8s_openapi::api::core::v1::PodStatus>, bool)>,
     previous: Option<(ObservedPod, Vec<Step>)>,
+    /// When problems were last told that were told before.
+    told: Instant,
 }
 
 /// What comes after a pass.
@@ -51,8 +56,9 @@ impl Worker {
         desired: DesiredState,
         stop: CancellationToken,
     ) -> Self {
-        let since = Some(Instant::now());
-        Self { uid, state, tools, desired, stop, last: None, since, reported: None, previous: None }
+        let told = Instant::now();
+        let since = Some(told);
+        Self { uid, state, tools, desired, stop, last: None, since, reported: None, previous: None, told }
     }
 
     pub(super) async fn run(mut self) {
@@ -135,7 +141,11 @@ impl Worker {
         seen: &ObservedPod,
     ) -> (Vec<Step>, Option<i64>, bool) {
         let node = self.tools.node.borrow().clone();
-        let plan = plan::pod(&Context { desired, node: &node }, pod, seen);
+        let remind = self.told.elapsed() >= REMIND;
+        if remind {
+            self.told = Instant::now();
+        }
+        let plan = plan::pod(&Context { desired, node: &node, remind }, pod, seen);
         let PodPlan { steps, probes, status, notices, wake_ms, finished } = plan;
         let event_pod = EventPod::of(pod);
         for notice in notices {

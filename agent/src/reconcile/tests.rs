@@ -305,6 +305,46 @@ async fn a_failed_liveness_probe_restarts_the_container() {
     drop(agent.node);
 }
 
+/// As upstream: a probe that cannot be asked says nothing about the container.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_cannot_be_asked_is_told_and_restarts_nothing() {
+    let (node, dir) = setup();
+    node.state().failures.insert("exec", vec!["no such file".to_owned(); 100].into());
+    let probed = pod(
+        "p1",
+        json!({"containers": [{"name": "web", "image": "app:1", "ports": [{"name": "http", "containerPort": 80}],
+            "livenessProbe": {"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1},
+            "readinessProbe": {"httpGet": {"port": "htp"}}}]}),
+    );
+    let agent = Agent::start(&node, &dir, Some(desired([probed])));
+    agent.until("Running", is_running).await;
+    sleep(RESYNC).await;
+    let events = agent.events();
+    let unknown = "probe errored and resulted in unknown state";
+    assert!(events.contains(&("Unhealthy", format!("Liveness {unknown}: no such file"))), "{events:?}");
+    assert!(
+        events.contains(&("Unhealthy", format!("Readiness {unknown}: couldn't find port: htp"))),
+        "{events:?}"
+    );
+    let report = agent.heard.last(&"p1".into()).unwrap();
+    assert_eq!(report.status.container_statuses.as_ref().unwrap()[0].restart_count, 0);
+    assert_eq!(condition(&report, "Ready"), "False");
+}
+
+/// Events live for an hour only.
+#[tokio::test(start_paused = true)]
+async fn what_keeps_a_pod_waiting_is_told_again() {
+    let (node, dir) = setup();
+    let needs = json!({"containers": [{"name": "web", "image": "app:1",
+        "envFrom": [{"secretRef": {"name": "nowhere"}}]}]});
+    let agent = Agent::start(&node, &dir, Some(desired([pod("p1", needs)])));
+    let told = || agent.events().iter().filter(|event| event.1.contains("nowhere")).count();
+    sleep(RESYNC).await;
+    assert_eq!(told(), 1);
+    sleep(RESYNC * 30).await;
+    assert!((6..=8).contains(&told()), "{}", told());
+}
+
 fn log_of(node: &FakeNode, word: &str) -> Vec<String> {
     node.state().log.iter().filter(|line| line.starts_with(word)).cloned().collect()
 }

@@ -126,7 +126,9 @@ impl ContainerdRuntime {
     fn runtime(&self, spec: &ContainerSpec) -> Result<RuntimeRecord, RuntimeError> {
         let name = spec.handler.as_ref().unwrap_or(&self.options.default_handler);
         let handler = self.options.handlers.get(name).ok_or_else(|| RuntimeError::Config {
-            message: format!("no runtime for {name:?} is configured"),
+            message: format!(
+                "no runtime for {name:?} is configured: add it to [containerd.handlers] of the agent's configuration"
+            ),
         })?;
         let options = handler.binary.as_ref().map(|binary| RuncOptions::with_binary(binary).to_any());
         Ok(RuntimeRecord { name: handler.runtime_type.clone(), options })

@@ -134,7 +134,12 @@ impl Runtime for FakeNode {
 
     async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<ExecSession, RuntimeError> {
         let command = spec.command.first().cloned().unwrap_or_default();
-        self.state().log.push(format!("exec {id} {command}"));
+        let mut state = self.state();
+        state.log.push(format!("exec {id} {command}"));
+        if let Some(message) = state.scripted("exec") {
+            return Err(RuntimeError::Start { message });
+        }
+        drop(state);
         let pipe = || io::pipe().map(|(read, _)| read.into());
         let stdout =
             pipe().map_err(|source| RuntimeError::Io { operation: "make", path: "pipe".into(), source })?;
