@@ -152,6 +152,24 @@ fn pending_says_why_per_node() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs a cluster: run by cargo xtask test"]
+fn a_program_that_is_not_there_is_told_at_each_attempt() -> Result<()> {
+    let cluster = Cluster::from_env()?;
+    let kubectl = cluster.kubectl()?;
+    let ns = Namespace::create(&kubectl, "programs")?;
+    ns.ok("run typo --image=registry.company.com/web-app:2.1.0 --command -- nothing-here")?;
+    eventually("two attempts, both told", || {
+        let events = ns.ok("describe pod typo")?;
+        let told = events.contains("executable file not found in $PATH") && events.contains("(x2 over");
+        Ok(if told { Ok(()) } else { Err(events) })
+    })?;
+    let pod = ns.json("get pod typo")?;
+    let end = &pod["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    ensure!(end["reason"] == "StartError" && end["exitCode"] == 128, "{end}");
+    Ok(())
+}
+
 fn waiting(ns: &Namespace<'_>, pod: &str, reason: &str) -> Result<Result<(), String>> {
     let state = &ns.json(&format!("get pod {pod}"))?["status"]["containerStatuses"][0]["state"];
     Ok(if state["waiting"]["reason"] == reason { Ok(()) } else { Err(state.to_string()) })

@@ -32,6 +32,7 @@ fn everyday(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     logs(kubectl, &ns)?;
     exec(kubectl, &ns)?;
     running(kubectl, &ns)?;
+    absent(&ns)?;
     changing(kubectl, &ns)?;
     discovering(kubectl)?;
     usage(kubectl, &ns)?;
@@ -215,6 +216,15 @@ fn running(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What is not served is named, in kubectl's own way where it has one.
+fn absent(ns: &Namespace<'_>) -> Result<()> {
+    let job = ns.fails("create job later --image=x")?;
+    ensure!(job.contains("(post jobs.batch)") && job.contains("does not serve jobs of batch/v1"), "{job}");
+    let debug = ns.fails("debug pod/client --image=x -- true")?;
+    ensure!(debug.contains("ephemeral containers are disabled for this cluster"), "{debug}");
+    Ok(())
+}
+
 fn changing(kubectl: &Kubectl, ns: &Namespace<'_>) -> Result<()> {
     let manifest = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: mine}, data: {a: '1', b: '2'}}";
     ensure!(ns.apply(manifest)?.contains("configmap/mine created"));
@@ -249,6 +259,9 @@ fn discovering(kubectl: &Kubectl) -> Result<()> {
     let text = kubectl.ok("auth whoami")?;
     ensure!(text.contains("kubernetes-admin") && text.contains("system:masters"), "{text}");
     ensure!(kubectl.ok("auth can-i delete pods")?.trim() == "yes");
+    ensure!(kubectl.run("auth can-i delete pods --as=bob")?.stdout.trim() == "no");
+    let refused = kubectl.fails("get pods --as=bob")?;
+    ensure!(refused.contains("pods is forbidden: User \"bob\" cannot list resource"), "{refused}");
     ensure!(kubectl.ok("version")?.contains("Server Version: v1.37"));
     Ok(())
 }

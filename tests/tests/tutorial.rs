@@ -76,6 +76,12 @@ fn the_pod_recovers(kubectl: &Kubectl) -> Result<()> {
     let environment = kubectl.ok("exec web-app-pod -c web-server -- env")?;
     ensure!(environment.contains("DATABASE_URL=postgresql://user:password@"), "{environment}");
     ensure!(environment.contains("LOG_LEVEL=info"), "{environment}");
+    // Applied again as it is, with its tolerations, it is the same pod.
+    let again = kubectl.apply_file(None, &tutorial("01-pod.yaml"))?;
+    ensure!(
+        again.contains("pod/web-app-pod configured") || again.contains("pod/web-app-pod unchanged"),
+        "{again}"
+    );
     Ok(())
 }
 

@@ -99,6 +99,11 @@ fn handler() -> &'static str {
     if raised.is_ok() { "crun" } else { "runc" }
 }
 
+/// The shop's front door is at the first node's.
+fn labels(node: &Node) -> &'static str {
+    if node.name == "node-1" { "\n[node.labels]\nzone = \"street-side\"\n" } else { "" }
+}
+
 /// The agent's configuration file.
 pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) -> Result<String> {
     let registry = format!("{}:{}", layout.host_address(), Layout::REGISTRY_PORT);
@@ -112,7 +117,7 @@ pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) ->
 [node]
 name = "{name}"
 addresses = ["{address}"]
-
+{labels}
 [scheduler]
 address = "{host}:{port}"
 ca_file = {ca:?}
@@ -148,6 +153,7 @@ log_dir = {logs:?}
 listen = "{address}:10250"
 "#,
         name = node.name,
+        labels = labels(node),
         address = node.address,
         host = layout.host_address(),
         port = Layout::NODE_PORT,
