@@ -39,6 +39,8 @@ pub(super) fn view(config: &Config, host: &Host, machine: &Machine, cgroups: &dy
         cpu_milli,
         memory_bytes,
         memory_capacity: i64::try_from(machine.memory).unwrap_or(i64::MAX),
+        ephemeral_bytes: Host::disk(&config.layout.state_dir)
+            .map_or(0, |(all, _)| i64::try_from(all).unwrap_or(i64::MAX)),
         enforced: cgroups.enforcement() == Enforcement::Enforced,
         pids_max: config.node.pod_pids,
         apparmor: host.apparmor(),

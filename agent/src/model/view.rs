@@ -23,6 +23,8 @@ pub struct NodeView {
     pub memory_bytes: i64,
     /// Memory of the machine in bytes, which oom_score_adj is relative to.
     pub memory_capacity: i64,
+    /// Size of the disk that pods write to; 0 when it cannot be read.
+    pub ephemeral_bytes: i64,
     /// Limits hold on this host (the cgroup v2 controllers are there).
     pub enforced: bool,
     /// Most processes one pod may have; `None`: no limit.

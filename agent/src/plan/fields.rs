@@ -90,9 +90,10 @@ pub(super) fn resource(
         "requests.cpu" => (amounts.cpu_request, milli(&divisor)),
         "limits.memory" => (amounts.memory_limit.unwrap_or(context.node.memory_bytes), value(&divisor)),
         "requests.memory" => (amounts.memory_request, value(&divisor)),
-        name @ ("limits.ephemeral-storage" | "requests.ephemeral-storage") => {
-            (listed(name).unwrap_or(0), value(&divisor))
+        name @ "limits.ephemeral-storage" => {
+            (listed(name).unwrap_or(context.node.ephemeral_bytes), value(&divisor))
         }
+        name @ "requests.ephemeral-storage" => (listed(name).unwrap_or(0), value(&divisor)),
         name if name.contains(".hugepages-") => (listed(name).unwrap_or(0), value(&divisor)),
         name => return Err(format!("unsupported container resource : {name}")),
     };

@@ -410,6 +410,7 @@ fn environments_are_put_together_as_upstream_does() {
                     {"name": "SA", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}},
                     {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
                     {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Gi"}}},
+                    {"name": "DISK", "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage", "divisor": "1Gi"}}},
                     {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k", "optional": true}}}],
             "args": ["--level=$(A)", "$$(A)"]}]}),
     );
@@ -434,6 +435,7 @@ fn environments_are_put_together_as_upstream_does() {
         ("SA", "sa"),
         ("CPU", "500"),
         ("MEM", "8"),
+        ("DISK", "100"),
         ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
         ("KUBERNETES_SERVICE_PORT", "443"),
         ("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.1"),

@@ -94,6 +94,7 @@ async fn start(ready: bool) -> SocketAddr {
         cpu_milli: 2000,
         memory_bytes: 1 << 30,
         memory_capacity: 2 << 30,
+        ephemeral_bytes: 0,
         enforced: false,
         pids_max: None,
         apparmor: false,

@@ -226,6 +226,7 @@ pub fn view(root: &std::path::Path) -> NodeView {
         cpu_milli: 4000,
         memory_bytes: 8 << 30,
         memory_capacity: 8 << 30,
+        ephemeral_bytes: 100 << 30,
         enforced: true,
         pids_max: None,
         apparmor: false,
