@@ -11,7 +11,7 @@ use agent_ebpf_common::{
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 
 use crate::{
-    maps::{FLOWS, KernelTables, ticks},
+    maps::{KernelTables, flow, put_flow, ticks},
     packet::Packet,
 };
 
@@ -22,7 +22,7 @@ pub(crate) const TRIES: usize = 3;
 #[inline(always)]
 pub(crate) fn follow(packet: &Packet, leg: u8) -> Option<Flow> {
     let key = packet.tuple.key(leg);
-    let entry = FLOWS.get_ptr_mut(&key)?;
+    let entry = flow(&key)?;
     // SAFETY: an element of the map; it may be recycled meanwhile, which the tag shows.
     let flow = unsafe { read_volatile(entry) };
     if flow.tag != tag(&key) {
@@ -57,7 +57,7 @@ pub(crate) fn follow(packet: &Packet, leg: u8) -> Option<Flow> {
 /// The end of a connection is seen on one way only when it is a reset: the other way, which may own a port, is told.
 #[inline(always)]
 fn close(key: &FlowKey) {
-    let Some(entry) = FLOWS.get_ptr_mut(key) else { return };
+    let Some(entry) = flow(key) else { return };
     // SAFETY: an element of the map, as in `follow`; the tag shows whether it was recycled.
     unsafe {
         let flow = read_volatile(entry);
@@ -71,11 +71,11 @@ fn close(key: &FlowKey) {
 /// wire cannot both have it. The same flow seen by two processors at once may.
 #[inline(always)]
 pub(crate) fn claim(entry: &Entry) -> Result<(), Reason> {
-    if FLOWS.insert(&entry.key, &entry.flow, BPF_NOEXIST as u64).is_ok() {
+    if put_flow(&entry.key, &entry.flow, BPF_NOEXIST).is_ok() {
         return Ok(());
     }
     // SAFETY: as in `follow`.
-    let taken = match FLOWS.get_ptr(&entry.key) {
+    let taken = match flow(&entry.key) {
         Some(taken) => unsafe { read_volatile(taken) },
         None => return Err(Reason::FlowTableFull),
     };
@@ -97,10 +97,10 @@ fn same(a: &Flow, b: &Flow) -> bool {
 /// Takes the way back of a masqueraded flow: a free one, that of a flow that is over, or its own from before.
 #[inline(always)]
 pub(crate) fn claim_port(entry: &Entry) -> bool {
-    if FLOWS.insert(&entry.key, &entry.flow, BPF_NOEXIST as u64).is_ok() {
+    if put_flow(&entry.key, &entry.flow, BPF_NOEXIST).is_ok() {
         return true;
     }
-    let Some(taken) = FLOWS.get_ptr(&entry.key) else { return false };
+    let Some(taken) = flow(&entry.key) else { return false };
     // SAFETY: as in `follow`.
     let taken = unsafe { read_volatile(taken) };
     let free = same(&taken, &entry.flow) || over(&taken, entry.key.proto, entry.flow.last);
@@ -110,5 +110,5 @@ pub(crate) fn claim_port(entry: &Entry) -> bool {
 /// Writes an entry. Replacing one is safe here: readers compare tags, and a miss only chooses again.
 #[inline(always)]
 pub(crate) fn record(entry: &Entry) -> Result<(), Reason> {
-    FLOWS.insert(&entry.key, &entry.flow, BPF_ANY as u64).map_err(|_| Reason::FlowTableFull)
+    put_flow(&entry.key, &entry.flow, BPF_ANY).map_err(|_| Reason::FlowTableFull)
 }

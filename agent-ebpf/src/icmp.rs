@@ -1,9 +1,11 @@
-//! ICMP errors about a pod's translated flow: they quote the packet as it was on the wire, to the backend. The
-//! pod's kernel only finds the socket when the quote names the service, and then learns of the smaller MTU or
-//! the closed port.
+//! ICMP errors about translated flows. An error comes in place of a reply, and quotes the packet that it is about, as
+//! that packet was on this wire. Its receiver only finds the connection when the quote is what it sent itself; then it
+//! learns of the smaller MTU or the closed port. So an error is translated where the reply would be, and as that.
+
+use core::ptr::read_volatile;
 
 use agent_ebpf_common::{
-    abi::{LEG_TO_POD, Reason, TCP, UDP},
+    abi::{FLOW_HAIRPIN, Reason, TCP, UDP},
     nat::{Tuple, tag},
 };
 use aya_ebpf::{
@@ -12,7 +14,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::FLOWS,
+    maps::flow,
     packet::{ETHERNET, IPV4, Verdict, half, load, store, word},
 };
 
@@ -21,7 +23,7 @@ const UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
-/// Where the parts of an error are, and the flow it is about.
+/// Where the parts of an error are, and what it is about.
 struct Quote {
     /// The ICMP header.
     icmp: u32,
@@ -30,20 +32,25 @@ struct Quote {
     /// The quoted ports.
     l4: u32,
     outer_src_be: u32,
+    outer_dst_be: u32,
+    /// The quoted packet.
     tuple: Tuple,
 }
 
-/// Translates an error on its way into a pod.
+/// Translates an error at the hook `leg`.
 #[inline(always)]
-pub(crate) fn entering(ctx: &TcContext) -> Verdict {
+pub(crate) fn translate(ctx: &TcContext, leg: u8) -> Verdict {
     let Some(quote) = parse(ctx) else { return Verdict::PASS };
-    let key = quote.tuple.reversed().key(LEG_TO_POD);
-    // SAFETY: the element may be recycled under the read, which the tag shows.
-    let Some(flow) = (unsafe { FLOWS.get(&key) }).copied() else { return Verdict::PASS };
-    if flow.tag != tag(&key) {
+    let reply = quote.tuple.reversed();
+    let key = reply.key(leg);
+    let Some(entry) = flow(&key) else { return Verdict::PASS };
+    // SAFETY: an element of the map; it may be recycled under the read, which the tag shows.
+    let flow = unsafe { read_volatile(entry) };
+    // What a pod says to itself is not routed.
+    if flow.tag != tag(&key) || flow.flags & FLOW_HAIRPIN != 0 {
         return Verdict::PASS;
     }
-    match rewrite(ctx, &quote, flow.src_be, flow.sport_be) {
+    match rewrite(ctx, &quote, &reply, &reply.rewritten(&flow)) {
         Some(()) => Verdict::PASS,
         None => Verdict::drop(Reason::RewriteFailed),
     }
@@ -79,33 +86,45 @@ fn parse(ctx: &TcContext) -> Option<Quote> {
         dport_be: half([ports[2], ports[3]]),
         proto,
     };
-    Some(Quote { icmp, ip, l4, outer_src_be: word([outer[12], outer[13], outer[14], outer[15]]), tuple })
+    let outer_src_be = word([outer[12], outer[13], outer[14], outer[15]]);
+    let outer_dst_be = word([outer[16], outer[17], outer[18], outer[19]]);
+    Some(Quote { icmp, ip, l4, outer_src_be, outer_dst_be, tuple })
 }
 
-/// Puts the service into the quote. The quoted address and the quoted header's own checksum change by opposite
-/// amounts, so the ICMP checksum over both only changes by the port.
+/// Does to the quote, which is the reply turned round, what makes `to` of the reply `from`; and to the error itself where
+/// it is between the same two. Another sender is a router on the way, and stays.
 #[inline(always)]
-fn rewrite(ctx: &TcContext, quote: &Quote, vip_be: u32, port_be: u16) -> Option<()> {
-    let skb = ctx.skb.skb;
-    let (from, to) = (quote.tuple.dst_be, vip_be);
-    let (from_port, to_port) = (quote.tuple.dport_be, port_be);
-    // SAFETY: the context is the program's own; the helpers take plain numbers.
-    unsafe {
-        if bpf_l3_csum_replace(skb, quote.ip + 10, from as u64, to as u64, 4) != 0
-            || bpf_l4_csum_replace(skb, quote.icmp + 2, from_port as u64, to_port as u64, 2) != 0
-        {
-            return None;
-        }
+fn rewrite(ctx: &TcContext, quote: &Quote, from: &Tuple, to: &Tuple) -> Option<()> {
+    address(ctx, quote.ip, 12, from.dst_be, to.dst_be)?;
+    address(ctx, quote.ip, 16, from.src_be, to.src_be)?;
+    port(ctx, quote, 0, from.dport_be, to.dport_be)?;
+    port(ctx, quote, 2, from.sport_be, to.sport_be)?;
+    if quote.outer_src_be == from.src_be {
+        address(ctx, ETHERNET, 12, from.src_be, to.src_be)?;
     }
-    store(ctx, quote.ip + 16, &to.to_ne_bytes())?;
-    store(ctx, quote.l4 + 2, &to_port.to_ne_bytes())?;
-    // The backend itself complains: to the pod it is the service that does.
-    if quote.outer_src_be == from {
-        // SAFETY: as above.
-        if unsafe { bpf_l3_csum_replace(skb, ETHERNET + 10, from as u64, to as u64, 4) } != 0 {
-            return None;
-        }
-        store(ctx, ETHERNET + 12, &to.to_ne_bytes())?;
+    if quote.outer_dst_be == from.dst_be {
+        address(ctx, ETHERNET, 16, from.dst_be, to.dst_be)?;
     }
     Some(())
+}
+
+/// In an IP header, the error's own or the quoted one. The quoted address and its header's checksum change by opposite
+/// amounts, so the ICMP checksum over both stays.
+#[inline(always)]
+fn address(ctx: &TcContext, header: u32, offset: u32, from: u32, to: u32) -> Option<()> {
+    // SAFETY: the context is the program's own; the helper takes plain numbers.
+    if unsafe { bpf_l3_csum_replace(ctx.skb.skb, header + 10, from as u64, to as u64, 4) } != 0 {
+        return None;
+    }
+    store(ctx, header + offset, &to.to_ne_bytes())
+}
+
+/// A quoted port. The quoted checksum of its datagram, if it is quoted at all, is nobody's concern.
+#[inline(always)]
+fn port(ctx: &TcContext, quote: &Quote, offset: u32, from: u16, to: u16) -> Option<()> {
+    // SAFETY: as above.
+    if unsafe { bpf_l4_csum_replace(ctx.skb.skb, quote.icmp + 2, from as u64, to as u64, 2) } != 0 {
+        return None;
+    }
+    store(ctx, quote.l4 + offset, &to.to_ne_bytes())
 }

@@ -7,7 +7,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use agent_ebpf_common::{
     abi::{
         AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Head,
-        Reason, Settings, SlotRow, SocketState, SourceRangeKey,
+        Reason, Settings, SlotRow, SocketState, SourceRangeKey, TCP,
     },
     select::Tables,
     words::{Handle, TICK_SHIFT},
@@ -59,9 +59,29 @@ static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 #[map]
 static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024, 0);
 
-/// Flows of the packet path. An LRU: elements may be recycled under a reader, so values repeat their key.
+/// TCP flows of the packet path. An LRU: elements may be recycled under a reader, so values repeat their key.
 #[map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
+static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
+
+/// Datagram flows: apart, so that a flood of questions to a name server pushes out no idle connection.
+#[map]
+static DATAGRAMS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
+
+/// The entry of a flow. It may be recycled under the reader, which its tag shows.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<*mut Flow> {
+    if key.proto == TCP { FLOWS.get_ptr_mut(key) } else { DATAGRAMS.get_ptr_mut(key) }
+}
+
+/// Writes an entry; with `BPF_NOEXIST` only a new one.
+#[inline(always)]
+pub(crate) fn put_flow(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), i32> {
+    if key.proto == TCP {
+        FLOWS.insert(key, flow, u64::from(flags))
+    } else {
+        DATAGRAMS.insert(key, flow, u64::from(flags))
+    }
+}
 
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(4096, 0);

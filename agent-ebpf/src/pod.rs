@@ -29,7 +29,7 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn leaving(ctx: &TcContext) -> Verdict {
-    let Some(packet) = parse(ctx, LEG_FROM_POD) else { return Verdict::PASS };
+    let Some(packet) = parse(ctx, LEG_FROM_POD) else { return icmp::translate(ctx, LEG_FROM_POD) };
     if let Some(flow) = follow(&packet, LEG_FROM_POD) {
         return forward(ctx, &packet, &packet.tuple.rewritten(&flow), flow.flags);
     }
@@ -83,7 +83,7 @@ fn forward(ctx: &TcContext, packet: &Packet, to: &Tuple, flags: u32) -> Verdict 
 
 #[inline(always)]
 fn entering(ctx: &TcContext) -> Verdict {
-    let Some(packet) = parse(ctx, LEG_TO_POD) else { return icmp::entering(ctx) };
+    let Some(packet) = parse(ctx, LEG_TO_POD) else { return icmp::translate(ctx, LEG_TO_POD) };
     let Some(flow) = follow(&packet, LEG_TO_POD) else { return Verdict::PASS };
     match rewrite(ctx, &packet, &packet.tuple.rewritten(&flow)) {
         Some(()) => Verdict::PASS,

@@ -12,6 +12,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use crate::{
     answer::refuse,
     flows::{TRIES, claim, claim_port, follow, record},
+    icmp,
     maps::{KernelTables, count_connection, frontend, is_node_address, settings, ticks},
     packet::{Packet, Verdict, parse, rewrite},
 };
@@ -31,7 +32,7 @@ pub(crate) fn uplink_out(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn entering(ctx: &TcContext) -> Verdict {
-    let Some(packet) = parse(ctx, LEG_UPLINK_IN) else { return Verdict::PASS };
+    let Some(packet) = parse(ctx, LEG_UPLINK_IN) else { return icmp::translate(ctx, LEG_UPLINK_IN) };
     if let Some(flow) = follow(&packet, LEG_UPLINK_IN) {
         return apply(ctx, &packet, &packet.tuple.rewritten(&flow));
     }
@@ -52,7 +53,7 @@ fn entering(ctx: &TcContext) -> Verdict {
 
 #[inline(always)]
 fn leaving(ctx: &TcContext) -> Verdict {
-    let Some(packet) = parse(ctx, LEG_UPLINK_OUT) else { return Verdict::PASS };
+    let Some(packet) = parse(ctx, LEG_UPLINK_OUT) else { return icmp::translate(ctx, LEG_UPLINK_OUT) };
     match follow(&packet, LEG_UPLINK_OUT) {
         Some(flow) => apply(ctx, &packet, &packet.tuple.rewritten(&flow)),
         None => Verdict::PASS,

@@ -281,7 +281,7 @@ const fn schema(name: &'static str, key: usize, value: usize) -> MapSchema {
 }
 
 /// All pinned maps.
-pub const MAPS: [MapSchema; 14] = [
+pub const MAPS: [MapSchema; 15] = [
     schema("FRONTENDS", size_of::<FrontendKey>(), 4),
     schema("HEADS", 4, size_of::<Head>()),
     schema("SLOTS", 4, size_of::<SlotRow>()),
@@ -292,6 +292,7 @@ pub const MAPS: [MapSchema; 14] = [
     schema("SETTINGS", 4, size_of::<Settings>()),
     schema("SOCKETS", 4, size_of::<SocketState>()),
     schema("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
+    schema("DATAGRAMS", size_of::<FlowKey>(), size_of::<Flow>()),
     schema("FRAGMENTS", size_of::<FragmentKey>(), size_of::<FragmentPorts>()),
     schema("SOURCE_RANGES", 4 + size_of::<SourceRangeKey>(), 4),
     schema("DROPS", 4, 8),

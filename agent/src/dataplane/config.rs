@@ -31,7 +31,8 @@ pub enum TcAttachment {
     Filters,
 }
 
-/// Entries per table. The maps are allocated at start; memory is about 64 bytes an entry, 100 for `flows`.
+/// Entries per table. The maps are allocated at start; memory is about 64 bytes an entry, 100 for each of the two tables
+/// of `flows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
     /// Service ports, times the addresses they answer on.
@@ -40,7 +41,7 @@ pub struct TableSizes {
     pub backends: u32,
     /// Clients remembered by session affinity.
     pub affinity: u32,
-    /// Flows of the packet path.
+    /// Flows of the packet path, two entries each: TCP, and as many again of UDP.
     pub flows: u32,
     /// Pods on this node.
     pub pods: u32,

@@ -102,6 +102,7 @@ fn load_object(object: &[u8], maps: &Path, sizes: &TableSizes) -> Result<Ebpf, D
         ("BACKENDS", sizes.backends),
         ("AFFINITY", sizes.affinity),
         ("FLOWS", sizes.flows),
+        ("DATAGRAMS", sizes.flows),
         ("FRAGMENTS", FRAGMENTS),
         ("SOURCE_RANGES", source_ranges(sizes)),
         // Namespaces of pods that are going and coming.

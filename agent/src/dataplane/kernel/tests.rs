@@ -15,6 +15,7 @@ use crate::{
     model::{Protocol, ServiceId, ServiceSpec},
 };
 
+mod errors;
 mod frames;
 mod model;
 mod random;
@@ -40,6 +41,10 @@ struct Bench {
 impl Bench {
     /// Programs and maps without any attachment: the cgroup stays out of it.
     fn new(services: &[(&str, ServiceSpec)]) -> Self {
+        Self::with_flows(32_768, services)
+    }
+
+    fn with_flows(flows: u32, services: &[(&str, ServiceSpec)]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let config = DataplaneConfig {
             pins: scratch.path().join("bpf"),
@@ -47,7 +52,7 @@ impl Bench {
             uplink: None,
             pod_sockets: true,
             tc: TcAttachment::default(),
-            sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows: 32_768, pods: 64 },
+            sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows, pods: 64 },
         };
         let dataplane = EbpfDataplane::open(config.clone()).unwrap();
         let services: BTreeMap<ServiceId, Arc<ServiceSpec>> = services
@@ -260,4 +265,25 @@ fn a_retransmitted_syn_keeps_its_backend_and_a_new_connection_is_free() {
         to(SYN) != first
     });
     assert!(redrawn);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flood_of_datagrams_pushes_out_no_connection() {
+    let endpoints: Vec<String> = (3..19).map(|last| format!("10.244.0.{last}:8080")).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let bench = Bench::with_flows(4096, &both(&endpoints));
+    let connections = (4000..4020).map(|port| {
+        let (_, out) = bench.run("from_pod", &packet(TCP, (CLIENT, port), (VIP, 80), SYN, b""));
+        (port, ends(&out).1)
+    });
+    let connections: Vec<(u16, End)> = connections.collect();
+    for number in 0..10_000_u16 {
+        let [high, low] = number.to_be_bytes();
+        bench.run("from_pod", &packet(UDP, ([10, 244, high, low], 5353), (VIP, 80), 0, b""));
+    }
+    for (port, backend) in connections {
+        let (_, out) = bench.run("from_pod", &packet(TCP, (CLIENT, port), (VIP, 80), 0x10, b""));
+        assert_eq!(ends(&out).1, backend, "port {port}");
+    }
 }
