@@ -373,8 +373,8 @@ fn an_address_that_nobody_has_is_unreachable_at_once() {
         let network = network(root.path());
         network.configure(&cluster()).await.unwrap();
         let pod = network.ensure_pod(&pod(1)).await.unwrap();
-        let inside = PathBuf::from("/proc/thread-self/ns/net");
-        for from in [&pod.netns, &inside] {
+        let node = PathBuf::from("/proc/thread-self/ns/net");
+        for from in [&pod.netns, &node] {
             for address in ["10.96.7.7:80", "10.244.3.200:80"] {
                 let to = address.parse().unwrap();
                 let refused = within(from, move || TcpStream::connect_timeout(&to, Duration::from_secs(5)));

@@ -89,19 +89,20 @@ async fn api_service(objects: &Objects, config: &Config) -> Result<(), ApiError>
     // The Service has no selector: its endpoints are ours to keep, and they follow the configuration.
     let (address, port) = (config.api.advertise.ip(), config.api.advertise.port());
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     // Loopback is each pod's own.
-    let reachable = if address.is_loopback() { vec![] } else { vec![address] };
-    let (addresses, ports) = (
-        reachable.iter().map(|ip| json!({"ip": ip})),
-        json!([{"name": "https", "port": port, "protocol": "TCP"}]),
-    );
-    let subsets =
-        addresses.map(|address| json!({"addresses": [address], "ports": ports})).collect::<Vec<_>>();
-    let ready = reachable.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}));
+    let (ready, subsets) = if address.is_loopback() {
+        (json!([]), json!([]))
+    } else {
+        (
+            json!([{"addresses": [address], "conditions": {"ready": true}}]),
+            json!([{"addresses": [{"ip": address}], "ports": ports}]),
+        )
+    };
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": family,
-        "endpoints": ready.collect::<Vec<_>>(),
+        "endpoints": ready,
         "ports": ports,
     });
     put(objects, Resource::ENDPOINT_SLICES, "default", slice, &options).await?;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -86,7 +86,7 @@ impl Cluster {
     /// Follows changes until the agent stops.
     pub(super) async fn run(mut self) {
         let mut serving: Option<(IpAddr, CancellationToken)> = None;
-        let mut repair = tokio::time::interval(REPAIR);
+        let mut repair = tokio::time::interval_at(Instant::now() + REPAIR, REPAIR);
         repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wanted = self.networks.borrow_and_update().clone();
@@ -103,7 +103,9 @@ impl Cluster {
             tokio::select! {
                 changed = self.networks.changed() => if changed.is_err() { return },
                 () = retry => {}
-                _ = repair.tick() => self.repair().await,
+                _ = repair.tick() => if !self.repair().await {
+                    repair.reset_after(RETRY);
+                },
                 () = stop.cancelled() => return,
             }
         }
@@ -119,11 +121,12 @@ impl Cluster {
         true
     }
 
-    /// What is configured is so again.
-    async fn repair(&self) {
+    /// What is configured is so again; `false` when that failed.
+    async fn repair(&self) -> bool {
         let cluster = self.view.borrow().cluster.clone();
-        if let Some(cluster) = cluster {
-            self.configure(&cluster).await;
+        match cluster {
+            Some(cluster) => self.configure(&cluster).await,
+            None => true,
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     netlink::{Link, Netlink},
     node,
     pod::{self, Pair},
+    v4,
 };
 use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodAddresses, PodUid};
 
@@ -298,14 +299,6 @@ fn status(pins: &Pins, addresses: Option<PodAddresses>) -> NetworkStatus {
     // With host networking the node's own: every process of the node resolves this path to it.
     let netns = if pins.host_network() { PathBuf::from("/proc/self/ns/net") } else { pins.net() };
     NetworkStatus { netns, ipcns: pins.ipc(), utsns: pins.uts(), addresses }
-}
-
-fn v4(ranges: &[IpNet]) -> Vec<Ipv4Net> {
-    let v4 = ranges.iter().filter_map(|range| match range {
-        IpNet::V4(range) => Some(range.trunc()),
-        IpNet::V6(_) => None,
-    });
-    v4.collect()
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), NetError> {

@@ -7,7 +7,7 @@ use std::{io, process::Stdio};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use super::NetError;
+use super::{NetError, v4};
 use crate::model::ClusterNetwork;
 
 /// Installs the table for this node's pods; safe to repeat.
@@ -35,14 +35,7 @@ fn rules(cluster: &ClusterNetwork) -> String {
 
 /// The IPv4 ranges without overlaps, which a set constant may not have.
 fn set(ranges: &[IpNet]) -> String {
-    let v4: Vec<Ipv4Net> = ranges
-        .iter()
-        .filter_map(|range| match range {
-            IpNet::V4(range) => Some(range.trunc()),
-            IpNet::V6(_) => None,
-        })
-        .collect();
-    Ipv4Net::aggregate(&v4).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    Ipv4Net::aggregate(&v4(ranges)).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 async fn run(rules: &str) -> io::Result<()> {

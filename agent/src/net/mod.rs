@@ -18,6 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use ipnet::{IpNet, Ipv4Net};
 
 pub use kernel::{KernelNetwork, NetSettings};
 
@@ -135,4 +136,13 @@ pub trait Network: Send + Sync {
     async fn uplink_interface(&self) -> Result<Option<String>, NetError>;
     /// The node's own addresses on the uplink.
     async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError>;
+}
+
+/// The IPv4 ranges among these.
+fn v4(ranges: &[IpNet]) -> Vec<Ipv4Net> {
+    let v4 = ranges.iter().filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    });
+    v4.collect()
 }

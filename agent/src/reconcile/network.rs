@@ -67,7 +67,7 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
     let mut retry = RETRY;
     let mut uplink = tokio::time::interval(UPLINK);
     uplink.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut repair = tokio::time::interval(REPAIR);
+    let mut repair = tokio::time::interval_at(tokio::time::Instant::now() + REPAIR, REPAIR);
     repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let current = desired.borrow_and_update().clone();

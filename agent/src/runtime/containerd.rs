@@ -190,8 +190,10 @@ impl ContainerdRuntime {
             Some(stdin) if !spec.tty => Some(Piped::open(Path::new(stdin), logger, args.clone()).await?),
             _ => None,
         };
-        let [stdout, stderr] =
-            piped.as_ref().map_or_else(|| [(); 2].map(|()| args.uri(logger)), Piped::paths);
+        let [stdout, stderr] = match &piped {
+            Some(piped) => piped.paths(),
+            None => [args.uri(logger), args.uri(logger)],
+        };
         let request = CreateTaskRequest {
             container_id: native_id(&spec.id),
             rootfs,

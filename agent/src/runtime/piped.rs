@@ -59,7 +59,13 @@ impl Piped {
                 None => Err(io::ErrorKind::BrokenPipe.into()),
             }
         };
-        timeout(READY, said).await.unwrap_or_else(|late| Err(late.into())).map_err(failed)?;
+        let not_ready =
+            |_| io::Error::other("it is not ready to read: is it of the same version as the agent?");
+        timeout(READY, said)
+            .await
+            .unwrap_or_else(|late| Err(late.into()))
+            .map_err(not_ready)
+            .map_err(failed)?;
         Ok(piped)
     }
 

@@ -44,7 +44,7 @@ impl Admission for PodDefaults {
             }
             return Ok(());
         }
-        if spec.get("overhead").is_some_and(|o| o.as_object().is_some_and(|o| !o.is_empty())) {
+        if spec.get("overhead").and_then(Value::as_object).is_some_and(|overhead| !overhead.is_empty()) {
             let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
             return Err(ApiError::forbidden(Resource::PODS, name, why));
         }

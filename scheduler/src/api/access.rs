@@ -21,8 +21,9 @@ const MASTERS: &str = "system:masters";
 /// The group that everyone with a certificate is in.
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// The group of those without, and the user that stands for them.
+/// The group of those without.
 const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The user that stands for them.
 pub(super) const ANONYMOUS: &str = "system:anonymous";
 
 /// Paths that anyone may read: probes of load balancers and the version.
@@ -68,7 +69,7 @@ pub(super) fn impersonated(actor: Actor, headers: &HeaderMap) -> Result<Actor, A
     Ok(Actor { user: user.into(), groups })
 }
 
-/// Lets the caller in or refuses: 401 without an identity, 403 without the right.
+/// Lets a known caller in, or refuses with 403.
 pub(super) fn authorize(
     actor: &Actor,
     method: &Method,

@@ -178,6 +178,7 @@ fn split_outside_parens(text: &str) -> Vec<&str> {
 
 fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
     let syntax = |why: &str| SelectorError::Syntax { at: part.to_owned(), why: why.to_owned() };
+    let value = |text: &str| value_of(text).map_err(|why| syntax(&why));
     if let Some(key) = part.strip_prefix('!') {
         return Ok(Requirement::DoesNotExist(key_of(key).ok_or_else(|| syntax("expected a key"))?));
     }
@@ -186,21 +187,18 @@ fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
             let rest = rest.trim();
             let inner = rest.strip_prefix('(').unwrap_or(rest);
             let inner = inner.strip_suffix(')').ok_or_else(|| syntax("expected ')'"))?;
-            let values = inner
-                .split(',')
-                .map(|v| value_of(v).map_err(|why| syntax(&why)))
-                .collect::<Result<_, _>>()?;
+            let values = inner.split(',').map(value).collect::<Result<_, _>>()?;
             let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
             return Ok(if negated { Requirement::NotIn(key, values) } else { Requirement::In(key, values) });
         }
     }
-    if let Some((key, value)) = part.split_once("!=") {
+    if let Some((key, text)) = part.split_once("!=") {
         let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
-        return Ok(Requirement::NotIn(key, vec![value_of(value).map_err(|why| syntax(&why))?]));
+        return Ok(Requirement::NotIn(key, vec![value(text)?]));
     }
-    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+    if let Some((key, text)) = part.split_once("==").or_else(|| part.split_once('=')) {
         let key = key_of(key).ok_or_else(|| syntax("expected a key"))?;
-        return Ok(Requirement::In(key, vec![value_of(value).map_err(|why| syntax(&why))?]));
+        return Ok(Requirement::In(key, vec![value(text)?]));
     }
     Ok(Requirement::Exists(key_of(part).ok_or_else(|| syntax("expected a key"))?))
 }

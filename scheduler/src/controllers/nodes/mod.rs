@@ -60,8 +60,6 @@ pub(super) fn start(
             for note in news(change.old.map(|old| &**old), change.new.map(|new| &**new)) {
                 told.note(&**node, COMPONENT, &note);
             }
-        }
-        if let Some(node) = change.either() {
             of_nodes.add(Id::of(&node.metadata));
         }
     });
