@@ -35,7 +35,7 @@ impl Build {
 /// A cluster's places.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    /// `up` or `test`.
+    /// `up`, `test`, or what its user calls it.
     pub(crate) name: String,
     /// Project root.
     pub(crate) root: PathBuf,
@@ -54,12 +54,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// The places of the cluster `name`.
     pub(crate) fn of(name: &str, build: Build) -> Result<Self> {
-        let net = match name {
-            "up" => 88,
-            "test" => 89,
-            "bench" => 90,
-            other => bail!("unknown cluster name {other:?}: up, test or bench"),
-        };
+        let net = net_of(name)?;
         let root = root()?;
         Ok(Self {
             name: name.to_owned(),
@@ -135,6 +130,27 @@ impl Layout {
     }
 }
 
+/// Longest name of a cluster: with `gantry-` before it, it is the name of a link.
+const MAX_NAME: usize = 8;
+/// What the clusters have that are not named here: 91 to 127, so that no range meets another cluster's.
+const OTHER_NETS: u32 = 37;
+
+/// Second byte of a cluster's addresses. Names other than the usual ones draw theirs, so two of them can meet.
+fn net_of(name: &str) -> Result<u8> {
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(|b| b.is_ascii_lowercase()) {
+        bail!("{name:?} cannot name a cluster: {MAX_NAME} lower case letters at most");
+    }
+    Ok(match name {
+        "up" => 88,
+        "test" => 89,
+        "bench" => 90,
+        other => {
+            let sum = other.bytes().fold(0_u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
+            91 + u8::try_from(sum % OTHER_NETS)?
+        }
+    })
+}
+
 /// One node's places.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -168,4 +184,19 @@ pub(crate) fn cgroup_v2_mount() -> Result<PathBuf> {
         .find(|(_, kind)| *kind == "cgroup2")
         .map(|(path, _)| PathBuf::from(path))
         .context("cgroup v2 is not mounted: boot with the unified or hybrid hierarchy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_clusters_are_names_of_links() {
+        for name in ["", "Up", "a b", "ninechars", "../x"] {
+            assert!(net_of(name).is_err(), "{name}");
+        }
+        for name in ["up", "test", "bench", "mine", "zzzzzzzz"] {
+            assert!((88..=127).contains(&net_of(name).unwrap()), "{name}");
+        }
+    }
 }
