@@ -6,8 +6,10 @@ use anyhow::Result;
 use crate::{
     ebpf, layout,
     layout::Node,
+    packages,
     sh::{Sh, cargo},
-    up,
+    ui, up,
+    upstream::{Part, Upstream, peers},
 };
 
 /// Port on which the measuring process listens on the node.
@@ -64,6 +66,35 @@ fn on_one_node(name: &str, arguments: impl FnOnce(Sh, &Node) -> Sh) -> Result<()
     let measured = arguments(bench, &node).shown();
     let stopped = cluster.stop();
     measured.and(stopped)
+}
+
+/// Requests to our API server and to upstream's with its etcd, interleaved in one run; no nodes.
+pub(crate) fn api(count: u32, pods: u32) -> Result<()> {
+    let root = layout::root()?;
+    let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
+    packages::ensure(packages::BUILD)?;
+    let upstream = Upstream::build(&root, &[Part::Server])?;
+    ui::step("building the scheduler", |_| {
+        cargo().dir(&root).args(["build", "--release", "--package", "gantry-scheduler"]).shown()?;
+        Ok(String::new())
+    })?;
+    let theirs = upstream.start(&kubectl)?;
+    let ours = peers::start_ours(&root, &kubectl, layout::Build::Release)?;
+    let results = root.join("target/bench-results");
+    std::fs::create_dir_all(&results)?;
+    let mut bench = cargo()
+        .dir(&root)
+        .args(["run", "--quiet", "--release", "--package", "gantry-tests", "--bin", "gantry-bench", "--"])
+        .arg("--json")
+        .arg(results.join("api.json"))
+        .args(["api", "--count", &count.to_string(), "--pods", &pods.to_string()]);
+    for (side, server) in [("ours", &ours), ("theirs", &theirs)] {
+        bench = bench.arg(format!("--{side}")).arg(&server.kubeconfig);
+        for pid in &server.pids {
+            bench = bench.args([format!("--{side}-pid"), pid.to_string()]);
+        }
+    }
+    bench.shown()
 }
 
 /// Connect latency and programming time of the service datapath: the agent's own code, without a cluster.

@@ -3,6 +3,7 @@
 
 mod bench;
 mod cluster;
+mod conformance;
 mod ebpf;
 mod images;
 mod layout;
@@ -12,6 +13,7 @@ mod structure;
 mod test;
 mod ui;
 mod up;
+mod upstream;
 mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -65,6 +67,22 @@ enum Command {
     Ebpf,
     /// Boot a fresh Debian host with systemd and cgroup v2, install Gantry and see its limits enforced. Needs root.
     Vm,
+    /// Run upstream's own end-to-end suite against a cluster, and write the score to docs/conformance.md.
+    ///
+    /// Builds the suite from upstream's Go modules (about 20 minutes the first time; Go is needed for this command
+    /// and for `oracle` alone), makes its images from Debian packages, starts a cluster of two nodes and runs the
+    /// Conformance specs. Fails when a spec fails that docs/conformance/absent.toml names no reason for. Needs root.
+    Conformance {
+        /// Only specs whose name matches this regular expression.
+        #[arg(long)]
+        focus: Option<String>,
+        /// Specs with these labels instead of `Conformance`, in Ginkgo's language: `sig-network && !Slow`.
+        #[arg(long)]
+        labels: Option<String>,
+        /// Only the specs that must run alone.
+        #[arg(long)]
+        serial: bool,
+    },
     /// Measure ours beside its peers.
     Bench {
         #[command(subcommand)]
@@ -95,6 +113,15 @@ enum Bench {
         #[arg(long, default_value_t = 1000)]
         services: u32,
     },
+    /// Requests to our API server and to upstream's with its etcd, interleaved (Go is needed to build upstream's).
+    Api {
+        /// Rounds of each request.
+        #[arg(long, default_value_t = 300)]
+        count: u32,
+        /// Pods that are there while lists and memory are measured.
+        #[arg(long, default_value_t = 12_000)]
+        pods: u32,
+    },
     /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
     Pods {
         /// How many.
@@ -115,9 +142,13 @@ fn main() -> ExitCode {
         Command::Down { name } => up::down(&name),
         Command::Test { suites } => test::run(&suites),
         Command::Vm => vm::run(),
+        Command::Conformance { focus, labels, serial } => {
+            conformance::run(&conformance::Selection { focus, labels, serial })
+        }
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
         Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),
         Command::Bench { what: Bench::Change { count, services } } => bench::change(count, services),
+        Command::Bench { what: Bench::Api { count, pods } } => bench::api(count, pods),
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };

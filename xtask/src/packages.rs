@@ -153,7 +153,8 @@ pub(crate) fn cargo_deny() -> Result<()> {
     })
 }
 
-fn present(program: &str) -> bool {
+/// Whether a program is there: by its name in PATH, or by its whole path.
+pub(crate) fn present(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).is_file();
     }

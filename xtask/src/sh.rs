@@ -3,8 +3,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fs::File,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -83,6 +84,13 @@ impl Sh {
             bail!("`{}` ended with {status}", self.shown);
         }
         Ok(())
+    }
+
+    /// Runs it with everything it prints in the file `log`; returns how it ended, which is no error.
+    pub(crate) fn logged(mut self, log: &Path) -> Result<ExitStatus> {
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        self.command.status().with_context(|| format!("cannot run `{}`", self.shown))
     }
 
     fn output(mut self) -> Result<Vec<u8>> {

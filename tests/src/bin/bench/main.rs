@@ -2,6 +2,7 @@
 //! people and writes the same figures as JSON. Figures come from this run alone; peers run in the same run,
 //! interleaved.
 
+mod api;
 mod change;
 mod footprint;
 mod pods;
@@ -28,6 +29,8 @@ enum Command {
     /// Pod start: create to Running as a watch sees it, beside `ctr run` of the same image; then the daemons'
     /// memory and idle CPU with all those pods there.
     Pods(pods::Options),
+    /// Requests to our API server and to upstream's with its etcd, interleaved.
+    Api(api::Options),
     /// One endpoint change: from its write to the API until a connect on the node sees it.
     Change(change::Options),
     /// Asks a service for ever and prints each change of its answer (started by `change`).
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     let rows = match cli.command {
         Command::Pods(options) => pods::run(&options).await?,
+        Command::Api(options) => api::run(&options).await?,
         Command::Change(options) => change::run(&options).await?,
         Command::Ask(ask) => return change::ask(&ask),
     };
