@@ -21,11 +21,13 @@ import sys
 VERSION = "v1.37.0"
 ROOTS = [
     *(f"io.k8s.api.core.v1.{k}" for k in (
-        "Namespace Node Pod Service Endpoints ConfigMap Secret ServiceAccount Event Binding".split()
+        "Namespace Node Pod PodTemplate ReplicationController Service Endpoints ConfigMap Secret ServiceAccount Event "
+        "Binding".split()
     )),
     *(f"io.k8s.api.apps.v1.{k}" for k in "Deployment ReplicaSet StatefulSet DaemonSet ControllerRevision".split()),
     *(f"io.k8s.api.batch.v1.{k}" for k in "Job CronJob".split()),
     *(f"io.k8s.api.networking.v1.{k}" for k in "NetworkPolicy Ingress IngressClass".split()),
+    "io.k8s.api.node.v1.RuntimeClass",
     *(f"io.k8s.api.rbac.v1.{k}" for k in "Role RoleBinding ClusterRole ClusterRoleBinding".split()),
     *(f"io.k8s.api.storage.v1.{k}" for k in ["StorageClass"]),
     "io.k8s.api.core.v1.PersistentVolume",

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{PodDefaults, ServiceAddresses, ServiceRanges},
+    admission::{DefaultIngressClass, PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges},
     api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
     cache::Cache,
@@ -266,6 +266,9 @@ fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
     };
     vec![
         Arc::new(PodDefaults { eviction: config.timing.eviction }),
+        // After the tolerations that every pod gets, as upstream.
+        Arc::new(RuntimeClasses),
+        Arc::new(DefaultIngressClass),
         Arc::new(ServiceAddresses::new(ranges, cache)),
     ]
 }

@@ -1,4 +1,5 @@
-//! What a cluster has from its first moment: the data directory, the system's namespaces, and the Service
+//! What a cluster has from its first moment: the data directory, the system's namespaces, the classes
+//! of the runtimes that agents know by themselves, and the Service
 //! `kubernetes` with its endpoints, by which pods reach the API. The last two are put back when somebody deletes them.
 
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::Path, time::Duration};
@@ -17,6 +18,9 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Runtimes that pods may name without anybody having made a class for them, as long as their node has the handler.
+const RUNTIMES: [&str; 2] = ["crun", "runc"];
 
 /// Makes the data directory, open to its owner alone.
 pub(crate) fn data_dir(dir: &Path) -> Result<(), OpenError> {
@@ -40,6 +44,10 @@ pub(crate) async fn first_objects(objects: &Objects, config: &Config) -> Result<
     for name in NAMESPACES {
         let namespace = json!({"metadata": {"name": name}});
         ensure(objects, Resource::NAMESPACES, None, namespace, &options).await?;
+    }
+    for name in RUNTIMES {
+        let class = json!({"metadata": {"name": name}, "handler": name});
+        ensure(objects, Resource::RUNTIME_CLASSES, None, class, &options).await?;
     }
     api_service(objects, config).await
 }
@@ -151,6 +159,7 @@ mod tests {
         let objects = Objects::in_memory(Vec::new()).await.unwrap();
         let config = Config::parse("", "test".as_ref()).unwrap();
         first_objects(&objects, &config).await.unwrap();
+        assert!(objects.get(Resource::RUNTIME_CLASSES, None, "runc").await.is_ok());
         let keeping = tokio::spawn(keep_api_service(objects.clone(), config.clone()));
         let options = WriteOptions::controller("test");
         for resource in

@@ -44,10 +44,6 @@ impl Admission for PodDefaults {
             }
             return Ok(());
         }
-        if spec.get("overhead").and_then(Value::as_object).is_some_and(|overhead| !overhead.is_empty()) {
-            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
-            return Err(ApiError::forbidden(Resource::PODS, name, why));
-        }
         set_priority(spec, name)?;
         let account = set_account(spec);
         let namespace = request.namespace.unwrap_or("");
@@ -220,8 +216,6 @@ mod tests {
         assert_eq!(pod["spec"]["priority"], 2_000_001_000_i64);
         let error = created(json!({"priorityClassName": "gold"})).await.unwrap_err();
         assert_eq!(error.message, "pods \"web\" is forbidden: no PriorityClass with name gold was found");
-        let error = created(json!({"overhead": {"cpu": "1"}})).await.unwrap_err();
-        assert!(error.message.contains("pod rejected: Pod Overhead set without"), "{error}");
         let error = created(json!({"serviceAccountName": "robot"})).await.unwrap_err();
         assert!(error.message.ends_with("serviceaccount \"robot\" not found"), "{error}");
     }

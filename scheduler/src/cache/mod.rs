@@ -17,7 +17,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -88,6 +88,7 @@ cached! {
     leases: Lease = Resource::LEASES;
     deployments: Deployment = Resource::DEPLOYMENTS;
     replica_sets: ReplicaSet = Resource::REPLICA_SETS;
+    replication_controllers: ReplicationController = Resource::REPLICATION_CONTROLLERS;
 }
 
 #[cfg(test)]

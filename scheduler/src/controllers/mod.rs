@@ -56,7 +56,7 @@ pub struct Dependencies {
 pub fn start(dependencies: Dependencies) {
     let Dependencies { objects, cache, recorder, runtime, settings } = dependencies;
     namespace::start(&objects, &cache, &runtime, settings.ca_pem);
-    garbage::start(&objects, &runtime);
+    garbage::start(&objects, &recorder, &runtime);
     ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
     nodes::start(&objects, &cache, &recorder, &runtime, settings.lease);
     balancer::start(&objects, &cache, &recorder, &runtime, settings.load_balancer_pool);

@@ -319,3 +319,155 @@ async fn load_balancers_get_addresses_until_there_are_none() {
     .await;
     assert_eq!(ip("c").await, None);
 }
+
+impl Cluster {
+    async fn has_event(&self, reason: &str, message: &str) -> Option<()> {
+        let list = self.objects.list(Resource::EVENTS, &Selection::default()).await.unwrap();
+        let told =
+            |e: Value| e["reason"] == reason && e["message"].as_str().is_some_and(|m| m.contains(message));
+        list.items.iter().any(|e| told(e.decode().unwrap())).then_some(())
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_else_gave_stays() {
+    let cluster = cluster().await;
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
+    let ip = async |name: &str| {
+        let found = cluster.get(Resource::SERVICES, Some("default"), name).await?;
+        found["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned)
+    };
+    let service = |name: &str, spec: Value| {
+        let mut service = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+        service["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        service
+    };
+    let others = [
+        ("plain", json!({})),
+        ("other-class", json!({"type": "LoadBalancer", "loadBalancerClass": "acme.io/lb"})),
+    ];
+    for (name, spec) in others {
+        cluster.create(Resource::SERVICES, Some("default"), service(name, spec)).await;
+        cluster.patch(Resource::SERVICES, name, Some(Subresource::Status), status.clone()).await;
+    }
+    // Our own comes and goes meanwhile: the controller has looked.
+    let own = service("own", json!({"type": "LoadBalancer"}));
+    cluster.create(Resource::SERVICES, Some("default"), own).await;
+    until("own address", async || ip("own").await).await;
+    cluster.patch(Resource::SERVICES, "own", None, json!({"spec": {"type": "ClusterIP"}})).await;
+    until("own address gone", async || ip("own").await.is_none().then_some(())).await;
+    for name in ["plain", "other-class"] {
+        assert_eq!(ip(name).await.as_deref(), Some("203.0.113.1"), "{name}");
+    }
+}
+
+fn bare_pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "c:1"}]}})
+}
+
+#[tokio::test]
+async fn a_circle_of_owners_does_not_hold_its_own_deletion() {
+    let cluster = cluster().await;
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let made = cluster.create(Resource::PODS, Some("default"), bare_pod(name)).await;
+        uids.push(made["metadata"]["uid"].clone());
+    }
+    for (name, (owner, uid)) in
+        ["a", "b", "c"].iter().zip([("c", &uids[2]), ("a", &uids[0]), ("b", &uids[1])])
+    {
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": owner, "uid": uid, "controller": true,
+            "blockOwnerDeletion": true});
+        let owners = json!({"metadata": {"ownerReferences": [owner]}});
+        cluster.patch(Resource::PODS, name, None, owners).await;
+    }
+    let delete = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+    cluster.objects.delete(Resource::PODS, Some("default"), "a", &delete, &options()).await.unwrap();
+    until("all three gone", async || (cluster.count(Resource::PODS, "default").await == 0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn an_owner_in_another_namespace_is_none_and_that_is_told() {
+    let cluster = cluster().await;
+    cluster.create(Resource::NAMESPACES, None, json!({"metadata": {"name": "shop"}})).await;
+    let owner = cluster.create(Resource::PODS, Some("default"), bare_pod("owner")).await;
+    let uid = owner["metadata"]["uid"].as_str().unwrap();
+    let map = json!({"metadata": {"name": "owned", "ownerReferences": [
+        {"apiVersion": "v1", "kind": "Pod", "name": "owner", "uid": uid}]}});
+    cluster.create(Resource::CONFIG_MAPS, Some("shop"), map).await;
+    let said = format!(
+        "ownerRef [v1/Pod, namespace: shop, name: owner, uid: {uid}] does not exist in namespace \"shop\""
+    );
+    until("told", async || cluster.has_event("OwnerRefInvalidNamespace", &said).await).await;
+    until("gone", async || {
+        cluster.get(Resource::CONFIG_MAPS, Some("shop"), "owned").await.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_pods_of_a_namespace_end_before_what_they_use() {
+    let cluster = cluster().await;
+    cluster.create(Resource::NAMESPACES, None, json!({"metadata": {"name": "shop"}})).await;
+    let mut pod = bare_pod("held");
+    pod["metadata"]["finalizers"] = json!(["example.org/hold"]);
+    cluster.create(Resource::PODS, Some("shop"), pod).await;
+    cluster.create(Resource::CONFIG_MAPS, Some("shop"), json!({"metadata": {"name": "used"}})).await;
+    cluster.delete(Resource::NAMESPACES, None, "shop").await;
+    let conditions = until("conditions", async || {
+        let found = cluster.get(Resource::NAMESPACES, None, "shop").await?;
+        found["status"]["conditions"].as_array().filter(|list| !list.is_empty()).cloned()
+    })
+    .await;
+    let types: Vec<_> = conditions.iter().map(|c| c["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        types,
+        [
+            "NamespaceDeletionDiscoveryFailure",
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "NamespaceDeletionContentFailure",
+            "NamespaceContentRemaining",
+            "NamespaceFinalizersRemaining"
+        ]
+    );
+    assert!(cluster.get(Resource::CONFIG_MAPS, Some("shop"), "used").await.is_some());
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    cluster.objects.patch(Resource::PODS, Some("shop"), "held", None, release, &options()).await.unwrap();
+    until("namespace gone", async || {
+        cluster.get(Resource::NAMESPACES, None, "shop").await.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replication_controller_keeps_its_pods_and_leaves_them_when_it_goes() {
+    let cluster = cluster().await;
+    let controller = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "template": {
+        "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "web:1"}]}}}});
+    let kind = Resource::REPLICATION_CONTROLLERS;
+    cluster.create(kind, Some("default"), controller).await;
+    let ready = async |wanted: i64| {
+        until("ready", async || {
+            cluster.run_pods().await;
+            let found = cluster.get(kind, Some("default"), "web").await?;
+            let status = &found["status"];
+            (status["readyReplicas"] == wanted && status["replicas"] == wanted).then_some(())
+        })
+        .await;
+    };
+    ready(2).await;
+    let owner = cluster.active()[0].metadata.owner_references.clone().unwrap();
+    assert_eq!((owner[0].kind.as_str(), owner[0].api_version.as_str()), ("ReplicationController", "v1"));
+    cluster.patch(kind, "web", None, json!({"spec": {"replicas": 3}})).await;
+    ready(3).await;
+    // As upstream, for the sake of old clients: without a word about it the pods stay.
+    cluster.delete(kind, Some("default"), "web").await;
+    until("controller gone", async || {
+        cluster.get(kind, Some("default"), "web").await.is_none().then_some(())
+    })
+    .await;
+    let pods = cluster.active();
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|p| p.metadata.owner_references.as_ref().is_none_or(Vec::is_empty)));
+}

@@ -6,10 +6,13 @@ mod config;
 pub mod decode;
 mod endpoints;
 mod events;
+mod ingress;
 mod json;
 pub mod pod;
 mod print;
 pub mod quantity;
+mod replication;
+mod runtime_class;
 pub mod schema;
 mod service;
 mod table;
@@ -23,6 +26,9 @@ use crate::model::{Cause, Resource};
 
 /// The version of Kubernetes whose types and behaviour we follow.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
+
+/// The annotation that makes an IngressClass the one of Ingresses that name none.
+pub const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// Every kind, in the order of discovery.
 pub fn all() -> &'static [Kind] {
@@ -46,7 +52,11 @@ pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
 
 /// What a field selector sees of an object that does not have the field at `path`.
 pub fn unset_field(path: &str) -> &'static str {
-    if matches!(path, "spec.unschedulable" | "spec.hostNetwork") { "false" } else { "" }
+    match path {
+        "spec.unschedulable" | "spec.hostNetwork" => "false",
+        "status.replicas" => "0",
+        _ => "",
+    }
 }
 
 /// Whether objects live in a namespace.
@@ -146,6 +156,8 @@ pub struct Kind {
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// Whether a deletion that does not say otherwise leaves the dependents behind.
+    pub orphans: bool,
     /// What to use instead, for kubectl to show with every answer.
     pub deprecated: Option<&'static str>,
     /// Table columns.

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use k8s_openapi::{
-    api::{apps, autoscaling, coordination, core, discovery, events, policy},
+    api::{apps, autoscaling, coordination, core, discovery, events, networking, node, policy},
     apimachinery::pkg::apis::meta::v1 as meta,
 };
 
@@ -121,6 +121,8 @@ fn add_roots(generator: &mut SchemaGenerator) {
     add::<core::v1::Namespace>(generator);
     add::<core::v1::Node>(generator);
     add::<core::v1::Pod>(generator);
+    add::<core::v1::PodTemplate>(generator);
+    add::<core::v1::ReplicationController>(generator);
     add::<core::v1::Service>(generator);
     add::<core::v1::Endpoints>(generator);
     add::<core::v1::ConfigMap>(generator);
@@ -133,6 +135,9 @@ fn add_roots(generator: &mut SchemaGenerator) {
     add::<discovery::v1::EndpointSlice>(generator);
     add::<apps::v1::Deployment>(generator);
     add::<apps::v1::ReplicaSet>(generator);
+    add::<networking::v1::Ingress>(generator);
+    add::<networking::v1::IngressClass>(generator);
+    add::<node::v1::RuntimeClass>(generator);
     add::<autoscaling::v1::Scale>(generator);
     add::<policy::v1::Eviction>(generator);
     add::<meta::DeleteOptions>(generator);

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Kind, Scope, Subresource, View, cluster, config, endpoints, events, json::ensure, pod, print, service,
-    workload,
+    Kind, Scope, Subresource, View, cluster, config, endpoints, events, ingress, json::ensure, pod, print,
+    replication, runtime_class, service, workload,
 };
 use crate::model::{Cause, Resource};
 
@@ -16,6 +16,8 @@ pub(super) static KINDS: &[Kind] = &[
     NAMESPACE,
     NODE,
     POD,
+    replication::POD_TEMPLATE,
+    replication::REPLICATION_CONTROLLER,
     SECRET,
     SERVICE_ACCOUNT,
     SERVICE,
@@ -24,6 +26,9 @@ pub(super) static KINDS: &[Kind] = &[
     LEASE,
     ENDPOINT_SLICE,
     EVENT_VIEW,
+    ingress::INGRESS_CLASS,
+    ingress::INGRESS,
+    runtime_class::RUNTIME_CLASS,
 ];
 
 /// Every namespace is labelled with its own name, so that selectors can name it.
@@ -40,12 +45,12 @@ fn no_warnings(_: &Value) -> Vec<String> {
 fn no_cells(_: &Value, _: i64) -> Vec<Value> {
     Vec::new()
 }
-fn drop_status(object: &mut Value) {
+pub(super) fn drop_status(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("status");
     }
 }
-fn keep_status(new: &mut Value, old: &Value) {
+pub(super) fn keep_status(new: &mut Value, old: &Value) {
     drop_status(new);
     if let (Some(map), Some(status)) = (new.as_object_mut(), old.get("status")) {
         map.insert("status".to_owned(), status.clone());
@@ -53,7 +58,7 @@ fn keep_status(new: &mut Value, old: &Value) {
 }
 
 /// A namespaced core kind without any behaviour: the base of every row.
-const BASE: Kind = Kind {
+pub(super) const BASE: Kind = Kind {
     resource: Resource::CONFIG_MAPS,
     group: "",
     version: "v1",
@@ -73,6 +78,7 @@ const BASE: Kind = Kind {
     prepare_update: nothing_kept,
     validate: no_causes,
     warnings: no_warnings,
+    orphans: false,
     deprecated: None,
     columns: &[],
     cells: no_cells,

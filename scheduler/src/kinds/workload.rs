@@ -95,7 +95,27 @@ fn scaled_spec(spec: &Value, kind: &str, path: &Path, problems: &mut Problems) {
             problems.invalid(&path, labels, "`selector` does not match template `labels`");
         }
     }
-    pod::validate::template(template, &path.field("template"), problems);
+    pod::validate::template(template, "ReplicaSet", &path.field("template"), problems);
+}
+
+/// The counts in the status of a ReplicaSet or ReplicationController that a client writes.
+pub(super) fn replica_status(status: &Value, problems: &mut Problems) {
+    let path = Path::new("status");
+    for field in
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+    {
+        problems.not_negative(&path.field(field), &status[field]);
+    }
+    let count = |field: &str| status[field].as_i64().unwrap_or_default();
+    let mut at_most = |field: &str, limit: &str, words: &str| {
+        if count(field) > count(limit) {
+            problems.invalid(&path.field(field), count(field), format!("cannot be greater than {words}"));
+        }
+    };
+    at_most("fullyLabeledReplicas", "replicas", "status.replicas");
+    at_most("readyReplicas", "replicas", "status.replicas");
+    at_most("availableReplicas", "replicas", "status.replicas");
+    at_most("availableReplicas", "readyReplicas", "readyReplicas");
 }
 
 fn strategy(strategy: &Value, path: &Path, problems: &mut Problems) {

@@ -27,6 +27,10 @@ impl Resource {
     pub const SECRETS: Self = Self("secrets");
     /// core/v1
     pub const SERVICE_ACCOUNTS: Self = Self("serviceaccounts");
+    /// core/v1
+    pub const POD_TEMPLATES: Self = Self("podtemplates");
+    /// core/v1
+    pub const REPLICATION_CONTROLLERS: Self = Self("replicationcontrollers");
     /// core/v1; `events.k8s.io` shows the same objects
     pub const EVENTS: Self = Self("events");
     /// discovery.k8s.io/v1
@@ -37,6 +41,12 @@ impl Resource {
     pub const DEPLOYMENTS: Self = Self("deployments.apps");
     /// apps/v1
     pub const REPLICA_SETS: Self = Self("replicasets.apps");
+    /// networking.k8s.io/v1
+    pub const INGRESSES: Self = Self("ingresses.networking.k8s.io");
+    /// networking.k8s.io/v1
+    pub const INGRESS_CLASSES: Self = Self("ingressclasses.networking.k8s.io");
+    /// node.k8s.io/v1
+    pub const RUNTIME_CLASSES: Self = Self("runtimeclasses.node.k8s.io");
 }
 
 impl fmt::Debug for Resource {

@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::{core::v1::Node, node::v1::RuntimeClass};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     projection::{Audience, Item, Name, NodeName, Projection, SharedKind},
 };
 use crate::{
-    model::{Chain, Object, ObjectError, Resource},
+    model::{Chain, Key, Object, ObjectError, Resource},
     objects::Objects,
     tasks::Tasks,
 };
@@ -69,7 +69,7 @@ impl Hub {
             tasks.essential("projection feed", feed::follow(objects.clone(), resource, changes.clone()));
         }
         let (subscribe, subscriptions) = mpsc::channel(64);
-        let state = State::new();
+        let state = State::new(objects.clone());
         // Cancel-safe: the projection is rebuilt at the next start.
         tasks.essential("projection", state.run(receive, subscriptions));
         Self { subscribe }
@@ -86,6 +86,8 @@ impl Hub {
 }
 
 struct State {
+    /// Where the classes are that pods name.
+    objects: Objects,
     epoch: u64,
     projection: Projection,
     known: BTreeMap<Resource, HashSet<Name>>,
@@ -93,11 +95,17 @@ struct State {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(objects: Objects) -> Self {
         // Generations start again with the process: the epoch must be one that no agent has seen.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1);
-        Self { epoch, projection: Projection::default(), known: BTreeMap::new(), subscribers: HashMap::new() }
+        Self {
+            objects,
+            epoch,
+            projection: Projection::default(),
+            known: BTreeMap::new(),
+            subscribers: HashMap::new(),
+        }
     }
 
     async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut requests: mpsc::Receiver<Subscribe>) {
@@ -192,7 +200,13 @@ impl State {
     fn put(&mut self, object: &Arc<Object>) -> Result<(), ObjectError> {
         let name = name_of(object);
         match object.key.resource {
-            Resource::PODS => self.projection.pod(object)?,
+            Resource::PODS => {
+                let handler = |class: &str| {
+                    let class = self.objects.stored(&Key::cluster(Resource::RUNTIME_CLASSES, class))?;
+                    class.decode::<RuntimeClass>().ok().map(|class| class.handler)
+                };
+                self.projection.pod(object, handler)?;
+            }
             Resource::SECRETS => self.projection.shared(SharedKind::Secret, &name, &object.json),
             Resource::CONFIG_MAPS => {
                 self.projection.shared(SharedKind::ConfigMap, &name, &object.json);

@@ -80,7 +80,7 @@ impl Objects {
         old: Value,
     ) -> Result<Option<Deleted>, ApiError> {
         let mut new = old.clone();
-        set_propagation(delete, &mut new);
+        set_propagation(target.kind, delete, &mut new);
         let gone = mark(target.kind, delete, &old, &mut new) && !update::held(target.kind, &new);
         if options.dry_run || (!gone && new == old) {
             return Ok(Some(Deleted { object: current.clone(), gone }));
@@ -119,8 +119,10 @@ fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Obj
 }
 
 /// The propagation policy becomes a finalizer that the garbage collector acts on and removes.
-fn set_propagation(delete: &DeleteOptions, object: &mut Value) {
-    let Some(propagation) = delete.propagation else { return };
+fn set_propagation(kind: &Kind, delete: &DeleteOptions, object: &mut Value) {
+    let chosen = meta::finalizers(object).iter().any(|f| matches!(*f, FOREGROUND | ORPHAN));
+    let of_kind = (kind.orphans && !chosen).then_some(Propagation::Orphan);
+    let Some(propagation) = delete.propagation.or(of_kind) else { return };
     let mut finalizers: Vec<String> = meta::finalizers(object).into_iter().map(str::to_owned).collect();
     finalizers.retain(|f| f != FOREGROUND && f != ORPHAN);
     match propagation {

@@ -1,7 +1,7 @@
 //! Subresources that write: which part of the object each may touch, and the views that have a body of their
 //! own (`scale`, `binding`).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
@@ -106,15 +106,22 @@ pub fn scale(object: &Value) -> Value {
     let number = |path| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
     let mut status = json!({"replicas": number("/status/replicas")});
     let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
-    if let Ok(selector) = serde_json::from_value(selector)
-        && let Ok(selector) = LabelSelector::from_object(&selector)
-    {
+    if let Some(selector) = any_selector(selector) {
         status["selector"] = selector_text(&selector).into();
     }
     json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
         "spec": {"replicas": number("/spec/replicas")}, "status": status,
     })
+}
+
+/// A selector object, or the plain map that a ReplicationController has.
+fn any_selector(selector: Value) -> Option<LabelSelector> {
+    if selector.as_object().is_some_and(|map| !map.is_empty() && map.values().all(Value::is_string)) {
+        let map: Option<BTreeMap<String, String>> = serde_json::from_value(selector).ok();
+        return map.map(|map| LabelSelector::from_map(&map));
+    }
+    serde_json::from_value(selector).ok().and_then(|selector| LabelSelector::from_object(&selector).ok())
 }
 
 /// A selector in the query form.

@@ -211,11 +211,17 @@ impl Objects {
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
         }
-        if kind.generation && new.get("spec") != old.get("spec") {
+        if kind.generation && wanted(new).ne(wanted(old)) {
             meta::raise_generation(new, old);
         }
         Ok(())
     }
+}
+
+/// What `metadata.generation` counts the changes of: everything but what describes the object and what was observed.
+fn wanted(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
 }
 
 /// Decodes a stored object.

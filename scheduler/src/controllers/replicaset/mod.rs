@@ -1,18 +1,25 @@
-//! ReplicaSets: as many pods of a template as asked for.
+//! ReplicaSets and ReplicationControllers: as many pods of a template as asked for.
 
+mod kind;
 mod plan;
 mod rank;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 use futures::future::join_all;
 use k8s_openapi::{
-    api::{apps::v1::ReplicaSet, core::v1::Pod},
+    api::{
+        apps::v1::ReplicaSet,
+        core::v1::{Pod, ReplicationController},
+    },
     jiff::Timestamp,
 };
 use serde_json::json;
 
-use self::plan::{Failure, Plan, batches, plan, pod_of, status};
+use self::{
+    kind::Replicated,
+    plan::{Failure, Plan, batches, plan, pod_of, status},
+};
 use super::{
     owner::{adopted, controller_of, controller_ref, released},
     runner::{Controller, Next, Queue, Runtime},
@@ -24,41 +31,48 @@ use crate::{
     objects::{DeleteOptions, Objects},
 };
 
-const COMPONENT: &str = "replicaset-controller";
-
-struct ReplicaSets {
+/// The controller of one kind.
+struct Sets<K> {
     cache: Cache,
     client: Client,
     recorder: Recorder,
+    kind: PhantomData<K>,
 }
 
-/// Starts the controller.
+/// Starts the controllers of both kinds.
 pub(super) fn start(objects: &Objects, cache: &Cache, recorder: &Recorder, runtime: &Runtime) {
-    let queue = runtime.queue(ReplicaSets::NAME);
-    subscribe(cache, &queue);
-    let client = Client::new(objects, cache, COMPONENT);
-    runtime.spawn(ReplicaSets { cache: cache.clone(), client, recorder: recorder.clone() }, &queue);
+    start_one::<ReplicaSet>(objects, cache, recorder, runtime);
+    start_one::<ReplicationController>(objects, cache, recorder, runtime);
 }
 
-fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
+fn start_one<K: Replicated>(objects: &Objects, cache: &Cache, recorder: &Recorder, runtime: &Runtime) {
+    let queue = runtime.queue(Sets::<K>::NAME);
+    subscribe::<K>(cache, &queue);
+    let client = Client::new(objects, cache, K::COMPONENT);
+    let sets = Sets::<K> { cache: cache.clone(), client, recorder: recorder.clone(), kind: PhantomData };
+    runtime.spawn(sets, &queue);
+}
+
+fn subscribe<K: Replicated>(cache: &Cache, queue: &Arc<Queue<Id>>) {
     let of_sets = queue.clone();
-    cache.replica_sets.on_change(move |change| {
+    K::table(cache).on_change(move |change| {
         if let Some(set) = change.either() {
-            of_sets.add(Id::of(&set.metadata));
+            of_sets.add(Id::of(set.metadata()));
         }
     });
-    let (of_pods, sets) = (queue.clone(), cache.replica_sets.clone());
+    let (of_pods, sets) = (queue.clone(), K::table(cache).clone());
     cache.pods.on_change(move |change| {
         for pod in change.both() {
             let namespace = pod.metadata.namespace_str();
             match controller_of(&pod.metadata) {
-                Some(owner) if owner.kind == "ReplicaSet" => of_pods.add(Id::new(namespace, &owner.name)),
+                Some(owner) if owner.kind == K::KIND => of_pods.add(Id::new(namespace, &owner.name)),
                 Some(_) => {}
                 // An orphan: whoever selects it may want it.
                 None => {
                     let labels = pod.metadata.labels.clone().unwrap_or_default();
-                    for set in sets.matching(namespace, |s| selector(s).is_some_and(|s| s.matches(&labels))) {
-                        of_pods.add(Id::of(&set.metadata));
+                    for set in sets.matching(namespace, |s| s.selector().is_some_and(|s| s.matches(&labels)))
+                    {
+                        of_pods.add(Id::of(set.metadata()));
                     }
                 }
             }
@@ -66,19 +80,16 @@ fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
     });
 }
 
-fn selector(set: &ReplicaSet) -> Option<LabelSelector> {
-    LabelSelector::from_object(&set.spec.selector).ok()
-}
-
-impl Controller for ReplicaSets {
+impl<K: Replicated> Controller for Sets<K> {
     type Key = Id;
-    const NAME: &'static str = "replicaset";
+    const NAME: &'static str = K::NAME;
     const WORKERS: usize = 4;
 
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
-        let Some(set) = self.cache.replica_sets.get(key) else { return Ok(Next::Done) };
-        let Some(selector) = selector(&set) else { return Ok(Next::Done) };
-        let plan = plan(&set, &selector, &self.candidates(&set, &selector), &self.related(&set), now());
+        let Some(set) = K::table(&self.cache).get(key) else { return Ok(Next::Done) };
+        let Some(selector) = set.selector() else { return Ok(Next::Done) };
+        let (candidates, related) = (self.candidates(&set, &selector), self.related(&set));
+        let plan = plan(&set.as_set(), &selector, &candidates, &related, now());
         self.claim(&set, &plan).await?;
         let (mut owned, failure) = self.scale(&set, plan).await;
         // What was just deleted or changed is already in the cache: count the present, not the plan's past.
@@ -97,14 +108,14 @@ impl Controller for ReplicaSets {
     }
 
     fn all(&self) -> Vec<Id> {
-        self.cache.replica_sets.all().iter().map(|s| Id::of(&s.metadata)).collect()
+        K::table(&self.cache).all().iter().map(|s| Id::of(s.metadata())).collect()
     }
 }
 
-impl ReplicaSets {
-    fn candidates(&self, set: &ReplicaSet, selector: &LabelSelector) -> Vec<Arc<Pod>> {
-        let namespace = set.metadata.namespace_str();
-        let mut pods = self.cache.pods.controlled_by(set.metadata.uid_str());
+impl<K: Replicated> Sets<K> {
+    fn candidates(&self, set: &K, selector: &LabelSelector) -> Vec<Arc<Pod>> {
+        let namespace = set.metadata().namespace_str();
+        let mut pods = self.cache.pods.controlled_by(set.metadata().uid_str());
         pods.extend(self.cache.pods.matching(namespace, |p| {
             controller_of(&p.metadata).is_none()
                 && p.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels))
@@ -113,24 +124,24 @@ impl ReplicaSets {
         pods
     }
 
-    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
-        let siblings = match controller_of(&set.metadata) {
-            Some(owner) => self.cache.replica_sets.controlled_by(&owner.uid),
+    fn related(&self, set: &K) -> Vec<Arc<Pod>> {
+        let siblings = match controller_of(set.metadata()) {
+            Some(owner) => K::table(&self.cache).controlled_by(&owner.uid),
             None => Vec::new(),
         };
-        let uids: HashMap<&str, ()> = siblings.iter().map(|s| (s.metadata.uid_str(), ())).collect();
-        let own = set.metadata.uid_str();
+        let uids: HashMap<&str, ()> = siblings.iter().map(|s| (s.metadata().uid_str(), ())).collect();
+        let own = set.metadata().uid_str();
         let all = uids.keys().copied().chain((!uids.contains_key(own)).then_some(own));
         all.flat_map(|uid| self.cache.pods.controlled_by(uid)).collect()
     }
 
-    async fn claim(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), WriteError> {
+    async fn claim(&self, set: &K, plan: &Plan) -> Result<(), WriteError> {
         for pod in &plan.adopt {
             let owners = adopted(&pod.metadata, controller_ref(set));
             self.set_owners(pod, json!(owners)).await?;
         }
         for pod in &plan.release {
-            let owners = released(&pod.metadata, set.metadata.uid_str());
+            let owners = released(&pod.metadata, set.metadata().uid_str());
             self.set_owners(pod, json!(owners)).await?;
         }
         Ok(())
@@ -148,12 +159,12 @@ impl ReplicaSets {
     }
 
     /// Creates and deletes; returns the pods there are now, and the first failure.
-    async fn scale(&self, set: &ReplicaSet, plan: Plan) -> (Vec<Arc<Pod>>, Option<(Failure, WriteError)>) {
+    async fn scale(&self, set: &K, plan: Plan) -> (Vec<Arc<Pod>>, Option<(Failure, WriteError)>) {
         let mut owned = plan.owned;
         owned.extend(plan.adopt);
         let mut failure = None;
         for batch in batches(plan.create) {
-            let pod = pod_of(set);
+            let pod = pod_of(&set.as_set(), controller_ref(set));
             let results = join_all((0..batch).map(|_| self.client.create(&pod))).await;
             for result in results {
                 match result {
@@ -192,14 +203,14 @@ impl ReplicaSets {
 
     async fn report(
         &self,
-        set: &ReplicaSet,
+        set: &K,
         owned: &[Arc<Pod>],
         failure: Option<&Failure>,
     ) -> Result<Next, WriteError> {
-        let (status, next) = status(set, owned, failure, now());
-        if set.status.as_ref() != Some(&status) {
+        let (status, next) = status(&set.as_set(), owned, failure, now());
+        if set.status_differs(&status) {
             let mut changed = set.clone();
-            changed.status = Some(status);
+            changed.set_status(status);
             match self.client.update_status(&changed).await {
                 Err(error) if error.is_not_found() => {}
                 other => {
@@ -210,8 +221,8 @@ impl ReplicaSets {
         Ok(Next::after(next))
     }
 
-    fn note(&self, set: &ReplicaSet, note: &Note) {
-        self.recorder.note(set, COMPONENT, note);
+    fn note(&self, set: &K, note: &Note) {
+        self.recorder.note(set, K::COMPONENT, note);
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a ReplicaSet needs done, as a pure function of the set, the pods around it and the time.
+//! What a ReplicaSet needs done, as a pure function of the set, the pods around it and the time. A
+//! ReplicationController is planned for in the form of a ReplicaSet.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,7 +8,7 @@ use k8s_openapi::{
         apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
         core::v1::Pod,
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
     jiff::Timestamp,
 };
 
@@ -15,7 +16,7 @@ use super::rank::deletion_order;
 use crate::{
     cache::MetaExt,
     controllers::{
-        owner::{Claim, claim, controller_ref},
+        owner::{Claim, claim},
         pods,
     },
     model::LabelSelector,
@@ -94,8 +95,8 @@ pub(super) fn batches(count: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The pod that the template makes.
-pub(super) fn pod_of(set: &ReplicaSet) -> Pod {
+/// The pod that the template makes, for the owner that the reference names.
+pub(super) fn pod_of(set: &ReplicaSet, owner: OwnerReference) -> Pod {
     let template = set.spec.template.clone().unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     let name = set.metadata.name_str();
@@ -106,7 +107,7 @@ pub(super) fn pod_of(set: &ReplicaSet) -> Pod {
             labels: meta.labels,
             annotations: meta.annotations,
             finalizers: meta.finalizers,
-            owner_references: Some(vec![controller_ref(set)]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: template.spec,

@@ -1,14 +1,20 @@
 use std::sync::Arc;
 
 use k8s_openapi::{
-    api::{apps::v1::ReplicaSet, core::v1::Pod},
+    api::{
+        apps::v1::ReplicaSet,
+        core::v1::{Pod, ReplicationController},
+    },
     jiff::Timestamp,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::plan::{Failure, batches, plan, pod_of, status};
-use crate::model::LabelSelector;
+use super::{
+    kind::Replicated as _,
+    plan::{Failure, batches, plan, pod_of, status},
+};
+use crate::{controllers::owner::controller_ref, model::LabelSelector};
 
 fn set(replicas: i32) -> ReplicaSet {
     serde_json::from_value(json!({
@@ -57,7 +63,7 @@ fn planned(set: &ReplicaSet, pods: &[Arc<Pod>]) -> super::Plan {
 fn missing_pods_are_created_from_the_template() {
     assert_eq!(planned(&set(3), &[pod("a", "n", None)]).create, 2);
     assert_eq!(batches(10).collect::<Vec<_>>(), [1, 2, 4, 3]);
-    let made = pod_of(&set(1));
+    let made = pod_of(&set(1), controller_ref(&set(1)));
     assert_eq!(made.metadata.generate_name.as_deref(), Some("web-1-"));
     assert_eq!(made.metadata.labels.unwrap()["tier"], "front");
     let owner = &made.metadata.owner_references.unwrap()[0];
@@ -125,6 +131,33 @@ fn a_failure_is_a_condition_with_the_time_it_began() {
     let (again, _) = status(&set, &[], Some(&failure), at(50));
     assert_eq!(Some(&again), set.status.as_ref(), "an unchanged failure is an unchanged status");
     assert_eq!(status(&set, &[], None, at(60)).0.conditions, None);
+}
+
+#[test]
+fn a_replication_controller_is_planned_for_as_a_set() {
+    let mut controller: ReplicationController = serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "default", "uid": "rs", "generation": 3},
+        "spec": {"replicas": 2, "selector": {"app": "web"}, "template": {
+            "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "web:1"}]}}},
+        "status": {"replicas": 0},
+    }))
+    .unwrap();
+    let selector = controller.selector().unwrap();
+    assert_eq!(selector.to_string(), "app=web");
+    let set = controller.as_set().into_owned();
+    let pods = [pod("a", "n", Some(1))];
+    let plan = plan(&set, &selector, &pods, &pods, at(10_000));
+    assert_eq!((plan.create, plan.owned.len()), (1, 1));
+    let made = pod_of(&set, controller_ref(&controller));
+    assert_eq!(made.metadata.owner_references.unwrap()[0].kind, "ReplicationController");
+    let failure = Failure { reason: "FailedCreate", message: "quota".to_owned() };
+    let status = status(&set, &pods, Some(&failure), at(10_000)).0;
+    assert!(controller.status_differs(&status));
+    controller.set_status(status.clone());
+    assert!(!controller.status_differs(&status), "{:?}", controller.status);
+    let told = controller.status.unwrap();
+    assert_eq!((told.replicas, told.ready_replicas, told.observed_generation), (1, Some(1), Some(3)));
+    assert_eq!(told.conditions.unwrap()[0].type_, "ReplicaFailure");
 }
 
 proptest! {

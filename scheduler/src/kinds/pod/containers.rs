@@ -149,7 +149,7 @@ pub(super) fn relative(value: &str, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
+pub(super) fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
     let quantity = |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok());
     for field in ["limits", "requests"] {
         for (name, value) in members(&resources[field]) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{affinity, containers, security, volumes};
 use crate::{
@@ -34,21 +34,31 @@ pub(in crate::kinds) fn pod(pod: &Value, old: Option<&Value>) -> Vec<Cause> {
     problems.into_causes()
 }
 
-/// The `template` of a workload.
-pub(in crate::kinds) fn template(template: &Value, path: &Path, problems: &mut Problems) {
-    let metadata = path.field("metadata");
-    meta::labels(&template["metadata"]["labels"], &metadata.field("labels"), problems);
-    meta::annotations(&template["metadata"]["annotations"], &metadata.field("annotations"), problems);
+/// The `template` of a workload of this kind: its pods are kept running.
+pub(in crate::kinds) fn template(template: &Value, kind: &str, path: &Path, problems: &mut Problems) {
+    any_template(template, path, problems);
     let path = path.field("spec");
-    spec(&template["spec"], &path, problems);
     let policy = text(&template["spec"], "restartPolicy");
     if policy != "Always" {
         problems.unsupported(&path.field("restartPolicy"), policy, &["Always"]);
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
-        let path = path.field("activeDeadlineSeconds");
-        problems.forbidden(&path, "activeDeadlineSeconds in ReplicaSet is not Supported");
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
+        problems.forbidden(&path.field("activeDeadlineSeconds"), why);
     }
+}
+
+/// A pod template by itself.
+pub(in crate::kinds) fn any_template(template: &Value, path: &Path, problems: &mut Problems) {
+    let metadata = path.field("metadata");
+    meta::labels(&template["metadata"]["labels"], &metadata.field("labels"), problems);
+    meta::annotations(&template["metadata"]["annotations"], &metadata.field("annotations"), problems);
+    spec(&template["spec"], &path.field("spec"), problems);
+}
+
+/// What a pod costs beside its containers, as a RuntimeClass states it.
+pub(in crate::kinds) fn overhead(fixed: &Value, path: &Path, problems: &mut Problems) {
+    containers::resources(&json!({"limits": fixed}), path, problems);
 }
 
 fn spec(spec: &Value, path: &Path, problems: &mut Problems) {
@@ -119,7 +129,7 @@ fn dns(spec: &Value, path: &Path, problems: &mut Problems) {
 }
 
 /// Tolerations; also checked when an update adds some.
-pub(super) fn tolerations(tolerations: &Value, path: &Path, problems: &mut Problems) {
+pub(in crate::kinds) fn tolerations(tolerations: &Value, path: &Path, problems: &mut Problems) {
     for (index, toleration) in items(tolerations).iter().enumerate() {
         let path = path.index(index);
         let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
@@ -172,6 +182,36 @@ fn spread(constraints: &Value, path: &Path, problems: &mut Problems) {
         }
         selectors::label_selector(&constraint["labelSelector"], &path.field("labelSelector"), problems);
     }
+}
+
+/// Labels of nodes that had another name once, and what they are called now.
+const DEPRECATED_LABELS: [(&str, &str); 8] = [
+    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
+    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+    ),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    (
+        "scheduler.alpha.kubernetes.io/preferAvoidPods",
+        "deprecated since v1.22; use Taints and Tolerations instead",
+    ),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
+];
+
+/// Warnings about the keys of a node selector at `path`.
+pub(in crate::kinds) fn deprecated_labels(selector: &Value, path: &str) -> Vec<String> {
+    let told = |key: &String| DEPRECATED_LABELS.iter().find(|(label, _)| label == key);
+    members(selector).filter_map(|(key, _)| Some(format!("{path}: {}", told(key)?.1))).collect()
 }
 
 /// Warnings about a legal pod spec.

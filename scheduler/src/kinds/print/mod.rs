@@ -23,11 +23,15 @@ use crate::model::LabelSelector;
 
 pub(super) use events::{EVENT_COLUMNS, event};
 pub(super) use network::{
-    ENDPOINT_SLICE_COLUMNS, ENDPOINTS_COLUMNS, SERVICE_COLUMNS, endpoint_slice, endpoints, service,
+    ENDPOINT_SLICE_COLUMNS, ENDPOINTS_COLUMNS, INGRESS_CLASS_COLUMNS, INGRESS_COLUMNS, SERVICE_COLUMNS,
+    endpoint_slice, endpoints, ingress, ingress_class, service,
 };
 pub(super) use nodes::{NODE_COLUMNS, node};
 pub(super) use pods::{POD_COLUMNS, pod};
-pub(super) use workloads::{DEPLOYMENT_COLUMNS, REPLICA_SET_COLUMNS, deployment, replica_set};
+pub(super) use workloads::{
+    DEPLOYMENT_COLUMNS, POD_TEMPLATE_COLUMNS, REPLICA_SET_COLUMNS, REPLICATION_CONTROLLER_COLUMNS,
+    deployment, pod_template, replica_set, replication_controller,
+};
 
 const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
@@ -95,6 +99,12 @@ pub(super) const LEASE_COLUMNS: &[Column] = &[
 
 pub(super) fn lease(object: &Value, now: i64) -> Vec<Value> {
     vec![name(object), json!(text(&object["spec"], "holderIdentity")), age(object, now)]
+}
+
+pub(super) const RUNTIME_CLASS_COLUMNS: &[Column] = &[NAME, column("Handler", "string", ""), AGE];
+
+pub(super) fn runtime_class(object: &Value, now: i64) -> Vec<Value> {
+    vec![name(object), json!(text(object, "handler")), age(object, now)]
 }
 
 fn name(object: &Value) -> Value {

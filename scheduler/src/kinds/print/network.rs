@@ -1,4 +1,4 @@
-//! Services, Endpoints, EndpointSlices.
+//! Services, Endpoints, EndpointSlices, Ingresses, IngressClasses.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{AGE, NAME, NONE, age, at_most_three, column, integer, name, or_none, wide};
 use crate::kinds::{
-    Column,
+    Column, DEFAULT_CLASS,
     json::{items, members, text},
 };
 
@@ -40,17 +40,20 @@ pub(in crate::kinds) fn service(service: &Value, now: i64) -> Vec<Value> {
     ]
 }
 
+/// The addresses in the status of a Service or Ingress, each once.
+fn balancer_addresses(object: &Value) -> BTreeSet<&str> {
+    let address = |ingress| match text(ingress, "ip") {
+        "" => text(ingress, "hostname"),
+        ip => ip,
+    };
+    let all = items(&object["status"]["loadBalancer"]["ingress"]).iter().map(address);
+    all.filter(|address| !address.is_empty()).collect()
+}
+
 fn external_ip(service: &Value) -> String {
     let spec = &service["spec"];
     let stated = || items(&spec["externalIPs"]).iter().filter_map(Value::as_str);
-    let given: BTreeSet<&str> = items(&service["status"]["loadBalancer"]["ingress"])
-        .iter()
-        .map(|ingress| match text(ingress, "ip") {
-            "" => text(ingress, "hostname"),
-            ip => ip,
-        })
-        .filter(|address| !address.is_empty())
-        .collect();
+    let given = balancer_addresses(service);
     match text(spec, "type") {
         "ClusterIP" | "NodePort" => or_none(&Vec::from_iter(stated()).join(",")).to_owned(),
         "LoadBalancer" => match Vec::from_iter(given.into_iter().chain(stated())).join(",").as_str() {
@@ -126,4 +129,63 @@ pub(in crate::kinds) fn endpoint_slice(slice: &Value, now: i64) -> Vec<Value> {
         json!(at_most_three(&addresses, "<unset>")),
         age(slice, now),
     ]
+}
+
+pub(in crate::kinds) const INGRESS_COLUMNS: &[Column] = &[
+    NAME,
+    column(
+        "Class",
+        "string",
+        "The name of the IngressClass resource that should be used for additional configuration",
+    ),
+    column("Hosts", "string", "Hosts that incoming requests are matched against before the ingress rule"),
+    column("Address", "string", "Address is a list containing ingress points for the load-balancer"),
+    column("Ports", "string", "Ports of TLS configurations that open"),
+    AGE,
+];
+
+pub(in crate::kinds) fn ingress(ingress: &Value, now: i64) -> Vec<Value> {
+    let spec = &ingress["spec"];
+    let ports = if items(&spec["tls"]).is_empty() { "80" } else { "80, 443" };
+    vec![
+        name(ingress),
+        json!(spec["ingressClassName"].as_str().unwrap_or(NONE)),
+        json!(hosts(items(&spec["rules"]))),
+        json!(Vec::from_iter(balancer_addresses(ingress)).join(",")),
+        json!(ports),
+        age(ingress, now),
+    ]
+}
+
+/// The first three hosts; the rules behind them are counted, also those without a host.
+fn hosts(rules: &[Value]) -> String {
+    const SHOWN: usize = 3;
+    let mut shown = Vec::new();
+    for rule in rules {
+        if shown.len() == SHOWN {
+            return format!("{} + {} more...", shown.join(","), rules.len() - SHOWN);
+        }
+        shown.extend(Some(text(rule, "host")).filter(|host| !host.is_empty()));
+    }
+    if shown.is_empty() { "*".to_owned() } else { shown.join(",") }
+}
+
+pub(in crate::kinds) const INGRESS_CLASS_COLUMNS: &[Column] = &[
+    NAME,
+    column("Controller", "string", "Controller that is responsible for handling this class"),
+    column("Parameters", "string", "A reference to a resource with additional parameters"),
+    AGE,
+];
+
+pub(in crate::kinds) fn ingress_class(class: &Value, now: i64) -> Vec<Value> {
+    let (spec, own) = (&class["spec"], text(&class["metadata"], "name"));
+    let default = class["metadata"]["annotations"][DEFAULT_CLASS] == "true";
+    let parameters = &spec["parameters"];
+    let shown = match (parameters.is_null(), parameters["apiGroup"].as_str()) {
+        (true, _) => NONE.to_owned(),
+        (_, Some(group)) => format!("{}.{group}/{}", text(parameters, "kind"), text(parameters, "name")),
+        (_, None) => format!("{}/{}", text(parameters, "kind"), text(parameters, "name")),
+    };
+    let own = if default { format!("{own} (default)") } else { own.to_owned() };
+    vec![json!(own), json!(text(spec, "controller")), json!(shown), age(class, now)]
 }

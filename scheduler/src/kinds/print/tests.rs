@@ -227,7 +227,38 @@ fn workloads() {
         printed(Resource::DEPLOYMENTS, object.clone()),
         "web | 4/5 | 5 | 3 | 5m30s | a,b | a:1,b:2 | app=web"
     );
-    assert_eq!(printed(Resource::REPLICA_SETS, object), "web | 5 | 5 | 4 | 5m30s | a,b | a:1,b:2 | app=web");
+    assert_eq!(
+        printed(Resource::REPLICA_SETS, object.clone()),
+        "web | 5 | 5 | 4 | 5m30s | a,b | a:1,b:2 | app=web"
+    );
+    let mut controller = object;
+    controller["spec"]["selector"] = json!({"app": "web", "tier": "front"});
+    assert_eq!(
+        printed(Resource::REPLICATION_CONTROLLERS, controller),
+        "web | 5 | 5 | 4 | 5m30s | a,b | a:1,b:2 | app=web,tier=front"
+    );
+    let template = json!({"metadata": {"name": "t"}, "template": {"metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "a", "image": "a:1"}]}}});
+    assert_eq!(printed(Resource::POD_TEMPLATES, template), "t | a | a:1 | app=web");
+}
+
+#[test]
+fn ingresses() {
+    let ingress = |hosts: &[&str], rest: Value| {
+        let mut spec = json!({"rules": hosts.iter().map(|h| json!({"host": h})).collect::<Vec<_>>()});
+        spec.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        let status =
+            json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}, {"hostname": "lb.example.com"}]}});
+        printed(Resource::INGRESSES, json!({"metadata": {"name": "i"}, "spec": spec, "status": status}))
+    };
+    assert_eq!(ingress(&[], json!({})), "i | <none> | * | 203.0.113.7,lb.example.com | 80 | 5m30s");
+    assert_eq!(
+        ingress(&["a", "b", "c", "d"], json!({"ingressClassName": "nginx", "tls": [{}]})),
+        "i | nginx | a,b,c + 1 more... | 203.0.113.7,lb.example.com | 80, 443 | 5m30s"
+    );
+    let class = json!({"metadata": {"name": "c", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": "acme.io/x", "parameters": {"apiGroup": "acme.io", "kind": "K", "name": "n"}}});
+    assert_eq!(printed(Resource::INGRESS_CLASSES, class), "c (default) | acme.io/x | K.acme.io/n | 5m30s");
 }
 
 #[test]
@@ -283,5 +314,6 @@ fn the_small_kinds() {
         "x | Opaque | 1 | 5m30s"
     );
     assert_eq!(small(Resource::SERVICE_ACCOUNTS, json!({})), "x | 0 | 5m30s");
+    assert_eq!(small(Resource::RUNTIME_CLASSES, json!({"handler": "runsc"})), "x | runsc | 5m30s");
     assert_eq!(small(Resource::LEASES, json!({"spec": {"holderIdentity": "n1"}})), "x | n1 | 5m30s");
 }

@@ -20,6 +20,11 @@ const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric charac
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than \
     '='";
 
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which \
+    must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. \
+    '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const HTTP_PATH: &str = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+
 const MAX_LABEL: usize = 63;
 const MAX_SUBDOMAIN: usize = 253;
 
@@ -57,6 +62,28 @@ pub(in crate::kinds) fn dns_label(text: &str) -> Vec<String> {
 pub(in crate::kinds) fn dns_subdomain(text: &str) -> Vec<String> {
     let legal = text.split('.').all(is_dns_label);
     collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!legal, DNS_SUBDOMAIN)])
+}
+
+/// A subdomain below any one label: `*.example.com`.
+pub(in crate::kinds) fn wildcard_subdomain(text: &str) -> Vec<String> {
+    let legal = text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_dns_label));
+    collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!legal, WILDCARD)])
+}
+
+/// What may stand between two slashes of a path.
+pub(in crate::kinds) fn path_segment(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let found = ["/", "%"].into_iter().filter(|bad| text.contains(bad));
+    found.map(|bad| format!("may not contain '{bad}'")).collect()
+}
+
+/// The path of a URL, all of it in letters that need no quoting.
+pub(in crate::kinds) fn http_path(text: &str) -> Vec<String> {
+    let legal = !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c));
+    collect(&[(!legal, HTTP_PATH)])
 }
 
 /// An RFC 1035 label: names of Services.

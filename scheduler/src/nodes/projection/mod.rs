@@ -82,10 +82,14 @@ impl Projection {
         self.generation
     }
 
-    /// A pod came or changed.
-    pub(crate) fn pod(&mut self, object: &Object) -> Result<(), ObjectError> {
+    /// A pod came or changed; `handler` is that of its runtime class.
+    pub(crate) fn pod(
+        &mut self,
+        object: &Object,
+        handler: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), ObjectError> {
         let name = Name::new(object.key.namespace_str(), &object.key.name);
-        let new = PodFacts::read(object)?;
+        let new = PodFacts::read(object, handler)?;
         let old = self.pods.get(&name);
         if old.is_some_and(|old| old.same_for_node(&new)) {
             // Kept for the next snapshot: an agent without memory of the pod starts from this status.

@@ -27,12 +27,20 @@ pub(super) struct PodFacts {
 }
 
 impl PodFacts {
-    /// Reads a stored pod.
-    pub(super) fn read(object: &Object) -> Result<Self, ObjectError> {
+    /// Reads a stored pod. Its node knows handlers, not classes: the handler takes the place of the class that names it.
+    /// A class that is gone leaves its name there, which the node then says it does not know.
+    pub(super) fn read(
+        object: &Object,
+        handler: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ObjectError> {
         let mut value: Value = object.decode()?;
         let pod: Pod = object.decode()?;
         if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             meta.remove("managedFields");
+        }
+        let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+        if let Some(handler) = class.and_then(handler) {
+            value["spec"]["runtimeClassName"] = handler.into();
         }
         let json = Bytes::from(value.to_string());
         let fingerprint = fingerprint(value, &pod);

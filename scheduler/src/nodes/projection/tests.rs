@@ -143,6 +143,10 @@ fn object(resource: Resource, name: &str, json: &Value) -> Object {
     }
 }
 
+fn no_class(_: &str) -> Option<String> {
+    None
+}
+
 fn name(text: &str) -> Name {
     Name::new("default", text)
 }
@@ -179,13 +183,13 @@ impl World {
                     "containers": [{"name": "c", "envFrom":
                         config.iter().map(|c| json!({"configMapRef": {"name": format!("s{c}")}})).collect::<Vec<_>>()}],
                 }});
-                projection.pod(&object(Resource::PODS, &pod, &value)).unwrap();
+                projection.pod(&object(Resource::PODS, &pod, &value), no_class).unwrap();
                 self.pods.insert(pod, value);
             }
             Op::PodStatus { pod, phase } => {
                 if let Some(value) = self.pods.get_mut(&format!("p{pod}")) {
                     value["status"] = json!({"phase": phase.to_string()});
-                    projection.pod(&object(Resource::PODS, &format!("p{pod}"), value)).unwrap();
+                    projection.pod(&object(Resource::PODS, &format!("p{pod}"), value), no_class).unwrap();
                 }
             }
             Op::PodGone { pod } => {
@@ -399,7 +403,7 @@ fn a_secret_is_sent_before_its_pod_and_as_soon_as_it_exists() {
         "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "late"}}]}},
             {"name": "w", "secret": {"secretName": "early"}}]}});
     projection.shared(SharedKind::Secret, &name("early"), &"{}".into());
-    projection.pod(&object(Resource::PODS, "p", &pod)).unwrap();
+    projection.pod(&object(Resource::PODS, "p", &pod), no_class).unwrap();
     let kinds: Vec<_> = projection.flush().into_iter().map(|(_, i)| (i.key.kind, i.key.name.name)).collect();
     assert_eq!(kinds, [(ItemKind::Secret, "early".into()), (ItemKind::Pod, "p".into())]);
 
@@ -410,23 +414,38 @@ fn a_secret_is_sent_before_its_pod_and_as_soon_as_it_exists() {
 }
 
 #[test]
+fn a_node_is_told_the_handler_that_a_class_names() {
+    let mut projection = Projection::default();
+    let handler_of = |class: &str| (class == "gvisor").then(|| "runsc".to_owned());
+    for (class, expected) in [("gvisor", "runsc"), ("gone", "gone")] {
+        let pod = json!({"metadata": {"name": "p", "uid": class},
+            "spec": {"nodeName": "n0", "containers": [], "runtimeClassName": class}});
+        projection.pod(&object(Resource::PODS, "p", &pod), handler_of).unwrap();
+        let sent = projection.flush();
+        let Body::Json(json) = &sent.last().unwrap().1.body else { panic!("{sent:?}") };
+        let sent: Value = serde_json::from_slice(json).unwrap();
+        assert_eq!(sent["spec"]["runtimeClassName"], expected);
+    }
+}
+
+#[test]
 fn a_node_is_not_told_its_own_words() {
     let mut projection = Projection::default();
     let mut pod = json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "1", "managedFields": [{}]},
         "spec": {"nodeName": "n0", "containers": [], "readinessGates": [{"conditionType": "example.com/up"}]}});
-    projection.pod(&object(Resource::PODS, "p", &pod)).unwrap();
+    projection.pod(&object(Resource::PODS, "p", &pod), no_class).unwrap();
     let sent = projection.flush();
     let Body::Json(json) = &sent[0].1.body else { panic!("{sent:?}") };
     assert!(!String::from_utf8_lossy(json).contains("managedFields"));
 
     pod["metadata"]["resourceVersion"] = json!("2");
     pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-    projection.pod(&object(Resource::PODS, "p", &pod)).unwrap();
+    projection.pod(&object(Resource::PODS, "p", &pod), no_class).unwrap();
     assert!(projection.flush().is_empty());
 
     // Somebody else's condition that a readiness gate waits for is news.
     pod["status"]["conditions"] = json!([{"type": "example.com/up", "status": "True"}]);
-    projection.pod(&object(Resource::PODS, "p", &pod)).unwrap();
+    projection.pod(&object(Resource::PODS, "p", &pod), no_class).unwrap();
     assert_eq!(projection.flush().len(), 1);
 }
 

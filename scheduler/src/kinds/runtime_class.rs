@@ -1,0 +1,96 @@
+//! RuntimeClasses: names for the runtimes that nodes have, and what a pod that asks for one costs more.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{
+    Kind, Scope,
+    json::{items, text},
+    pod, print,
+    table::BASE,
+    validate::{Path, Problems, meta, names},
+};
+use crate::model::{Cause, Resource};
+
+/// The row of RuntimeClasses.
+pub(super) const RUNTIME_CLASS: Kind = Kind {
+    resource: Resource::RUNTIME_CLASSES,
+    group: "node.k8s.io",
+    kind: "RuntimeClass",
+    plural: "runtimeclasses",
+    singular: "runtimeclass",
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.node.v1.RuntimeClass",
+    validate,
+    warnings: |class| {
+        pod::validate::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
+    },
+    columns: print::RUNTIME_CLASS_COLUMNS,
+    cells: print::runtime_class,
+    ..BASE
+};
+
+/// A RuntimeClass; `old` on update.
+fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::object_meta(class, names::dns_subdomain, &mut problems);
+    let (handler, path) = (text(class, "handler"), Path::new("handler"));
+    if handler.is_empty() {
+        problems.required(&path, "");
+    } else {
+        problems.all(&path, handler, names::dns_label(handler));
+    }
+    pod::validate::overhead(&class["overhead"]["podFixed"], &Path::new("overhead"), &mut problems);
+    let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));
+    meta::labels(&scheduling["nodeSelector"], &path.field("nodeSelector"), &mut problems);
+    let path = path.field("tolerations");
+    pod::validate::tolerations(&scheduling["tolerations"], &path, &mut problems);
+    let mut seen = BTreeSet::new();
+    for (index, toleration) in items(&scheduling["tolerations"]).iter().enumerate() {
+        if !seen.insert(["key", "operator", "value", "effect"].map(|field| text(toleration, field))) {
+            problems.duplicate(&path.index(index), toleration.clone());
+        }
+    }
+    if let Some(old) = old {
+        problems.immutable(&Path::new("handler"), &class["handler"], &old["handler"]);
+    }
+    problems.into_causes()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problem(change: impl Fn(&mut Value), old: Option<&Value>) -> String {
+        let mut class = json!({"metadata": {"name": "gvisor"}, "handler": "runsc"});
+        change(&mut class);
+        let causes = validate(&class, old);
+        causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_class_has_a_handler_and_keeps_it() {
+        assert_eq!(problem(|_| {}, None), "");
+        assert_eq!(problem(|c| c["handler"] = json!(""), None), "handler: Required value");
+        let old = json!({"metadata": {"name": "gvisor"}, "handler": "runc"});
+        assert_eq!(problem(|_| {}, Some(&old)), "handler: Invalid value: \"runsc\": field is immutable");
+    }
+
+    #[test]
+    fn overhead_and_scheduling_are_checked() {
+        let said = problem(|c| c["overhead"] = json!({"podFixed": {"cpu": "-1"}}), None);
+        let expected = "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0";
+        assert_eq!(said, expected);
+        let twice = json!([{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "Exists"}]);
+        let said = problem(|c| c["scheduling"] = json!({"tolerations": twice}), None);
+        assert!(said.starts_with("scheduling.tolerations[1]: Duplicate value: "), "{said}");
+        let class = json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/arch": "arm64"}}});
+        assert_eq!(
+            (RUNTIME_CLASS.warnings)(&class),
+            ["scheduling.nodeSelector: deprecated since v1.14; use \"kubernetes.io/arch\" instead"]
+        );
+    }
+}
