@@ -33,9 +33,10 @@ pub(super) fn start(
     pool: Vec<Ipv4Net>,
 ) {
     let queue: Arc<Queue<Id>> = runtime.queue(Balancers::NAME);
-    let of_services = queue.clone();
+    let (of_services, ranges) = (queue.clone(), pool.clone());
     cache.services.on_change(move |change| {
-        if let Some(service) = change.new.filter(|s| wants(s) != addresses(s).is_some()) {
+        let due = |s: &Service| (wants(s) && !has_any(s)) || kept_ours(s, &ranges);
+        if let Some(service) = change.new.filter(|s| due(s)) {
             of_services.add(Id::of(&service.metadata));
         }
     });
@@ -43,11 +44,23 @@ pub(super) fn start(
     runtime.spawn(Balancers { cache: cache.clone(), client, recorder: recorder.clone(), pool }, &queue);
 }
 
+/// Whether the service has our address and no right to it any more. What others have put into its status is theirs.
+fn kept_ours(service: &Service, pool: &[Ipv4Net]) -> bool {
+    let ours = |address: &Ipv4Addr| pool.iter().any(|net| net.contains(address));
+    !wants(service) && addresses(service).is_some_and(|all| all.iter().any(ours))
+}
+
 /// Whether the service is to be given an address by us.
 fn wants(service: &Service) -> bool {
     let spec = service.spec.as_ref();
     spec.is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none())
         && !service.metadata.deleting()
+}
+
+/// Whether somebody has given it an address or a name.
+fn has_any(service: &Service) -> bool {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    balancer.and_then(|balancer| balancer.ingress.as_ref()).is_some_and(|ingress| !ingress.is_empty())
 }
 
 fn addresses(service: &Service) -> Option<Vec<Ipv4Addr>> {
@@ -97,12 +110,14 @@ impl Controller for Balancers {
 
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
         let Some(service) = self.cache.services.get(key) else { return Ok(Next::Done) };
-        let has = addresses(&service).is_some();
-        if wants(&service) == has || service.metadata.deleting() {
+        if service.metadata.deleting() {
             return Ok(Next::Done);
         }
-        if has {
+        if kept_ours(&service, &self.pool) {
             self.set(&service, None).await?;
+            return Ok(Next::Done);
+        }
+        if !wants(&service) || has_any(&service) {
             return Ok(Next::Done);
         }
         let used = self.cache.services.all().iter().filter_map(|s| addresses(s)).flatten().collect();

@@ -1,19 +1,26 @@
 //! Namespaces: what every one has from the start, and the end of one: its content goes first.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, NamespaceCondition, ServiceAccount},
+    api::core::v1::{Namespace, NamespaceCondition, Pod, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
 use serde_json::json;
 
-use super::runner::{Controller, Next, Queue, Runtime};
+use super::{
+    pods,
+    runner::{Controller, Next, Queue, Runtime},
+};
 use crate::{
     cache::{Cache, Client, Id, MetaExt, WriteError},
     kinds::{self, Scope, Subresource},
-    model::{ApiError, Reason, Resource},
+    model::{ApiError, Object, Reason, Resource},
     objects::{DeleteOptions, Objects, Propagation, Selection},
 };
 
@@ -106,15 +113,28 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Pods go first: until the last of them has ended, everything that they may use stays.
     async fn end(&self, namespace: &Namespace) -> Result<Next, WriteError> {
         let mut left = Left::default();
-        for kind in kinds::all().iter().filter(|k| k.scope == Scope::Namespaced) {
-            self.empty(namespace.metadata.name_str(), kind.resource, &mut left).await?;
+        self.empty(namespace, Resource::PODS, &mut left).await;
+        if left.is_empty() {
+            let others = kinds::all().iter().filter(|k| k.scope == Scope::Namespaced && k.view.is_none());
+            for kind in others.filter(|kind| kind.resource != Resource::PODS) {
+                self.empty(namespace, kind.resource, &mut left).await;
+            }
         }
-        if !left.counts.is_empty() {
+        let told = namespace.status.as_ref().is_some_and(|status| status.conditions.is_some());
+        if !left.is_empty() || told || is_held(namespace) {
             self.report(namespace, &left).await?;
+        }
+        if !left.is_empty() {
             return Ok(Next::After(AGAIN));
         }
+        self.finalize(namespace).await
+    }
+
+    /// Nothing is left in it: as far as we are concerned it may go.
+    async fn finalize(&self, namespace: &Namespace) -> Result<Next, WriteError> {
         let mut done = namespace.clone();
         if let Some(finalizers) = done.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
             finalizers.retain(|f| f != "kubernetes");
@@ -129,32 +149,51 @@ impl Namespaces {
         }
     }
 
-    /// Deletes everything of one kind and counts what stays for now.
-    async fn empty(&self, namespace: &str, resource: Resource, left: &mut Left) -> Result<(), ApiError> {
-        let objects = self.client.objects();
-        let selection = Selection { namespace: Some(namespace.into()), ..Selection::default() };
+    /// Deletes everything of one kind and counts what stays for now, and why.
+    async fn empty(&self, namespace: &Namespace, resource: Resource, left: &mut Left) {
+        if let Err(error) = self.try_empty(namespace, resource, left).await {
+            left.failures.insert(error.to_string());
+        }
+    }
+
+    async fn try_empty(
+        &self,
+        namespace: &Namespace,
+        resource: Resource,
+        left: &mut Left,
+    ) -> Result<(), ApiError> {
+        let (objects, name) = (self.client.objects(), namespace.metadata.name_str());
+        let selection = Selection { namespace: Some(name.into()), ..Selection::default() };
         let list = objects.list(resource, &selection).await?;
         let options =
             DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+        let (mut stay, mut held, mut outcome) = (Vec::new(), false, Ok(()));
         for object in &list.items {
-            let name = &object.key.name;
             let gone = if object.deleting {
                 false
             } else {
                 let removed =
-                    objects.remove(resource, Some(namespace), name, &options, self.client.options()).await;
-                match removed {
+                    objects.remove(resource, Some(name), &object.key.name, &options, self.client.options());
+                match removed.await {
                     Ok(removed) => removed.gone,
                     Err(error) if error.reason == Reason::NotFound => true,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        outcome = Err(error);
+                        false
+                    }
                 }
             };
             if !gone {
-                *left.counts.entry(resource.0).or_default() += 1;
-                for finalizer in finalizers(object) {
-                    *left.finalizers.entry(finalizer).or_default() += 1;
-                }
+                let finalizers = finalizers(object);
+                held |= !finalizers.is_empty();
+                left.add(resource, finalizers);
+                stay.push(object.clone());
             }
+        }
+        outcome?;
+        // What neither a finalizer nor the time that pods are given explains should have gone.
+        if !stay.is_empty() && !held && !in_time(namespace, &stay) {
+            left.failures.insert(unexpected(name, resource));
         }
         Ok(())
     }
@@ -175,7 +214,7 @@ impl Namespaces {
     }
 }
 
-fn finalizers(object: &crate::model::Object) -> Vec<String> {
+fn finalizers(object: &Object) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Only {
         metadata: ObjectMeta,
@@ -191,46 +230,125 @@ fn ignore(result: Result<(), WriteError>) -> Result<(), WriteError> {
     }
 }
 
+/// Whether it stays after its content has gone.
+fn is_held(namespace: &Namespace) -> bool {
+    let others = namespace.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten());
+    others.chain(namespace.metadata.finalizers.iter().flatten()).any(|finalizer| finalizer != "kubernetes")
+}
+
+/// Whether pods among `stay` may still be ending: the longest time that one of them is given, from the deletion of
+/// the namespace on.
+fn in_time(namespace: &Namespace, stay: &[Arc<Object>]) -> bool {
+    let pods =
+        stay.iter().filter(|o| o.key.resource == Resource::PODS).filter_map(|o| o.decode::<Pod>().ok());
+    let grace = pods
+        .filter(|pod| !pods::is_finished(pod))
+        .filter_map(|pod| pod.spec?.termination_grace_period_seconds)
+        .max()
+        .unwrap_or(0);
+    let since = namespace.metadata.deletion_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    Timestamp::now().duration_since(since).as_secs() < grace
+}
+
+fn unexpected(namespace: &str, resource: Resource) -> String {
+    let group_version = kinds::by_resource(resource)
+        .map(|kind| format!("{}/{}, Resource={}", kind.group, kind.version, kind.plural));
+    format!(
+        "unexpected items still remain in namespace: {namespace} for gvr: {}",
+        group_version.unwrap_or_else(|| resource.to_string())
+    )
+}
+
 /// What keeps a namespace.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Left {
     counts: BTreeMap<&'static str, usize>,
     finalizers: BTreeMap<String, usize>,
+    failures: BTreeSet<String>,
 }
 
 impl Left {
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.failures.is_empty()
+    }
+
+    fn add(&mut self, resource: Resource, finalizers: Vec<String>) {
+        *self.counts.entry(resource.0).or_default() += 1;
+        for finalizer in finalizers {
+            *self.finalizers.entry(finalizer).or_default() += 1;
+        }
+    }
+
+    /// Upstream's five, in upstream's words; each with what it says when all is well, and when it is not. All kinds are
+    /// in this process: the first two cannot fail.
     fn conditions(&self, old: &[NamespaceCondition]) -> Vec<NamespaceCondition> {
         let counts: Vec<_> =
             self.counts.iter().map(|(r, n)| format!("{} has {n} resource instances", dotted(r))).collect();
         let holders: Vec<_> =
             self.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
-        let remaining = format!("Some resources are remaining: {}", counts.join(", "));
-        let held = format!("Some content in the namespace has finalizers remaining: {}", holders.join(", "));
-        let none_held = "All content successfully deleted, may be waiting on finalization".to_owned();
-        [
-            ("NamespaceContentRemaining", !counts.is_empty(), "SomeResourcesRemain", remaining),
+        let failures = Vec::from_iter(self.failures.iter().map(String::as_str)).join(", ");
+        let failed = (!self.failures.is_empty()).then(|| {
+            let count = self.failures.len();
+            format!("Failed to delete all resource types, {count} remaining: {failures}")
+        });
+        let remaining =
+            (!counts.is_empty()).then(|| format!("Some resources are remaining: {}", counts.join(", ")));
+        let held = (!holders.is_empty()).then(|| {
+            format!("Some content in the namespace has finalizers remaining: {}", holders.join(", "))
+        });
+        let five = [
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                ("ResourcesDiscovered", "All resources successfully discovered"),
+                "DiscoveryFailed",
+                None,
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+                "GroupVersionParsingFailed",
+                None,
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+                "ContentDeletionFailed",
+                failed,
+            ),
+            (
+                "NamespaceContentRemaining",
+                ("ContentRemoved", "All content successfully removed"),
+                "SomeResourcesRemain",
+                remaining,
+            ),
             (
                 "NamespaceFinalizersRemaining",
-                !holders.is_empty(),
-                if holders.is_empty() { "ContentHasNoFinalizers" } else { "SomeFinalizersRemain" },
-                if holders.is_empty() { none_held } else { held },
+                ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+                "SomeFinalizersRemain",
+                held,
             ),
-        ]
-        .into_iter()
-        .map(|(type_, holds, reason, message)| {
-            let status = if holds { "True" } else { "False" };
-            let known = old.iter().find(|c| c.type_ == type_ && c.status == status);
-            NamespaceCondition {
+        ];
+        let mut all = old.to_vec();
+        for (type_, (well, all_is_well), ill, message) in five {
+            let status = if message.is_some() { "True" } else { "False" };
+            let known = all.iter().position(|c| c.type_ == type_);
+            let since = known.and_then(|at| {
+                let known = all.get(at).filter(|c| c.status == status)?;
+                known.last_transition_time.clone()
+            });
+            let condition = NamespaceCondition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
-                reason: Some(reason.to_owned()),
-                message: Some(message),
-                last_transition_time: known
-                    .and_then(|c| c.last_transition_time.clone())
-                    .or_else(|| Some(Time(Timestamp::now()))),
+                reason: Some(if message.is_some() { ill } else { well }.to_owned()),
+                message: Some(message.unwrap_or_else(|| all_is_well.to_owned())),
+                last_transition_time: since.or_else(|| Some(Time(Timestamp::now()))),
+            };
+            match known {
+                Some(at) => all[at] = condition,
+                None => all.push(condition),
             }
-        })
-        .collect()
+        }
+        all
     }
 }
 
@@ -246,14 +364,35 @@ mod tests {
     #[test]
     fn conditions_say_what_is_left_and_keep_their_times() {
         let mut left = Left::default();
-        left.counts.insert("pods", 2);
-        left.finalizers.insert("example.org/hold".to_owned(), 1);
+        left.add(Resource::PODS, vec!["example.org/hold".to_owned()]);
+        left.add(Resource::PODS, Vec::new());
         let first = left.conditions(&[]);
+        let told = |conditions: &[NamespaceCondition]| -> Vec<String> {
+            let line = |c: &NamespaceCondition| {
+                format!("{} {} {}", c.type_, c.reason.as_deref().unwrap(), c.message.as_deref().unwrap())
+            };
+            conditions.iter().filter(|c| c.status == "True").map(line).collect()
+        };
+        assert_eq!(first.len(), 5);
         assert_eq!(
-            first[0].message.as_deref(),
-            Some("Some resources are remaining: pods. has 2 resource instances")
+            told(&first),
+            [
+                "NamespaceContentRemaining SomeResourcesRemain Some resources are remaining: pods. has 2 resource \
+                 instances",
+                "NamespaceFinalizersRemaining SomeFinalizersRemain Some content in the namespace has finalizers \
+                 remaining: example.org/hold in 1 resource instances",
+            ]
         );
-        assert_eq!(first[1].reason.as_deref(), Some("SomeFinalizersRemain"));
         assert_eq!(left.conditions(&first), first);
+        let failed = Left { failures: [unexpected("shop", Resource::PODS)].into(), ..Left::default() };
+        let after = failed.conditions(&first);
+        assert_eq!(
+            told(&after),
+            [
+                "NamespaceDeletionContentFailure ContentDeletionFailed Failed to delete all resource types, 1 remaining: \
+              unexpected items still remain in namespace: shop for gvr: /v1, Resource=pods"
+            ]
+        );
+        assert_eq!(after[3].reason.as_deref(), Some("ContentRemoved"));
     }
 }

@@ -1,6 +1,7 @@
 //! One agent's session, from its hello to its end. Two halves run side by side: one reads what the agent says,
 //! one writes what its node needs. Neither waits for the other, and neither queues without bound.
 
+mod beats;
 mod reader;
 
 use std::{
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use self::reader::Reader;
+use self::{beats::Beats, reader::Reader};
 use super::{
     Shared, convert, handshake,
     hub::Subscription,
@@ -244,14 +245,14 @@ impl Connection {
     async fn serve(self, started: Started, stop: &CancellationToken) -> Ended {
         let Started { open, writer, place, subscription, reply } = started;
         let session = open.session.clone();
-        let (beats, heartbeats) = mpsc::channel(4);
+        let (heard, beats) = beats::channel();
         let statuses = StatusWriter::new(self.shared.objects.clone(), node_options(&self.node), place);
         let outbound = self.outbound.clone();
         let (shared, node) = (self.shared.clone(), self.node.clone());
         let reader = Reader {
             queue: StatusQueue::new(statuses),
             session: session.clone(),
-            heartbeats: beats,
+            heartbeats: heard,
             connection: self,
         };
         // Cancel-safe: the session is over with the first of them, whatever the others were at. Statuses that
@@ -259,7 +260,7 @@ impl Connection {
         let ended = tokio::select! {
             ended = reader.run() => ended,
             ended = write_updates(&shared, &node, &outbound, reply, subscription) => ended,
-            ended = beat(&shared, &node, writer, heartbeats, &outbound) => ended,
+            ended = beat(&shared, &node, writer, beats, &outbound) => ended,
             () = session.displaced.cancelled() => Ended::Displaced,
             () = stop.cancelled() => Ended::Stopping,
         };
@@ -322,10 +323,10 @@ async fn beat(
     shared: &Shared,
     node: &str,
     mut writer: NodeWriter,
-    mut heartbeats: mpsc::Receiver<pb::Heartbeat>,
+    mut beats: Beats,
     outbound: &mpsc::Sender<pb::SchedulerMessage>,
 ) -> Ended {
-    while let Some(heartbeat) = heartbeats.recv().await {
+    while let Some(heartbeat) = beats.next().await {
         shared.usage.record(node, &heartbeat);
         let stored = async {
             writer.renew_lease().await?;

@@ -214,7 +214,10 @@ impl PodView {
         let constraints = spec.topology_spread_constraints.iter().flatten();
         self.spread = constraints.filter_map(|c| Spread::parse(c, labels)).collect();
         self.images = spec.containers.iter().filter_map(|c| c.image.clone()).collect();
-        let ports = spec.containers.iter().flat_map(|c| c.ports.iter().flatten());
+        // Sidecars hold their ports as long as the pod's containers do.
+        let sidecars = spec.init_containers.iter().flatten();
+        let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let ports = sidecars.chain(&spec.containers).flat_map(|c| c.ports.iter().flatten());
         self.host_ports = ports
             .filter_map(|p| {
                 Some(HostPort {

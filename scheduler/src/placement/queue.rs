@@ -19,10 +19,14 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// Something that may let a waiting pod in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hint {
-    /// A node came, or any of what is told of it changed.
-    Node,
+    /// A node came.
+    NodeCame,
+    /// A node changed.
+    NodeChanged(NodeChange),
+    /// A node went: topologies may be even again.
+    NodeLeft,
     /// A pod left a node.
     PodLeft,
     /// A pod came onto a node or changed its labels.
@@ -31,10 +35,40 @@ pub(super) enum Hint {
     Namespace,
 }
 
+/// What is another thing about a node than before; a heartbeat changes none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct NodeChange {
+    /// Its labels.
+    pub(super) labels: bool,
+    /// Its taints, or whether it is cordoned.
+    pub(super) taints: bool,
+    /// Resources that there are more of.
+    pub(super) more: BTreeSet<String>,
+}
+
+impl NodeChange {
+    fn could_help(&self, reason: &Rejection) -> bool {
+        match reason {
+            Rejection::Unschedulable | Rejection::Taint { .. } => self.taints,
+            Rejection::NodeAffinity => self.labels,
+            Rejection::NodeName | Rejection::HostPort => false,
+            Rejection::TooManyPods => self.more.contains("pods"),
+            Rejection::Insufficient { resource, .. } => self.more.contains(resource),
+            Rejection::Spread
+            | Rejection::SpreadLabel
+            | Rejection::Affinity
+            | Rejection::AntiAffinity
+            | Rejection::ExistingAntiAffinity => self.labels || self.taints,
+        }
+    }
+}
+
 impl Hint {
-    fn could_help(self, reason: &Rejection) -> bool {
+    fn could_help(&self, reason: &Rejection) -> bool {
         match self {
-            Self::Node => true,
+            Self::NodeCame => true,
+            Self::NodeChanged(change) => change.could_help(reason),
+            Self::NodeLeft => matches!(reason, Rejection::Spread),
             Self::PodLeft => !matches!(
                 reason,
                 Rejection::Unschedulable
@@ -43,6 +77,8 @@ impl Hint {
                     | Rejection::NodeAffinity
                     | Rejection::SpreadLabel
                     | Rejection::Affinity
+                    // More than the whole node has: no pod that leaves makes room for it.
+                    | Rejection::Insufficient { never: true, .. }
             ),
             Self::PodCame => matches!(reason, Rejection::Affinity | Rejection::Spread),
             Self::Namespace => matches!(
@@ -136,11 +172,11 @@ impl Queue {
     }
 
     /// Something happened: those it could help come back.
-    pub(super) fn hint(&mut self, hint: Hint, now: Instant) {
+    pub(super) fn hint(&mut self, hint: &Hint, now: Instant) {
         let helped = |w: &Waiting| match &w.place {
             // No reasons: there were no nodes at all.
             Place::Aside(reasons) => {
-                hint == Hint::Node && reasons.is_empty() || reasons.iter().any(|r| hint.could_help(r))
+                (*hint == Hint::NodeCame && reasons.is_empty()) || reasons.iter().any(|r| hint.could_help(r))
             }
             Place::Active(..) | Place::Backoff(_) => false,
         };
@@ -260,10 +296,33 @@ mod tests {
         let later = now + Duration::from_secs(60);
         queue.add(&id("a"), 0);
         aside(&mut queue, Rejection::NodeAffinity, now);
-        queue.hint(Hint::PodLeft, later);
+        queue.hint(&Hint::PodLeft, later);
         assert_eq!(pop(&mut queue, later), None);
-        queue.hint(Hint::Node, later);
+        queue.hint(&Hint::NodeCame, later);
         assert_eq!(pop(&mut queue, later).as_deref(), Some("a"), "at once: its wait is long over");
+    }
+
+    #[test]
+    fn a_pod_for_which_nothing_changed_stays_where_it_is() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        queue.add(&id("a"), 0);
+        aside(
+            &mut queue,
+            Rejection::Insufficient { resource: "example.com/gpu".to_owned(), never: true },
+            now,
+        );
+        let more = |resource: &str| {
+            Hint::NodeChanged(NodeChange { more: [resource.to_owned()].into(), ..NodeChange::default() })
+        };
+        let labels = Hint::NodeChanged(NodeChange { labels: true, ..NodeChange::default() });
+        for hint in [Hint::PodLeft, Hint::PodCame, Hint::NodeLeft, Hint::Namespace, labels, more("memory")] {
+            queue.hint(&hint, later);
+            assert_eq!(pop(&mut queue, later), None, "{hint:?}");
+        }
+        queue.hint(&more("example.com/gpu"), later);
+        assert_eq!(pop(&mut queue, later).as_deref(), Some("a"));
     }
 
     #[test]
@@ -272,7 +331,7 @@ mod tests {
         let now = Instant::now();
         queue.add(&id("a"), 0);
         aside(&mut queue, Rejection::TooManyPods, now);
-        queue.hint(Hint::PodLeft, now);
+        queue.hint(&Hint::PodLeft, now);
         assert_eq!(pop(&mut queue, now), None);
         assert_eq!(queue.next_wake(now), Some(now + FIRST_WAIT));
         assert_eq!(pop(&mut queue, now + FIRST_WAIT).as_deref(), Some("a"));

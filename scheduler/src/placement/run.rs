@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Metrics, PodView, Snapshot, decide,
-    queue::{Attempt, Hint, Queue},
+    queue::{Attempt, Hint, NodeChange, Queue},
+    resources::Amounts,
 };
 use crate::{
     cache::{Cache, Client, Id, MetaExt, WriteError},
@@ -73,7 +74,7 @@ enum Told {
     Node {
         name: String,
         node: Option<Arc<Node>>,
-        hint: bool,
+        hint: Option<Hint>,
     },
     Namespace {
         name: String,
@@ -102,8 +103,9 @@ fn subscribe(cache: &Cache, sender: &mpsc::UnboundedSender<Told>) {
     cache.nodes.on_change(move |change| {
         let Some(node) = change.either() else { return };
         let hint = match (change.old, change.new) {
-            (Some(old), Some(new)) => matters(old, new),
-            _ => true,
+            (Some(old), Some(new)) => changed(old, new).map(Hint::NodeChanged),
+            (None, _) => Some(Hint::NodeCame),
+            (Some(_), None) => Some(Hint::NodeLeft),
         };
         let name = node.metadata.name_str().to_owned();
         let _ = to.send(Told::Node { name, node: change.new.cloned(), hint });
@@ -121,10 +123,21 @@ fn subscribe(cache: &Cache, sender: &mpsc::UnboundedSender<Told>) {
     });
 }
 
-/// Whether a node changed in anything but its heartbeat.
-fn matters(old: &Node, new: &Node) -> bool {
-    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    old.metadata.labels != new.metadata.labels || old.spec != new.spec || allocatable(old) != allocatable(new)
+/// What of a node changed that matters for where pods can go; `None` after a heartbeat.
+fn changed(old: &Node, new: &Node) -> Option<NodeChange> {
+    let allocatable = |n: &Node| Amounts::parse(n.status.as_ref().and_then(|s| s.allocatable.as_ref()));
+    let taints = |n: &Node| {
+        let spec = n.spec.clone().unwrap_or_default();
+        (spec.taints.unwrap_or_default(), spec.unschedulable.unwrap_or(false))
+    };
+    let (before, after) = (allocatable(old), allocatable(new));
+    let grown = after.iter().filter(|(name, amount)| *amount > before.get(name));
+    let change = NodeChange {
+        labels: old.metadata.labels != new.metadata.labels,
+        taints: taints(old) != taints(new),
+        more: grown.map(|(name, _)| name.to_owned()).collect(),
+    };
+    (change != NodeChange::default()).then_some(change)
 }
 
 fn is_pending(pod: &Pod) -> bool {
@@ -198,8 +211,8 @@ impl Loop {
                     Some(node) => self.snapshot.set_node(&node),
                     None => self.snapshot.remove_node(&name),
                 }
-                if hint {
-                    self.queue.hint(Hint::Node, now);
+                if let Some(hint) = hint {
+                    self.queue.hint(&hint, now);
                 }
             }
             Told::Namespace { name, namespace } => {
@@ -210,7 +223,7 @@ impl Loop {
                     }
                     None => self.snapshot.remove_namespace(&name),
                 }
-                self.queue.hint(Hint::Namespace, now);
+                self.queue.hint(&Hint::Namespace, now);
             }
             Told::Service { id, service } => {
                 let selector = service.and_then(|s| s.spec.as_ref()?.selector.clone());
@@ -223,7 +236,7 @@ impl Loop {
                 if pod.is_some_and(|p| is_pending(&p) && p.metadata.uid_str() == &*uid) {
                     self.queue.try_again(attempt, now);
                 }
-                self.queue.hint(Hint::PodLeft, now);
+                self.queue.hint(&Hint::PodLeft, now);
             }
         }
     }
@@ -260,14 +273,14 @@ impl Loop {
         let leaves = pod.metadata.deleting() && old.is_none_or(|o| !o.metadata.deleting());
         if moved || changed || leaves {
             self.snapshot.set_pod(&Arc::new(PodView::of(pod)), node);
-            self.queue.hint(if leaves { Hint::PodLeft } else { Hint::PodCame }, now);
+            self.queue.hint(if leaves { &Hint::PodLeft } else { &Hint::PodCame }, now);
         }
     }
 
     fn forget(&mut self, id: &Id, pod: &Pod, now: Instant) {
         self.queue.remove(id);
         if self.snapshot.remove_pod(pod.metadata.uid_str()) {
-            self.queue.hint(Hint::PodLeft, now);
+            self.queue.hint(&Hint::PodLeft, now);
         }
     }
 
@@ -280,7 +293,7 @@ impl Loop {
         match decide(&self.snapshot, &view, self.turn) {
             Ok(node) => {
                 self.snapshot.set_pod(&view, &node);
-                self.queue.hint(Hint::PodCame, now);
+                self.queue.hint(&Hint::PodCame, now);
                 let (binder, outcomes) = (self.binder.clone(), self.outcomes.clone());
                 self.tracker.spawn(async move {
                     if !binder.bind(&pod, &node, now).await {
@@ -368,7 +381,7 @@ impl Binder {
         let since = since.map_or_else(Timestamp::now, |t| t.0);
         let patch = json!({"status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
+            "observedGeneration": pod.metadata.generation, "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
         }]}});
         self.client.strategic::<Pod>(id, Some(Subresource::Status), patch).await.map(|_| ())
     }

@@ -107,6 +107,8 @@ async fn a_pending_pod_tells_why_and_goes_when_a_node_gets_the_label() {
     cluster.pod("web", json!({"nodeSelector": {"disk": "ssd"}})).await;
     let pod = cluster.until("web", "refused", |p| scheduled(p).is_some_and(|s| s.0 == "False")).await;
     let (_, reason, message) = scheduled(&pod).unwrap();
+    let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
+    assert_eq!(conditions[0].observed_generation, Some(1));
     assert_eq!(reason, "Unschedulable");
     assert!(message.starts_with("0/1 nodes are available: 1 node(s) didn't match Pod's node"), "{message}");
     let label = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));

@@ -135,6 +135,16 @@ fn host_ports_conflict_by_protocol_and_address() {
     place(&mut snapshot, &pod("c", &json!({}), &port("", "UDP")), 0).unwrap();
     let why = decide(&snapshot, &pod("d", &json!({}), &port("", "TCP")), 0).unwrap_err();
     assert_eq!(why.nodes["n0"], [Rejection::HostPort]);
+    // A sidecar holds its port, an init container that ends does not.
+    let init = |restart: Value| {
+        let mut spec = json!({"containers": [{"name": "c"}]});
+        spec["initContainers"] = port("127.0.0.1", "TCP")["containers"].clone();
+        spec["initContainers"][0]["restartPolicy"] = restart;
+        spec
+    };
+    let why = decide(&snapshot, &pod("e", &json!({}), &init(json!("Always"))), 0).unwrap_err();
+    assert_eq!(why.nodes["n0"], [Rejection::HostPort]);
+    assert!(decide(&snapshot, &pod("f", &json!({}), &init(Value::Null)), 0).is_ok());
 }
 
 fn anti(topology: &str) -> Value {

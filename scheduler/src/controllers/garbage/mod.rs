@@ -6,10 +6,18 @@
 mod graph;
 mod plan;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    jiff::Timestamp,
+};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -20,16 +28,25 @@ use self::{
 use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{MetaExt, WriteError},
-    kinds::{self, Scope},
+    events::{Record, Recorder, Severity},
+    kinds::{self, Kind, Scope},
     model::{ApiError, Key, Object, Reason, Resource},
     objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WatchEvent, WriteOptions},
 };
 
+/// In whose name it tells.
+const COMPONENT: &str = "garbage-collector-controller";
 /// Wait between a watch that ended and the next.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Absent owners remembered as being nowhere else, so that each is looked for once.
+const NOWHERE: usize = 4096;
+
 struct Garbage {
     objects: Objects,
+    recorder: Recorder,
+    /// Uids of owners that are in no other namespace either.
+    nowhere: Mutex<HashSet<String>>,
     options: WriteOptions,
     graph: Arc<Graph>,
     /// How many kinds have been listed whole.
@@ -38,7 +55,7 @@ struct Garbage {
 }
 
 /// Starts the collector.
-pub(super) fn start(objects: &Objects, runtime: &Runtime) {
+pub(super) fn start(objects: &Objects, recorder: &Recorder, runtime: &Runtime) {
     let queue: Arc<Queue<Key>> = runtime.queue(Garbage::NAME);
     let graph = Arc::new(Graph::default());
     let (listed_in, listed) = watch::channel(0);
@@ -57,7 +74,15 @@ pub(super) fn start(objects: &Objects, runtime: &Runtime) {
         runtime.tasks.essential("garbage feed", feed.run());
     }
     let options = WriteOptions::controller("generic-garbage-collector");
-    let garbage = Garbage { objects: objects.clone(), options, graph, listed, kinds: stored.len() };
+    let garbage = Garbage {
+        objects: objects.clone(),
+        recorder: recorder.clone(),
+        nowhere: Mutex::default(),
+        options,
+        graph,
+        listed,
+        kinds: stored.len(),
+    };
     runtime.spawn(garbage, &queue);
 }
 
@@ -132,10 +157,14 @@ fn metadata(object: &Object) -> ObjectMeta {
     object.decode::<Only>().map(|o| o.metadata).unwrap_or_default()
 }
 
+fn kind_of(owner: &OwnerReference) -> Option<&'static Kind> {
+    let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+    kinds::by_gvk(group, version, &owner.kind)
+}
+
 /// Where an owner is; `None` when it is of a kind that is not served or cannot be where the reference says.
 fn owner_key(owner: &OwnerReference, namespace: Option<&str>) -> Option<Key> {
-    let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-    let kind = kinds::by_gvk(group, version, &owner.kind)?;
+    let kind = kind_of(owner)?;
     match (kind.scope, namespace) {
         (Scope::Cluster, _) => Some(Key::cluster(kind.resource, &owner.name)),
         (Scope::Namespaced, Some(namespace)) => Some(Key::namespaced(kind.resource, namespace, &owner.name)),
@@ -157,6 +186,7 @@ impl Controller for Garbage {
         let Some(object) = self.objects.stored(key) else { return Ok(Next::Done) };
         let meta = metadata(&object);
         let namespace = key.namespace.as_deref();
+        self.warn_of_strangers(&object, &meta).await?;
         let action = plan(
             &meta,
             |owner| self.owner(owner, namespace),
@@ -195,6 +225,74 @@ impl Garbage {
             }
             Some(_) | None => Owner::Absent,
         }
+    }
+
+    /// An owner in another namespace is none: its dependents go, and are told why.
+    async fn warn_of_strangers(&self, object: &Object, meta: &ObjectMeta) -> Result<(), WriteError> {
+        let namespace = object.key.namespace.as_deref();
+        for owner in meta.owner_references.iter().flatten() {
+            let here = owner_key(owner, namespace).and_then(|key| self.objects.stored(&key));
+            let absent = here.is_none_or(|found| *found.uid != *owner.uid);
+            if absent && self.lives_elsewhere(owner, namespace).await? {
+                self.warn_of_stranger(object, owner);
+            }
+        }
+        Ok(())
+    }
+
+    async fn lives_elsewhere(
+        &self,
+        owner: &OwnerReference,
+        namespace: Option<&str>,
+    ) -> Result<bool, ApiError> {
+        // Whatever is in no namespace can be owned from everywhere.
+        let namespaced = kind_of(owner).is_some_and(|kind| kind.scope == Scope::Namespaced);
+        if !namespaced || self.nowhere().contains(&owner.uid) {
+            return Ok(false);
+        }
+        for other in self.objects.list(Resource::NAMESPACES, &Selection::default()).await?.items {
+            let place = Some(&*other.key.name).filter(|other| Some(*other) != namespace);
+            let key = place.and_then(|place| owner_key(owner, Some(place)));
+            if key.and_then(|key| self.objects.stored(&key)).is_some_and(|found| *found.uid == *owner.uid) {
+                return Ok(true);
+            }
+        }
+        let mut nowhere = self.nowhere();
+        if nowhere.len() >= NOWHERE {
+            nowhere.clear();
+        }
+        nowhere.insert(owner.uid.clone());
+        Ok(false)
+    }
+
+    // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+    fn nowhere(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.nowhere.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn warn_of_stranger(&self, object: &Object, owner: &OwnerReference) {
+        let Some(kind) = kinds::by_resource(object.key.resource) else { return };
+        let namespace = object.key.namespace_str();
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+            owner.api_version, owner.kind, owner.name, owner.uid
+        );
+        self.recorder.publish(Record {
+            about: ObjectReference {
+                api_version: Some(kind.api_version()),
+                kind: Some(kind.kind.to_owned()),
+                name: Some(object.key.name.to_string()),
+                namespace: object.key.namespace.as_deref().map(str::to_owned),
+                uid: Some(object.uid.to_string()),
+                ..ObjectReference::default()
+            },
+            severity: Severity::Warning,
+            reason: "OwnerRefInvalidNamespace".to_owned(),
+            message,
+            component: COMPONENT.to_owned(),
+            host: None,
+            time: Timestamp::now(),
+        });
     }
 
     fn dependents(&self, meta: &ObjectMeta) -> Vec<Arc<Object>> {
@@ -245,14 +343,37 @@ impl Garbage {
         fine(patched.map(|_| ()))
     }
 
+    /// Whether `object` waits for `dependent` and that, through its own dependents, for `object`: then neither would
+    /// ever go, so the object does not wait for it. Only what has an owner can be part of a circle.
+    fn circles(&self, dependent: &Arc<Object>, object: &ObjectMeta) -> bool {
+        if object.owner_references.iter().flatten().next().is_none() {
+            return false;
+        }
+        let mut seen = HashSet::new();
+        let mut waiting = vec![dependent.clone()];
+        while let Some(next) = waiting.pop() {
+            if *next.uid == *object.uid_str() {
+                return true;
+            }
+            let meta = metadata(&next);
+            let waits = meta.deleting() && meta.finalizers.iter().flatten().any(|f| f == FOREGROUND);
+            if waits && seen.insert(next.uid.clone()) {
+                let holding = |d: &Arc<Object>| {
+                    blocks(metadata(d).owner_references.as_deref().unwrap_or_default(), &next.uid)
+                };
+                waiting.extend(self.dependents(&meta).into_iter().filter(holding));
+            }
+        }
+        false
+    }
+
     /// Deletes the dependents; the object goes when none that blocks it is left. The last of them to go brings
     /// it back here.
     async fn foreground(&self, object: &Object, meta: &ObjectMeta) -> Result<Next, WriteError> {
         let mut blocked = false;
         for dependent in self.dependents(meta) {
             let owners = metadata(&dependent).owner_references.unwrap_or_default();
-            let mine = owners.iter().find(|o| o.uid == meta.uid_str());
-            blocked |= mine.is_some_and(|o| o.block_owner_deletion == Some(true));
+            blocked |= blocks(&owners, meta.uid_str()) && !self.circles(&dependent, meta);
             let others = owners.iter().filter(|o| o.uid != meta.uid_str());
             let namespace = dependent.key.namespace.as_deref();
             let kept = others.into_iter().any(|o| self.owner(o, namespace) == Owner::Solid);
@@ -271,6 +392,11 @@ impl Garbage {
         }
         Ok(Next::After(Duration::from_secs(5)))
     }
+}
+
+/// Whether an object with these owners holds up the deletion of the one with this uid.
+fn blocks(owners: &[OwnerReference], uid: &str) -> bool {
+    owners.iter().any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
 }
 
 /// What is gone already, or is another object by now, needs nothing more.

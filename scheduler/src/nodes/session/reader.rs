@@ -4,9 +4,12 @@ use std::{sync::Arc, time::SystemTime};
 
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
-use tokio::sync::mpsc;
 
-use super::{Connection, Ended, say};
+use super::{
+    Connection, Ended,
+    beats::{Dropped, Heard},
+    say,
+};
 use crate::{
     events::{Record, Severity},
     model::{Chain, Key, Resource},
@@ -19,7 +22,7 @@ pub(super) struct Reader {
     pub(super) connection: Connection,
     pub(super) session: Arc<Session>,
     pub(super) queue: StatusQueue,
-    pub(super) heartbeats: mpsc::Sender<pb::Heartbeat>,
+    pub(super) heartbeats: Heard,
 }
 
 impl Reader {
@@ -63,9 +66,10 @@ impl Reader {
             }
             Some(Kind::Event(event)) => self.record(event),
             Some(Kind::Heartbeat(heartbeat)) => {
-                // A store that is slower than heartbeats come: the next one says the same.
-                if self.heartbeats.try_send(heartbeat).is_err() {
-                    tracing::warn!(node = self.connection.node, "heartbeat dropped, the store is slow");
+                if let Err(dropped) = self.heartbeats.push(heartbeat) {
+                    let Dropped { waiting, storing, since_last } = dropped;
+                    let node = &self.connection.node;
+                    tracing::warn!(%node, waiting, ?storing, ?since_last, "heartbeat dropped, others wait to be stored");
                 }
             }
             Some(Kind::Renew(renew)) => return self.renew(&renew).await,
