@@ -298,15 +298,15 @@ mod tests {
         causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>().join("; ")
     }
 
-    fn ingress(spec: Value) -> Value {
+    fn ingress(spec: &Value) -> Value {
         json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec, "status": {"loadBalancer": {}}})
     }
 
     fn problem(spec: Value) -> String {
-        told(&validate_ingress(&ingress(spec), None))
+        told(&validate_ingress(&ingress(&spec), None))
     }
 
-    fn backend_of(port: Value) -> Value {
+    fn backend_of(port: &Value) -> Value {
         json!({"service": {"name": "web", "port": port}})
     }
 
@@ -314,7 +314,7 @@ mod tests {
     fn a_path_says_how_it_matches() {
         let path = |path: Value| {
             let mut path = path;
-            path["backend"] = backend_of(json!({"number": 80}));
+            path["backend"] = backend_of(&json!({"number": 80}));
             problem(json!({"rules": [{"host": "*.example.com", "http": {"paths": [path]}}]}))
         };
         let at = "spec.rules[0].http.paths[0]";
@@ -348,18 +348,18 @@ mod tests {
     fn a_backend_is_a_service_or_a_resource() {
         let backend = |backend: Value| problem(json!({"defaultBackend": backend}));
         let at = "spec.defaultBackend";
-        assert_eq!(backend(backend_of(json!({"name": "http"}))), "");
+        assert_eq!(backend(backend_of(&json!({"name": "http"}))), "");
         assert_eq!(backend(json!({"resource": {"kind": "Bucket", "name": "b"}})), "");
         assert_eq!(
             backend(json!({})),
             format!("{at}: Invalid value: \"\": resource or service backend is required")
         );
         assert_eq!(
-            backend(backend_of(json!({}))),
+            backend(backend_of(&json!({}))),
             format!("{at}: Required value: port name or number is required")
         );
         assert_eq!(
-            backend(backend_of(json!({"name": "http", "number": 80}))),
+            backend(backend_of(&json!({"name": "http", "number": 80}))),
             format!("{at}: Invalid value: \"\": cannot set both port name & port number")
         );
         assert_eq!(
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_old_annotation_agrees_with_the_class() {
-        let mut object = ingress(json!({"defaultBackend": backend_of(json!({"number": 80}))}));
+        let mut object = ingress(&json!({"defaultBackend": backend_of(&json!({"number": 80}))}));
         object["metadata"]["annotations"] = json!({CLASS_ANNOTATION: "nginx"});
         assert_eq!(
             (INGRESS.warnings)(&object),
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_status_names_addresses_and_hosts() {
-        let old = ingress(json!({"defaultBackend": backend_of(json!({"number": 80}))}));
+        let old = ingress(&json!({"defaultBackend": backend_of(&json!({"number": 80}))}));
         let mut new = old.clone();
         new["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"hostname": "1.2.3.4"}]}});
         assert_eq!(
