@@ -57,11 +57,27 @@ impl Admission for PodDefaults {
             );
             return Err(ApiError::forbidden(Resource::PODS, name, &why));
         }
+        wait_at_gates(request.object);
+        let Some(spec) = request.object.get_mut("spec") else { return Ok(()) };
         if let Some(account) = stored.and_then(|account| account.decode::<ServiceAccount>().ok()) {
             lend_pull_secrets(spec, &account);
         }
         Ok(())
     }
+}
+
+/// A pod with gates says from the start that they are what it waits for.
+fn wait_at_gates(pod: &mut Value) {
+    let gates = pod.pointer("/spec/schedulingGates").and_then(Value::as_array);
+    if gates.is_none_or(Vec::is_empty) {
+        return;
+    }
+    pod["status"]["conditions"] = json!([{
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+        "lastProbeTime": null,
+        "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }]);
 }
 
 /// A pod that names no secrets to pull its images with gets those of its account.
@@ -171,6 +187,16 @@ mod tests {
         assert!(tolerations.iter().all(|t| t["tolerationSeconds"] == 300));
         assert_eq!(pod["spec"]["serviceAccountName"], "default");
         assert_eq!(pod["spec"]["priority"], 0);
+    }
+
+    #[tokio::test]
+    async fn a_pod_with_gates_says_what_it_waits_for() {
+        let pod = created(json!({"schedulingGates": [{"name": "a.io/x"}]})).await.unwrap();
+        let condition = &pod["status"]["conditions"][0];
+        assert_eq!((&condition["type"], &condition["status"]), (&json!("PodScheduled"), &json!("False")));
+        assert_eq!(condition["reason"], "SchedulingGated");
+        assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+        assert!(created(json!({})).await.unwrap()["status"]["conditions"].is_null());
     }
 
     #[tokio::test]

@@ -79,7 +79,7 @@ impl Decoder {
                 };
                 Err(DecodeError(format!("json: cannot unmarshal {what} into Go value of type int32")))
             }
-            (Type::Quantity, _) => quantity(value),
+            (Type::Quantity, _) => quantity(value, |quantity| quantity),
             (Type::Bytes, Value::String(text)) => base64(text),
             (Type::Time | Type::MicroTime, Value::String(text)) => time(text, ty),
             (_, other) => Err(self.mismatch(go_name(other), ty)),
@@ -126,7 +126,11 @@ impl Decoder {
             if value.is_null() && matches!(values, Type::String | Type::Bytes) {
                 *value = Value::from("");
             }
-            self.value(values, value)?;
+            match values {
+                // Upstream rounds the quantities of a list of resources, and of nothing else.
+                Type::Quantity => quantity(value, Quantity::in_milli)?,
+                values => self.value(values, value)?,
+            }
             self.leave(length);
         }
         Ok(())
@@ -174,14 +178,14 @@ impl Decoder {
     }
 }
 
-fn quantity(value: &mut Value) -> Result<(), DecodeError> {
+fn quantity(value: &mut Value, rounded: fn(Quantity) -> Quantity) -> Result<(), DecodeError> {
     let text = match &*value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
         other => other.to_string(),
     };
     let quantity: Quantity = text.parse().map_err(|e| DecodeError(format!("{e}")))?;
-    *value = Value::from(quantity.to_string());
+    *value = Value::from(rounded(quantity).to_string());
     Ok(())
 }
 
@@ -316,6 +320,18 @@ mod tests {
             },
         });
         assert_eq!(pod(body).unwrap().0, expected);
+    }
+
+    #[test]
+    fn resources_are_rounded_up_to_thousandths() {
+        let body = json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "c", "resources": {
+                "limits": {"cpu": "100u", "memory": "0.0001"}, "requests": {"cpu": 0.0015}}}],
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "0.0001"}}]}});
+        let spec = &pod(body).unwrap().0["spec"];
+        let expected = json!({"limits": {"cpu": "1m", "memory": "1m"}, "requests": {"cpu": "2m"}});
+        assert_eq!(spec["containers"][0]["resources"], expected);
+        assert_eq!(spec["volumes"][0]["emptyDir"]["sizeLimit"], "100u", "no list of resources");
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub struct Kind {
     pub view: Option<View>,
     /// Fills in what upstream fills in when a client leaves it out.
     pub defaults: fn(&mut Value),
-    /// Called on create before defaults and validation: drops what a client may not set (status, ...).
+    /// Called on create between defaults and admission: drops what a client may not set (status, ...).
     pub prepare_create: fn(&mut Value),
     /// Called on update of the main resource with (new, old): carries over what a client may not change
     /// (status), before validation.

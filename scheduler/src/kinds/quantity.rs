@@ -77,9 +77,17 @@ impl Quantity {
         self.nanos == 0
     }
 
-    /// The sum, in the format of `self`.
+    /// The sum, in the format of `self`, or in the other's when `self` is nothing.
     pub fn plus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_add(other.nanos), ..self }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nanos: self.nanos.saturating_add(other.nanos), format }
+    }
+
+    /// In whole thousandths, away from zero: lists of resources hold nothing finer.
+    pub fn in_milli(self) -> Self {
+        let milli = NANO / 1000;
+        let whole = div_ceil(self.nanos.abs(), milli) * milli;
+        Self { nanos: if self.is_negative() { -whole } else { whole }, ..self }
     }
 }
 
@@ -292,6 +300,25 @@ mod tests {
             assert_eq!(error(text), QuantityError::Suffix, "{text}");
         }
         assert_eq!(error("."), QuantityError::Number);
+    }
+
+    #[test]
+    fn lists_of_resources_hold_thousandths() {
+        for (text, expected) in [
+            ("100u", "1m"),
+            ("0.0001", "1m"),
+            ("0.0015", "2m"),
+            ("1n", "1m"),
+            ("-100u", "-1m"),
+            ("1.5", "1500m"),
+            ("1500m", "1500m"),
+            ("0", "0"),
+            ("1e-4", "1e-3"),
+            ("1Gi", "1Gi"),
+            ("0.0001Ki", "103m"),
+        ] {
+            assert_eq!(text.parse::<Quantity>().unwrap().in_milli().to_string(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) const POD_TEMPLATE: Kind = Kind {
         }
     },
     validate: validate_template,
-    warnings: |template| pod::validate::warnings(&template["template"]["spec"], "template.spec"),
+    warnings: |template| pod::warnings::template(&template["template"], &Path::new("template")),
     columns: print::POD_TEMPLATE_COLUMNS,
     cells: print::pod_template,
     ..BASE

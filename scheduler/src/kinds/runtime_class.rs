@@ -24,7 +24,7 @@ pub(super) const RUNTIME_CLASS: Kind = Kind {
     definition: "io.k8s.api.node.v1.RuntimeClass",
     validate,
     warnings: |class| {
-        pod::validate::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
+        pod::warnings::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
     },
     columns: print::RUNTIME_CLASS_COLUMNS,
     cells: print::runtime_class,
@@ -41,11 +41,11 @@ fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
     } else {
         problems.all(&path, handler, names::dns_label(handler));
     }
-    pod::validate::overhead(&class["overhead"]["podFixed"], &Path::new("overhead"), &mut problems);
+    pod::resources::overhead(&class["overhead"]["podFixed"], &Path::new("overhead"), &mut problems);
     let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));
     meta::labels(&scheduling["nodeSelector"], &path.field("nodeSelector"), &mut problems);
     let path = path.field("tolerations");
-    pod::validate::tolerations(&scheduling["tolerations"], &path, &mut problems);
+    pod::tolerations::check(&scheduling["tolerations"], &path, &mut problems);
     let mut seen = BTreeSet::new();
     for (index, toleration) in items(&scheduling["tolerations"]).iter().enumerate() {
         if !seen.insert(["key", "operator", "value", "effect"].map(|field| text(toleration, field))) {

@@ -161,10 +161,13 @@ const POD: Kind = Kind {
     ],
     generation: true,
     defaults: pod::defaults::pod,
-    prepare_create: pod::defaults::fresh_status,
-    prepare_update: keep_status,
+    prepare_create: pod::prepare::new_pod,
+    prepare_update: |new, old| {
+        keep_status(new, old);
+        pod::prepare::changed_pod(new, old);
+    },
     validate: pod::validate::pod,
-    warnings: |pod| pod::validate::warnings(&pod["spec"], "spec"),
+    warnings: pod::warnings::pod,
     columns: print::POD_COLUMNS,
     cells: print::pod,
     ..BASE

@@ -169,7 +169,7 @@ fn int_or_percent(value: &Value, path: &Path, problems: &mut Problems) -> Option
 
 /// Warnings about the pod template.
 pub(super) fn warnings(object: &Value) -> Vec<String> {
-    pod::validate::warnings(&object["spec"]["template"]["spec"], "spec.template.spec")
+    pod::warnings::template(&object["spec"]["template"], &Path::new("spec").field("template"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! does no IO.
 
 mod chain;
+pub mod go;
 mod object;
 mod selector;
 mod status;

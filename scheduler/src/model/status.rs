@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::go;
+
 /// `Status.reason`: machine-readable class of a failure; fixes the HTTP code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -147,7 +149,8 @@ impl ApiError {
     /// `Operation cannot be fulfilled on pods "web": the object has been modified; ...`.
     pub fn conflict(resource: impl fmt::Display, name: &str, why: &str) -> Self {
         let mut error = Self::about(Reason::Conflict, resource, name, "");
-        error.message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", error.qualified());
+        error.message =
+            format!("Operation cannot be fulfilled on {} {}: {why}", error.qualified(), go::quote(name));
         error
     }
 
@@ -159,13 +162,20 @@ impl ApiError {
     /// `Deployment.apps "web" is invalid: spec.x: Required value` with all causes, as upstream joins them.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let texts: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        // The same complaint twice is said once, though it is listed twice.
+        let mut texts: Vec<String> = Vec::with_capacity(causes.len());
+        for cause in &causes {
+            let text = format!("{}: {}", cause.field, cause.message);
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let joined = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
         Self {
-            message: format!("{qualified} {name:?} is invalid: {joined}"),
+            message: format!("{qualified} {} is invalid: {joined}", go::quote(name)),
             group: group.to_owned(),
             kind: kind.to_owned(),
             name: name.to_owned(),
@@ -181,7 +191,7 @@ impl ApiError {
             message: if name.is_empty() {
                 format!("{resource} {tail}")
             } else {
-                format!("{resource} {name:?} {tail}")
+                format!("{resource} {} {tail}", go::quote(name))
             },
             group: group.to_owned(),
             kind: plural.to_owned(),

@@ -95,9 +95,9 @@ impl Objects {
         undo: &mut Undo,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&object, "name").to_owned();
+        (kind.defaults)(&mut object);
         (kind.prepare_create)(&mut object);
         prepare_metadata(kind, namespace, &mut object);
-        (kind.defaults)(&mut object);
         self.admit(Request {
             operation: Operation::Create,
             kind,

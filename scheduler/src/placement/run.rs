@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Node, Pod, Service},
+    api::core::v1::{Namespace, Node, Pod, PodCondition, Service},
     jiff::Timestamp,
 };
 use serde_json::json;
@@ -374,14 +374,21 @@ impl Binder {
         }
         let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let old = conditions.iter().find(|c| c.type_ == "PodScheduled");
-        if old.is_some_and(|c| c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)) {
+        let generation = pod.metadata.generation;
+        let told = |c: &&PodCondition| {
+            // What was said of gates when the pod was made is said of no generation in particular.
+            c.reason.as_deref() == Some(reason)
+                && c.message.as_deref() == Some(message)
+                && (c.observed_generation.is_none() || c.observed_generation == generation)
+        };
+        if old.as_ref().is_some_and(told) {
             return Ok(());
         }
         let since = old.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
         let since = since.map_or_else(Timestamp::now, |t| t.0);
         let patch = json!({"status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "observedGeneration": pod.metadata.generation, "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
+            "observedGeneration": generation, "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
         }]}});
         self.client.strategic::<Pod>(id, Some(Subresource::Status), patch).await.map(|_| ())
     }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::spread;
 use crate::kinds::{
     json::{items, text},
     validate::{Path, Problems, names, selectors},
@@ -20,13 +21,14 @@ pub(super) fn check(affinity: &Value, path: &Path, problems: &mut Problems) {
             problems.required(&path, "must have at least one node selector term");
         }
         for (index, term) in terms.iter().enumerate() {
-            node_term(term, &path.index(index), problems);
+            node_term(term, true, &path.index(index), problems);
         }
     }
     for (index, term) in items(&node[PREFERRED]).iter().enumerate() {
         let path = node_path.field(PREFERRED).index(index);
         weight(term, &path, problems);
-        node_term(&term["preference"], &path.field("preference"), problems);
+        // What is only preferred may name values that no node can have: upstream warns.
+        node_term(&term["preference"], false, &path.field("preference"), problems);
     }
     for field in ["podAffinity", "podAntiAffinity"] {
         let (pod, path) = (&affinity[field], path.field(field));
@@ -48,12 +50,17 @@ fn weight(term: &Value, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn node_term(term: &Value, path: &Path, problems: &mut Problems) {
+fn node_term(term: &Value, required: bool, path: &Path, problems: &mut Problems) {
     for (index, requirement) in items(&term["matchExpressions"]).iter().enumerate() {
         let path = path.field("matchExpressions").index(index);
         let key = text(requirement, "key");
         node_operator(requirement, &path, problems);
         problems.all(&path.field("key"), key, names::qualified_name(key));
+        if required {
+            for (index, value) in texts(&requirement["values"]) {
+                problems.all(&path.field("values").index(index), value, names::label_value(value));
+            }
+        }
     }
     for (index, requirement) in items(&term["matchFields"]).iter().enumerate() {
         let path = path.field("matchFields").index(index);
@@ -64,7 +71,11 @@ fn node_term(term: &Value, path: &Path, problems: &mut Problems) {
             let why = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
             problems.required(&path.field("values"), why);
         }
-        if key != "metadata.name" {
+        if key == "metadata.name" {
+            for (index, name) in texts(&requirement["values"]) {
+                problems.all(&path.field("values").index(index), name, names::dns_subdomain(name));
+            }
+        } else {
             problems.invalid(&path.field("key"), key, "not a valid field selector key");
         }
     }
@@ -93,11 +104,19 @@ fn node_operator(requirement: &Value, path: &Path, problems: &mut Problems) {
 fn pod_term(term: &Value, path: &Path, problems: &mut Problems) {
     selectors::label_selector(&term["labelSelector"], &path.field("labelSelector"), problems);
     selectors::label_selector(&term["namespaceSelector"], &path.field("namespaceSelector"), problems);
-    for (index, namespace) in items(&term["namespaces"]).iter().filter_map(Value::as_str).enumerate() {
-        problems.all(&path.field("namespaces").index(index), namespace, names::dns_label(namespace));
+    for (_, namespace) in texts(&term["namespaces"]) {
+        // Upstream names the place so.
+        problems.all(&path.field("namespace"), namespace, names::dns_label(namespace));
     }
-    match text(term, "topologyKey") {
-        "" => problems.required(&path.field("topologyKey"), "can not be empty"),
-        key => problems.all(&path.field("topologyKey"), key, names::qualified_name(key)),
+    spread::label_keys(term, path, problems);
+    let (key, path) = (text(term, "topologyKey"), path.field("topologyKey"));
+    if key.is_empty() {
+        problems.required(&path, "can not be empty");
     }
+    problems.all(&path, key, names::qualified_name(key));
+}
+
+/// The texts of a list with their places.
+fn texts(list: &Value) -> impl Iterator<Item = (usize, &str)> {
+    items(list).iter().filter_map(Value::as_str).enumerate()
 }

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{env, probes, security};
+use super::{env, probes, resources, security};
 use crate::kinds::{
-    json::{items, members, text},
-    quantity::Quantity,
+    json::{items, text},
     validate::{Path, Problems, names},
 };
 
@@ -18,6 +17,7 @@ pub(super) fn check(spec: &Value, volumes: &BTreeSet<&str>, path: &Path, problem
     }
     let mut seen = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
+    let claims = resources::claim_names(spec);
     for list in ["initContainers", "containers"] {
         for (index, container) in items(&spec[list]).iter().enumerate() {
             let path = path.field(list).index(index);
@@ -30,7 +30,7 @@ pub(super) fn check(spec: &Value, volumes: &BTreeSet<&str>, path: &Path, problem
             if !name.is_empty() && !seen.insert(name) {
                 problems.duplicate(&path.field("name"), name);
             }
-            self::container(container, volumes, &path, problems);
+            self::container(container, volumes, &claims, &path, problems);
             probes::check_sleep(container, &spec["terminationGracePeriodSeconds"], &path, problems);
             if list == "initContainers" {
                 init_container(container, &path, problems);
@@ -42,7 +42,13 @@ pub(super) fn check(spec: &Value, volumes: &BTreeSet<&str>, path: &Path, problem
     }
 }
 
-fn container(container: &Value, volumes: &BTreeSet<&str>, path: &Path, problems: &mut Problems) {
+fn container(
+    container: &Value,
+    volumes: &BTreeSet<&str>,
+    claims: &BTreeSet<&str>,
+    path: &Path,
+    problems: &mut Problems,
+) {
     let image = text(container, "image");
     if image.is_empty() {
         problems.required(&path.field("image"), "");
@@ -60,7 +66,7 @@ fn container(container: &Value, volumes: &BTreeSet<&str>, path: &Path, problems:
     ports(&container["ports"], &path.field("ports"), problems);
     env::check(container, path, problems);
     mounts(&container["volumeMounts"], volumes, &path.field("volumeMounts"), problems);
-    resources(&container["resources"], &path.field("resources"), problems);
+    resources::container(&container["resources"], claims, &path.field("resources"), problems);
     probes::check(container, path, problems);
     security::container(&container["securityContext"], &path.field("securityContext"), problems);
 }
@@ -147,58 +153,4 @@ pub(super) fn relative(value: &str, path: &Path, problems: &mut Problems) {
     if value.split('/').any(|part| part == "..") {
         problems.invalid(path, value, "must not contain '..'");
     }
-}
-
-pub(super) fn resources(resources: &Value, path: &Path, problems: &mut Problems) {
-    let quantity = |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok());
-    for field in ["limits", "requests"] {
-        for (name, value) in members(&resources[field]) {
-            let path = path.field(field).key(name);
-            resource_name(name, &path, problems);
-            let Some(amount) = quantity(value) else { continue };
-            if amount.is_negative() {
-                problems.invalid(&path, value.clone(), "must be greater than or equal to 0");
-            } else if is_extended(name) && !amount.is_whole() {
-                problems.invalid(&path, value.clone(), "must be an integer");
-            }
-        }
-    }
-    let named = |wanted: fn(&str) -> bool| {
-        ["limits", "requests"]
-            .into_iter()
-            .any(|field| members(&resources[field]).any(|(name, _)| wanted(name)))
-    };
-    if named(|name| name.starts_with("hugepages-")) && !named(|name| matches!(name, "cpu" | "memory")) {
-        problems.forbidden(path, "HugePages require cpu or memory");
-    }
-    for (name, request) in members(&resources["requests"]) {
-        let limit = &resources["limits"][name];
-        let (Some(wanted), Some(most)) = (quantity(request), quantity(limit)) else {
-            if is_extended(name) && limit.is_null() {
-                problems
-                    .required(&path.field("limits"), "Limit must be set for non overcommitable resources");
-            }
-            continue;
-        };
-        if is_extended(name) && wanted != most {
-            let why = format!("must be equal to {name} limit of {most}");
-            problems.invalid(&path.field("requests"), request.clone(), why);
-        } else if wanted > most {
-            let why = format!("must be less than or equal to {name} limit of {most}");
-            problems.invalid(&path.field("requests"), request.clone(), why);
-        }
-    }
-}
-
-fn is_extended(name: &str) -> bool {
-    name.starts_with("hugepages-") || (name.contains('/') && !name.contains("kubernetes.io/"))
-}
-
-fn resource_name(name: &str, path: &Path, problems: &mut Problems) {
-    let complaints = names::qualified_name(name);
-    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-    if complaints.is_empty() && !name.contains('/') && !standard {
-        problems.invalid(path, name, "must be a standard resource for containers");
-    }
-    problems.all(path, name, complaints);
 }

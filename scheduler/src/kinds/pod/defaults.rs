@@ -1,43 +1,49 @@
 //! Defaults of pods and of the pod templates in workloads.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::{prepare, status};
 use crate::kinds::json::{empty, ensure, is_unset, items_mut, member_mut, set_default};
 
 /// What upstream fills in for a pod, beyond what it fills in for templates.
 pub(in crate::kinds) fn pod(pod: &mut Value) {
     let Some(pod) = pod.as_object_mut() else { return };
+    prepare::drop_gated(pod);
+    status::fill(pod);
     let spec = ensure(pod, "spec");
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers"] {
-        items_mut(spec, list).for_each(requests_from_limits);
+        for container in items_mut(spec, list) {
+            requests_from_limits(container);
+            if host_network {
+                host_ports(container);
+            }
+        }
     }
     set_default(spec, "enableServiceLinks", true);
     template_spec(spec);
-    mirror_service_account(spec);
-    set_default(spec, "serviceAccountName", "default");
-    set_default(spec, "serviceAccount", "default");
 }
 
 /// What upstream fills in for the `template` of a workload's spec.
 pub(in crate::kinds) fn template(spec: &mut Map<String, Value>) {
     let template = ensure(spec, "template");
     ensure(template, "metadata");
-    let spec = ensure(template, "spec");
-    template_spec(spec);
-    mirror_service_account(spec);
+    prepare::drop_gated(template);
+    template_spec(ensure(template, "spec"));
 }
 
 fn template_spec(spec: &mut Map<String, Value>) {
+    mirror_service_account(spec);
     set_default(spec, "restartPolicy", "Always");
     set_default(spec, "dnsPolicy", "ClusterFirst");
     set_default(spec, "schedulerName", "default-scheduler");
     set_default(spec, "terminationGracePeriodSeconds", 30);
     set_default(spec, "securityContext", empty());
-    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for item in items_mut(spec, list) {
-            container(item, host_network);
-        }
+        items_mut(spec, list).for_each(container);
     }
     items_mut(spec, "volumes").for_each(volume);
 }
@@ -52,6 +58,18 @@ fn mirror_service_account(spec: &mut Map<String, Value>) {
     }
 }
 
+/// The ports of a container in the host's network are the host's.
+fn host_ports(container: &mut Map<String, Value>) {
+    for port in items_mut(container, "ports") {
+        let number = port.get("containerPort").cloned();
+        if let Some(number) = number
+            && port.get("hostPort").is_none_or(|host| host == 0)
+        {
+            port.insert("hostPort".to_owned(), number);
+        }
+    }
+}
+
 fn requests_from_limits(container: &mut Map<String, Value>) {
     let Some(resources) = member_mut(container, "resources") else { return };
     let Some(limits) = member_mut(resources, "limits").cloned() else { return };
@@ -61,7 +79,7 @@ fn requests_from_limits(container: &mut Map<String, Value>) {
     }
 }
 
-fn container(container: &mut Map<String, Value>, host_network: bool) {
+fn container(container: &mut Map<String, Value>) {
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = if always_pulled(image) { "Always" } else { "IfNotPresent" };
     set_default(container, "imagePullPolicy", policy);
@@ -70,9 +88,6 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     set_default(container, "resources", empty());
     for port in items_mut(container, "ports") {
         set_default(port, "protocol", "TCP");
-        if host_network && let Some(number) = port.get("containerPort").cloned() {
-            set_default(port, "hostPort", number);
-        }
     }
     for variable in items_mut(container, "env") {
         if let Some(reference) =
@@ -161,14 +176,10 @@ fn downward_files(source: &mut Map<String, Value>) {
     }
 }
 
-/// The status of a pod that was just created: nothing has happened yet.
-pub(in crate::kinds) fn fresh_status(pod: &mut Value) {
-    let qos = super::qos_class(&pod["spec"]);
-    pod["status"] = json!({"phase": "Pending", "qosClass": qos});
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -193,7 +204,6 @@ mod tests {
             "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "secret": {"secretName": "s", "defaultMode": 420}}],
             "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
             "terminationGracePeriodSeconds": 30, "securityContext": {}, "enableServiceLinks": true,
-            "serviceAccountName": "default", "serviceAccount": "default",
         });
         assert_eq!(pod["spec"], expected);
     }

@@ -107,7 +107,7 @@ fn the_pod_as_a_whole() {
     for (extra, expected) in [
         (
             json!({"restartPolicy": "Sometimes"}),
-            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             json!({"securityContext": {"sysctls": [{"name": "a b", "value": "1"}]}}),
@@ -140,7 +140,88 @@ fn the_pod_as_a_whole() {
         ),
         (
             json!({"dnsPolicy": "None"}),
+            "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
+        ),
+        (
+            json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["a"]}}),
             "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None",
+        ),
+        (
+            json!({"dnsConfig": {"searches": ["a_b.", "."], "options": [{"value": "1"}]}}),
+            "spec.dnsConfig.options[0]: Required value: must not be empty",
+        ),
+        (
+            json!({"hostAliases": [{"ip": "010.1.2.3"}]}),
+            "spec.hostAliases[0].ip: Invalid value: \"010.1.2.3\": must not have leading 0s",
+        ),
+        (
+            json!({"hostNetwork": true, "securityContext": {"sysctls": [{"name": "net/core.x", "value": "1"}]}}),
+            "spec.securityContext.sysctls[0].name: Invalid value: \"net/core.x\": may not be specified when \
+             'hostNetwork' is true",
+        ),
+        (
+            json!({"securityContext": {"seccompProfile": {"type": "Unconfined", "localhostProfile": "a"}}}),
+            "spec.securityContext.seccompProfile.localhostProfile: Invalid value: \
+             {\"Type\":\"Unconfined\",\"LocalhostProfile\":\"a\"}: can only be set when seccomp type is Localhost",
+        ),
+        (
+            json!({"securityContext": {"appArmorProfile": {"type": "Strict"}}}),
+            "spec.securityContext.appArmorProfile.type: Unsupported value: \"Strict\": supported values: \
+             \"Localhost\", \"RuntimeDefault\", \"Unconfined\"",
+        ),
+        (
+            json!({"securityContext": {"supplementalGroupsPolicy": "None"}}),
+            "spec.securityContext.supplementalGroupsPolicy: Unsupported value: \"None\": supported values: \"Merge\", \
+             \"Strict\"",
+        ),
+        (json!({"hostUsers": false, "hostPID": true}), "spec.HostPID: Forbidden: when `hostUsers` is false"),
+        (
+            json!({"hostnameOverride": "a", "setHostnameAsFQDN": true}),
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+        ),
+        (
+            json!({"os": {"name": "windows"}, "hostIPC": true}),
+            "spec.hostIPC: Forbidden: cannot be set for a windows pod",
+        ),
+        (
+            json!({"os": {"name": "linux"}, "securityContext": {"windowsOptions": {}}}),
+            "spec.securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod",
+        ),
+        (
+            json!({"os": {"name": "plan9"}}),
+            "spec.os: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\"",
+        ),
+        (
+            json!({"resources": {"limits": {"ephemeral-storage": "1"}}}),
+            "spec.resources.limits[ephemeral-storage]: Unsupported value: \"ephemeral-storage\": supported values: \
+             \"cpu\", \"hugepages-\", \"memory\"",
+        ),
+        (
+            json!({"resourceClaims": [{"name": "a"}]}),
+            "spec.resourceClaims[0]: Invalid value: \
+             {\"Name\":\"a\",\"ResourceClaimName\":null,\"ResourceClaimTemplateName\":null}: must specify one of: \
+             `resourceClaimName`, `resourceClaimTemplateName`",
+        ),
+        (
+            json!({"schedulingGates": [{"name": "a.io/x"}, {"name": "a.io/x"}]}),
+            "spec.schedulingGates[1]: Duplicate value: \"a.io/x\"",
+        ),
+        (
+            json!({"preemptionPolicy": "Always"}),
+            "spec.preemptionPolicy: Unsupported value: \"Always\": supported values: \"PreemptLowerPriority\", \"Never\"",
+        ),
+        (
+            json!({"overhead": {"a b/c/d": "1"}}),
+            "spec.overhead[a b/c/d]: Invalid value: \"a b/c/d\": a valid label key must consist of alphanumeric \
+             characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or \
+             'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an \
+             optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+        ),
+        (
+            json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable":
+                "DoNotSchedule", "matchLabelKeys": ["a"]}]}),
+            "spec.topologySpreadConstraints[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not \
+             set",
         ),
         (
             json!({"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
@@ -213,10 +294,14 @@ fn gates_are_opened_one_by_one_and_never_put_up() {
     let gated = |wanted: Value| update_of(&gates, |pod| pod["spec"]["schedulingGates"] = wanted.clone());
     assert!(gated(json!([{"name": "a.io/y"}])).is_empty());
     assert!(gated(Value::Null).is_empty());
-    let why =
-        "spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling gate 'a.io/z'";
-    assert_eq!(gated(json!([{"name": "a.io/x"}, {"name": "a.io/z"}])), [why]);
-    assert_eq!(update(|pod| pod["spec"]["schedulingGates"] = json!([{"name": "a.io/z"}])), [why]);
+    let why = |index: usize| {
+        format!(
+            "spec.schedulingGates[{index}].name: Forbidden: only deletion is allowed, but found new scheduling gate \
+             'a.io/z'"
+        )
+    };
+    assert_eq!(gated(json!([{"name": "a.io/x"}, {"name": "a.io/z"}])), [why(1)]);
+    assert_eq!(update(|pod| pod["spec"]["schedulingGates"] = json!([{"name": "a.io/z"}])), [why(0)]);
     let mut placed = gates;
     placed["nodeName"] = json!("n1");
     let why = "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared";
@@ -238,7 +323,7 @@ fn who_holds_a_gate_may_narrow_where_the_pod_goes() {
     assert_eq!(
         refused,
         [
-            "spec.nodeSelector: Invalid value: {\"disk\":\"hdd\"}: only additions to nodeSelector are allowed (no \
+            "spec.nodeSelector: Invalid value: {\"disk\":\"hdd\"}: only additions to spec.nodeSelector are allowed (no \
           mutations or deletions)"
         ]
     );
@@ -261,17 +346,238 @@ fn metadata() {
     assert_eq!(fields, ["metadata.name", "metadata.labels"]);
 }
 
+/// The warnings about a pod whose spec is `spec`, beside its annotations.
+fn warned(annotations: Value, spec: Value) -> Vec<String> {
+    let mut pod = json!({"kind": "Pod", "metadata": {"name": "p", "annotations": annotations}});
+    pod["spec"] = spec;
+    warnings::pod(&pod)
+}
+
 #[test]
 fn shadowed_variables_are_warned_about() {
-    let spec = json!({"containers": [{"name": "c", "env": [{"name": "A"}, {"name": "A"}],
+    let spec = json!({"containers": [{"name": "c", "env": [{"name": "A"}, {"name": "A"}, {"name": "A", "value": "x$(A)"}],
         "resources": {"limits": {"memory": "128m"}}}]});
     assert_eq!(
-        validate::warnings(&spec, "spec"),
+        warned(json!({}), spec),
         [
-            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
             "spec.containers[0].resources.limits[memory]: fractional byte value \"128m\" is invalid, must be an integer",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
         ]
     );
+}
+
+#[test]
+fn what_is_deprecated_or_without_effect_is_warned_about() {
+    let label = "beta.kubernetes.io/os";
+    let term = json!({"matchExpressions": [{"key": label, "operator": "In", "values": ["-"]}]});
+    let spec = json!({
+        "nodeSelector": {label: "linux"},
+        "affinity": {
+            "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]},
+            "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a"}]},
+        },
+        "topologySpreadConstraints": [{"topologyKey": label}],
+        "volumes": [
+            {"name": "a", "cephfs": {}},
+            {"name": "b", "configMap": {"name": "m", "items": [{"key": "x", "path": "p/"}, {"key": "y", "path": "p/q"}]}},
+            {"name": "c", "projected": {"sources": [{}, {"secret": {"name": "s", "items": [{"key": "x", "path": "t"}]}},
+                {"serviceAccountToken": {"path": "t"}}]}},
+        ],
+        "hostAliases": [{"ip": "FE80::1"}, {"ip": "FE80::1"}],
+        "imagePullSecrets": [{"name": ""}, {"name": ""}],
+        "overhead": {"memory": "1m"},
+        "terminationGracePeriodSeconds": -1,
+        "containers": [
+            {"name": "c", "ports": [{"containerPort": 80, "protocol": "TCP", "name": "web", "hostIP": "1.2.3.4"},
+                {"containerPort": 80, "protocol": "TCP", "name": "web"}]},
+        ],
+        "dnsConfig": {"nameservers": ["::ffff:1.2.3.4"]},
+    });
+    let annotations =
+        json!({"security.alpha.kubernetes.io/sysctls": "x", "seccomp.security.alpha.kubernetes.io/pod": "y"});
+    let value_wrong = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
+                       must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', \
+                       regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+    let place = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0]";
+    let os = "deprecated since v1.14; use \"kubernetes.io/os\" instead";
+    let expected = [
+        format!("spec.nodeSelector[{label}]: {os}"),
+        format!("{place}.key: {label} is {os}"),
+        format!("{place}.values[0]: - is invalid, {value_wrong}"),
+        format!("spec.topologySpreadConstraints[0].topologyKey: {label} is {os}"),
+        "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod".to_owned(),
+        "metadata.annotations[security.alpha.kubernetes.io/sysctls]: non-functional in v1.11+; use the \"sysctls\" \
+         field instead"
+            .to_owned(),
+        "spec.volumes[0].cephfs: deprecated in v1.28, non-functional in v1.31+".to_owned(),
+        "volume \"b\" (ConfigMap \"m\"): overlapping paths: \"p/q\" with \"p\"".to_owned(),
+        "volume \"c\" (Projected) has no sources provided".to_owned(),
+        "volume \"c\" (Projected): overlapping paths: \"t\" (ServiceAccountToken) with \"t\" (Secret \"s\")".to_owned(),
+        "spec.hostAliases[1].ip: duplicate ip \"FE80::1\"".to_owned(),
+        "spec.imagePullSecrets[1].name: duplicate name \"\"".to_owned(),
+        "spec.imagePullSecrets[0].name: invalid empty name \"\"".to_owned(),
+        "spec.imagePullSecrets[1].name: invalid empty name \"\"".to_owned(),
+        "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer".to_owned(),
+        "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional in v1.27+; use the \
+         \"seccompProfile\" field instead"
+            .to_owned(),
+        "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:web HostPort:0 ContainerPort:80 Protocol:TCP \
+         HostIP:1.2.3.4}"
+            .to_owned(),
+        "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]".to_owned(),
+        "spec.containers[0].ports[1]: duplicate port name \"web\" with spec.containers[0].ports[0], services and probes \
+         that select ports by name will use spec.containers[0].ports[0]"
+            .to_owned(),
+        "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
+            .to_owned(),
+        "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector: a null labelSelector \
+         results in matching no pod"
+            .to_owned(),
+        "spec.dnsConfig.nameservers[0]: non-standard IP address \"::ffff:1.2.3.4\" is invalid: use \"1.2.3.4\"".to_owned(),
+        "spec.hostAliases[0].ip: IPv6 address \"FE80::1\" should be in RFC 5952 canonical format (\"fe80::1\")".to_owned(),
+        "spec.hostAliases[1].ip: IPv6 address \"FE80::1\" should be in RFC 5952 canonical format (\"fe80::1\")".to_owned(),
+    ];
+    assert_eq!(warned(annotations, spec), expected);
+}
+
+#[test]
+fn a_pods_name_should_be_a_host_name_and_updates_warn_of_nothing() {
+    let mut pod = json!({"kind": "Pod", "metadata": {"name": "a.b"}, "spec": {"containers": []}});
+    assert_eq!(
+        warnings::pod(&pod),
+        [
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+          recommended: [must not contain dots]"
+        ]
+    );
+    pod["metadata"]["resourceVersion"] = json!("7");
+    assert!(warnings::pod(&pod).is_empty());
+}
+
+fn created(spec: Value, labels: Value, annotations: Value) -> Value {
+    let mut pod = json!({"metadata": {"name": "p", "labels": labels, "annotations": annotations}});
+    pod["spec"] = spec;
+    defaults::pod(&mut pod);
+    prepare::new_pod(&mut pod);
+    pod
+}
+
+#[test]
+fn label_keys_are_merged_into_selectors() {
+    let term = json!({"labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["v", "gone"],
+        "mismatchLabelKeys": ["t"], "topologyKey": "k"});
+    let spec = json!({
+        "topologySpreadConstraints": [{"labelSelector": {}, "matchLabelKeys": ["v"]}, {"matchLabelKeys": ["v"]}],
+        "affinity": {
+            "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"podAffinityTerm": term}]},
+        },
+    });
+    let pod = created(spec, json!({"v": "1", "t": "2"}), json!({}));
+    let (own, other) = (
+        json!({"key": "v", "operator": "In", "values": ["1"]}),
+        json!({"key": "t", "operator": "NotIn", "values": ["2"]}),
+    );
+    let spec = &pod["spec"];
+    assert_eq!(spec["topologySpreadConstraints"][0]["labelSelector"], json!({"matchExpressions": [own]}));
+    assert_eq!(spec["topologySpreadConstraints"][1]["labelSelector"], Value::Null, "selects nothing");
+    let both = json!({"matchLabels": {"a": "b"}, "matchExpressions": [own, other]});
+    let affinity = &spec["affinity"];
+    let required = &affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(required["labelSelector"], both);
+    let preferred = &affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(preferred["podAffinityTerm"]["labelSelector"], both);
+}
+
+#[test]
+fn a_key_that_the_selector_has_already_is_refused() {
+    let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "matchLabelKeys": ["v"], "labelSelector": {"matchLabels": {"v": "1"}}});
+    let spec =
+        json!({"containers": [{"name": "c", "image": "i"}], "topologySpreadConstraints": [constraint]});
+    let pod = created(spec, json!({"v": "1"}), json!({}));
+    let causes = validate::pod(&pod, None);
+    let causes: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+    let why = "spec.topologySpreadConstraints[0][0]: Invalid value: \"v\": exists in both matchLabelKeys and labelSelector";
+    assert_eq!(causes, [why]);
+}
+
+#[test]
+fn a_pods_own_resources_follow_its_containers() {
+    let limits = |cpu: &str| json!({"resources": {"limits": {"cpu": cpu, "hugepages-2Mi": "2Mi"}}});
+    let spec =
+        json!({"containers": [limits("1"), limits("500m")], "resources": {"requests": {"memory": "1Gi"}}});
+    let pod = created(spec, json!({}), json!({}));
+    let expected = json!({
+        "limits": {"cpu": "1500m", "hugepages-2Mi": "4Mi"},
+        "requests": {"cpu": "1500m", "hugepages-2Mi": "4Mi", "memory": "1Gi"},
+    });
+    assert_eq!(pod["spec"]["resources"], expected);
+    assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
+}
+
+#[test]
+fn what_is_behind_a_gate_and_what_is_long_gone_is_dropped() {
+    let spec = json!({"containers": [{"name": "c"}], "evictionResponders": [{"name": "a"}],
+        "schedulingGroup": {"podGroupName": "g"}, "terminationGracePeriodSeconds": -7});
+    let annotations = json!({"pod.beta.kubernetes.io/init-containers": "[]",
+        "container.apparmor.security.beta.kubernetes.io/c": "localhost/x"});
+    let pod = created(spec, json!({}), annotations);
+    for field in ["evictionResponders", "schedulingGroup"] {
+        assert_eq!(pod["spec"][field], Value::Null, "{field}");
+    }
+    assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1);
+    assert_eq!(pod["metadata"]["annotations"].as_object().unwrap().len(), 1);
+    let profile = &pod["spec"]["containers"][0]["securityContext"]["appArmorProfile"];
+    assert_eq!(*profile, json!({"type": "Localhost", "localhostProfile": "x"}));
+}
+
+#[test]
+fn what_was_wrong_before_is_no_reason_to_refuse_another_change() {
+    let wrong = json!({"hostname": "A_b"});
+    assert!(update_of(&wrong, |pod| pod["spec"]["containers"][0]["image"] = json!("i:2")).is_empty());
+    let refused = update_of(&wrong, |pod| pod["spec"]["activeDeadlineSeconds"] = json!(-1));
+    assert_eq!(
+        refused,
+        [
+            "spec.activeDeadlineSeconds: Invalid value: -1: must be between 1 and 2147483647, inclusive",
+            "spec.activeDeadlineSeconds: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+        ]
+    );
+}
+
+#[test]
+fn annotations_of_pods_mean_what_upstream_says() {
+    let key = "container.apparmor.security.beta.kubernetes.io/c";
+    let refused = update(|pod| pod["metadata"]["annotations"] = json!({key: "unconfined"}));
+    assert_eq!(
+        refused,
+        [format!("metadata.annotations[{key}]: Forbidden: may not add AppArmor annotations")]
+    );
+    for (annotations, expected) in [
+        (
+            json!({"controller.kubernetes.io/pod-deletion-cost": "+1"}),
+            "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+1\": must be a 32bit \
+             integer",
+        ),
+        (
+            json!({"seccomp.security.alpha.kubernetes.io/pod": "x"}),
+            "metadata.annotations.seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"x\": must be a valid \
+             seccomp profile",
+        ),
+        (
+            json!({"kubernetes.io/config.mirror": "x"}),
+            "metadata.annotations[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if mirror pod \
+             annotation is set",
+        ),
+    ] {
+        let pod = created(json!({"containers": [{"name": "c", "image": "i"}]}), json!({}), annotations);
+        let causes = validate::pod(&pod, None);
+        assert_eq!(
+            causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>(),
+            [expected]
+        );
+    }
 }
 
 #[test]
@@ -281,11 +587,20 @@ fn qos_class_follows_requests_and_limits() {
     for (resources, expected) in [
         (json!({}), "BestEffort"),
         (json!({"limits": full, "requests": full}), "Guaranteed"),
-        (json!({"limits": full}), "Guaranteed"),
+        (
+            json!({"requests": {"cpu": "1", "memory": "1e3"}, "limits": {"cpu": "1000m", "memory": "1k"}}),
+            "Guaranteed",
+        ),
+        (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}), "Burstable"),
+        (json!({"requests": {"a.io/b": "1"}, "limits": {"a.io/b": "1"}}), "BestEffort"),
         (json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
         (json!({"requests": {"cpu": "500m"}}), "Burstable"),
     ] {
         assert_eq!(qos_class(&spec(resources.clone())), expected, "{resources}");
+        let mut of_pod = spec(json!({"requests": {"cpu": "3"}}));
+        of_pod["resources"] = resources;
+        let expected = if of_pod["resources"] == json!({}) { "Burstable" } else { expected };
+        assert_eq!(qos_class(&of_pod), expected, "what the pod says counts: {of_pod}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::{annotations, validate::whole};
 use crate::kinds::{
     json::{items, members, text},
     validate::{Path, Problems},
@@ -11,32 +12,66 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
     tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
+/// Compares two states of a pod. What was accepted stays acceptable: a spec that did not change is not looked at, and
+/// what was wrong with it before is no reason to refuse another change.
+pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
+    let annotations = |pod: &Value| pod["metadata"]["annotations"].clone();
+    let (new, old) = (&pod["spec"], &before["spec"]);
+    let same_annotations = annotations(pod) == annotations(before);
+    if new == old && same_annotations {
+        return;
+    }
+    fresh(pod, before, problems, whole);
+    if !same_annotations {
+        let path = Path::new("metadata").field("annotations");
+        annotations::update(&annotations(pod), &annotations(before), &path, problems);
+        // Upstream looks at them once more here, and lists what it finds once more.
+        fresh(pod, before, problems, |pod, problems| {
+            annotations::check(&pod["metadata"]["annotations"], &pod["spec"], &path, problems);
+        });
+    }
+    if new != old {
+        spec(new, old, problems);
+    }
+}
+
+/// What `check` finds in the new pod and not in the old one.
+fn fresh(pod: &Value, before: &Value, problems: &mut Problems, check: impl Fn(&Value, &mut Problems)) {
+    let mut found = Problems::default();
+    check(pod, &mut found);
+    if !found.is_empty() {
+        let mut known = Problems::default();
+        check(before, &mut known);
+        problems.add_new(found, &known);
+    }
+}
+
 /// Compares two pod specs.
-pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
+fn spec(new: &Value, old: &Value, problems: &mut Problems) {
     let path = Path::new("spec");
     for list in ["containers", "initContainers"] {
         if items(&new[list]).len() != items(&old[list]).len() {
-            problems.forbidden(&path.field(list), "pod updates may not add or remove containers");
+            return problems.forbidden(&path.field(list), "pod updates may not add or remove containers");
         }
         for (index, container) in items(&new[list]).iter().enumerate() {
             let image = text(container, "image");
             let path = path.field(list).index(index).field("image");
             if image.is_empty() {
                 problems.required(&path, "");
-            } else if image.trim() != image {
+            }
+            if image.trim() != image {
                 problems.invalid(&path, image, "must not have leading or trailing whitespace");
             }
         }
     }
-    deadline(new, old, &path.field("activeDeadlineSeconds"), problems);
+    if !deadline(new, old, &path.field("activeDeadlineSeconds"), problems) {
+        return;
+    }
     tolerations(new, old, &path.field("tolerations"), problems);
     gates(new, old, &path.field("schedulingGates"), problems);
     if is_gated(old) {
         node_selector(new, old, &path.field("nodeSelector"), problems);
         node_affinity(new, old, &path.field("affinity").field("nodeAffinity"), problems);
-    }
-    if !problems.is_empty() {
-        return;
     }
     let (fixed_new, fixed_old) = (fixed(new, old), fixed(old, old));
     if fixed_new != fixed_old {
@@ -106,9 +141,12 @@ fn is_gated(spec: &Value) -> bool {
 /// Gates are opened, never put up again.
 fn gates(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
     let known = items(&old["schedulingGates"]);
-    for gate in items(&new["schedulingGates"]).iter().filter(|gate| !known.contains(gate)) {
-        let why = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
-        problems.forbidden(path, why);
+    for (index, gate) in items(&new["schedulingGates"]).iter().enumerate() {
+        if !known.contains(gate) {
+            let why =
+                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+            problems.forbidden(&path.index(index).field("name"), why);
+        }
     }
 }
 
@@ -116,7 +154,7 @@ fn gates(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
 fn node_selector(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
     let kept = members(&old["nodeSelector"]).all(|(key, value)| new["nodeSelector"].get(key) == Some(value));
     if !kept {
-        let why = "only additions to nodeSelector are allowed (no mutations or deletions)";
+        let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         problems.invalid(path, new["nodeSelector"].clone(), why);
     }
 }
@@ -133,7 +171,9 @@ fn node_affinity(new: &Value, old: &Value, path: &Path, problems: &mut Problems)
     }
     if wanted.len() != known.len() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        problems.invalid(&path, wanted.to_vec(), why);
+        // None at all are no list, as upstream prints it.
+        let shown = if wanted.is_empty() { Value::Null } else { wanted.to_vec().into() };
+        problems.invalid_of(&path, "NodeSelectorTerm", &shown, why);
         return;
     }
     for (index, (new, old)) in wanted.iter().zip(known).enumerate() {
@@ -143,23 +183,27 @@ fn node_affinity(new: &Value, old: &Value, path: &Path, problems: &mut Problems)
             |term: &Value| ["matchExpressions", "matchFields"].iter().all(|f| items(&term[*f]).is_empty());
         if !only_adds("matchExpressions") || !only_adds("matchFields") || (empty(old) && !empty(new)) {
             let why = "only additions are allowed (no mutations or deletions)";
-            problems.invalid(&path.index(index), new.clone(), why);
+            problems.invalid_of(&path.index(index), "NodeSelectorTerm", new, why);
         }
     }
 }
 
-fn deadline(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
+/// A deadline may come, and come nearer; returns whether upstream looks any further.
+fn deadline(new: &Value, old: &Value, path: &Path, problems: &mut Problems) -> bool {
+    let before = problems.count();
     match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
         (Some(new), old) => {
             problems.in_range(path, new, 0, i64::from(i32::MAX));
-            if old.is_some_and(|old| old < new) {
+            if problems.count() == before && old.is_some_and(|old| old < new) {
                 problems.invalid(path, new, "must be less than or equal to previous value");
             }
+            problems.count() == before
         }
-        (None, Some(old)) => {
-            problems.invalid(path, old, "must not update from a positive integer to nil value");
+        (None, Some(_)) => {
+            problems.invalid(path, Value::Null, "must not update from a positive integer to nil value");
+            true
         }
-        (None, None) => {}
+        (None, None) => true,
     }
 }
 
@@ -173,7 +217,8 @@ fn tolerations(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
     let wanted = items(&new["tolerations"]);
     let kept = |old: &Value| wanted.iter().any(|new| plain(new) == plain(old));
     if !items(&old["tolerations"]).iter().all(kept) {
-        problems.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
+        return problems
+            .forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
     }
-    super::validate::tolerations(&new["tolerations"], path, problems);
+    super::tolerations::check(&new["tolerations"], path, problems);
 }

@@ -1,14 +1,17 @@
-//! Validation of pod specs: what belongs to the pod as a whole.
+//! Validation of pod specs: what belongs to the pod as a whole. Causes come in upstream's order.
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{affinity, containers, security, volumes};
+use super::{
+    affinity, annotations, containers, host, resources, security, spread, status, tolerations, volumes,
+    windows,
+};
 use crate::{
     kinds::{
-        json::{items, members, text},
-        validate::{Path, Problems, meta, names, selectors},
+        json::{items, text},
+        validate::{Path, Problems, meta, names},
     },
     model::Cause,
 };
@@ -20,18 +23,42 @@ pub(in crate::kinds) fn pod(pod: &Value, old: Option<&Value>) -> Vec<Cause> {
     match old {
         None => {
             let path = Path::new("spec");
+            whole(pod, &mut problems);
             if !items(&pod["spec"]["ephemeralContainers"]).is_empty() {
                 problems.forbidden(&path.field("ephemeralContainers"), "cannot be set on create");
             }
-            spec(&pod["spec"], &path, &mut problems);
+            gated(&pod["spec"], &path, &mut problems);
+            annotations::agree(&pod["metadata"], &pod["spec"], &path, &mut problems);
         }
-        // What was accepted stays acceptable; only the few things that may change are looked at again.
-        Some(old) if old["spec"] != pod["spec"] => {
-            super::update::check(&pod["spec"], &old["spec"], &mut problems);
+        Some(old) => {
+            super::update::check(pod, old, &mut problems);
+            if old["status"] != pod["status"] {
+                status::check(pod, old, &mut problems);
+            }
         }
-        Some(_) => {}
     }
     problems.into_causes()
+}
+
+/// What holds for the annotations and the spec of a new pod and of a changed one.
+pub(super) fn whole(pod: &Value, problems: &mut Problems) {
+    let (metadata, pod_spec, path) = (&pod["metadata"], &pod["spec"], Path::new("spec"));
+    let annotations_path = Path::new("metadata").field("annotations");
+    annotations::check(&metadata["annotations"], pod_spec, &annotations_path, problems);
+    spec(pod_spec, Some(metadata), &path, problems);
+    problems.not_negative(
+        &path.field("terminationGracePeriodSeconds"),
+        &pod_spec["terminationGracePeriodSeconds"],
+    );
+    for list in ["containers", "initContainers"] {
+        for (index, container) in items(&pod_spec[list]).iter().enumerate() {
+            let image = text(container, "image");
+            if image.trim() != image {
+                let path = path.field(list).index(index).field("image");
+                problems.invalid(&path, image, "must not have leading or trailing whitespace");
+            }
+        }
+    }
 }
 
 /// The `template` of a workload of this kind: its pods are kept running.
@@ -43,205 +70,106 @@ pub(in crate::kinds) fn template(template: &Value, kind: &str, path: &Path, prob
         problems.unsupported(&path.field("restartPolicy"), policy, &["Always"]);
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
-        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
-        problems.forbidden(&path.field("activeDeadlineSeconds"), why);
+        let path = path.field("activeDeadlineSeconds");
+        problems.forbidden(&path, format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
 }
 
 /// A pod template by itself.
 pub(in crate::kinds) fn any_template(template: &Value, path: &Path, problems: &mut Problems) {
-    let metadata = path.field("metadata");
-    meta::labels(&template["metadata"]["labels"], &metadata.field("labels"), problems);
-    meta::annotations(&template["metadata"]["annotations"], &metadata.field("annotations"), problems);
-    spec(&template["spec"], &path.field("spec"), problems);
+    // Upstream leaves out `metadata` in these paths.
+    let metadata = &template["metadata"];
+    meta::labels(&metadata["labels"], &path.field("labels"), problems);
+    let annotations_path = path.field("annotations");
+    meta::annotations(&metadata["annotations"], &annotations_path, problems);
+    annotations::check(&metadata["annotations"], &template["spec"], &annotations_path, problems);
+    let path = path.field("spec");
+    spec(&template["spec"], None, &path, problems);
+    annotations::agree(metadata, &template["spec"], &path, problems);
+    if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        problems.forbidden(&path.field("ephemeralContainers"), why);
+    }
 }
 
-/// What a pod costs beside its containers, as a RuntimeClass states it.
-pub(in crate::kinds) fn overhead(fixed: &Value, path: &Path, problems: &mut Problems) {
-    containers::resources(&json!({"limits": fixed}), path, problems);
-}
-
-fn spec(spec: &Value, path: &Path, problems: &mut Problems) {
-    let names = volumes::check(&spec["volumes"], &path.field("volumes"), problems);
-    containers::check(spec, &names, path, problems);
-    problems.one_of(
-        &path.field("restartPolicy"),
-        text(spec, "restartPolicy"),
-        &["Always", "Never", "OnFailure"],
-    );
-    dns(spec, path, problems);
-    problems
-        .not_negative(&path.field("terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
+/// A pod spec; `metadata` is there for a pod and not for a template.
+fn spec(spec: &Value, metadata: Option<&Value>, path: &Path, problems: &mut Problems) {
+    if spec["terminationGracePeriodSeconds"].is_null() {
+        problems.required(&path.field("terminationGracePeriodSeconds"), "");
+    }
+    let volumes = volumes::check(&spec["volumes"], &path.field("volumes"), problems);
+    let is_static = metadata.is_some_and(|m| m["annotations"].get(annotations::MIRROR).is_some());
+    resources::claims(&spec["resourceClaims"], is_static, &path.field("resourceClaims"), problems);
+    containers::check(spec, &volumes, path, problems);
+    resources::pod(spec, path, problems);
+    host::ports(spec, metadata.is_some(), path, problems);
+    let policies = ["Always", "OnFailure", "Never"];
+    problems.one_of(&path.field("restartPolicy"), text(spec, "restartPolicy"), &policies);
+    host::dns_policy(spec, path, problems);
+    meta::labels(&spec["nodeSelector"], &path.field("nodeSelector"), problems);
+    security::pod(spec, path, problems);
+    affinity::check(&spec["affinity"], &path.field("affinity"), problems);
+    host::dns(spec, path, problems);
+    gates(spec, path, problems);
+    spread::check(&spec["topologySpreadConstraints"], &path.field("topologySpreadConstraints"), problems);
+    windows::host_processes(spec, path, problems);
+    host::users(spec, path, problems);
+    host::hostname_override(spec, path, problems);
+    named(spec, &["serviceAccountName", "nodeName"], names::dns_subdomain, path, problems);
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64() {
         problems.in_range(&path.field("activeDeadlineSeconds"), seconds, 1, i64::from(i32::MAX));
     }
-    meta::labels(&spec["nodeSelector"], &path.field("nodeSelector"), problems);
-    if !items(&spec["schedulingGates"]).is_empty() && !text(spec, "nodeName").is_empty() {
-        let why = "cannot be set until all schedulingGates have been cleared";
-        problems.forbidden(&path.field("nodeName"), why);
+    named(spec, &["hostname", "subdomain"], names::dns_label, path, problems);
+    tolerations::check(&spec["tolerations"], &path.field("tolerations"), problems);
+    host::aliases(&spec["hostAliases"], &path.field("hostAliases"), problems);
+    named(spec, &["priorityClassName"], names::dns_subdomain, path, problems);
+    if let Some(class) = spec["runtimeClassName"].as_str() {
+        problems.all(&path.field("runtimeClassName"), class, names::dns_subdomain(class));
     }
-    for (field, check) in [
-        ("nodeName", names::dns_subdomain as fn(&str) -> Vec<String>),
-        ("serviceAccountName", names::dns_subdomain),
-        ("priorityClassName", names::dns_subdomain),
-        ("runtimeClassName", names::dns_subdomain),
-        ("hostname", names::dns_label),
-        ("subdomain", names::dns_label),
-    ] {
+    if let Some(policy) = spec["preemptionPolicy"].as_str() {
+        let policies = ["PreemptLowerPriority", "Never"];
+        problems.one_of(&path.field("preemptionPolicy"), policy, &policies);
+    }
+    resources::overhead(&spec["overhead"], &path.field("overhead"), problems);
+    windows::os(spec, path, problems);
+}
+
+/// Fields that name something, where they do.
+fn named(
+    spec: &Value,
+    fields: &[&str],
+    check: fn(&str) -> Vec<String>,
+    path: &Path,
+    problems: &mut Problems,
+) {
+    for field in fields {
         let value = text(spec, field);
         if !value.is_empty() {
             problems.all(&path.field(field), value, check(value));
         }
     }
-    security::pod(spec, path, problems);
-    affinity::check(&spec["affinity"], &path.field("affinity"), problems);
-    tolerations(&spec["tolerations"], &path.field("tolerations"), problems);
-    spread(&spec["topologySpreadConstraints"], &path.field("topologySpreadConstraints"), problems);
-    for (index, alias) in items(&spec["hostAliases"]).iter().enumerate() {
-        let ip = text(alias, "ip");
-        if ip.parse::<std::net::IpAddr>().is_err() {
-            let path = path.field("hostAliases").index(index).field("ip");
-            problems.invalid(&path, ip, "must be a valid IP address");
-        }
-    }
 }
 
-fn dns(spec: &Value, path: &Path, problems: &mut Problems) {
-    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-    problems.one_of(&path.field("dnsPolicy"), text(spec, "dnsPolicy"), &policies);
-    let servers = items(&spec["dnsConfig"]["nameservers"]);
-    let path = path.field("dnsConfig").field("nameservers");
-    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
-        problems.required(&path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+/// `readinessGates` and `schedulingGates`.
+fn gates(spec: &Value, path: &Path, problems: &mut Problems) {
+    for (index, gate) in items(&spec["readinessGates"]).iter().enumerate() {
+        let (path, ty) = (path.field("readinessGates").index(index), text(gate, "conditionType"));
+        problems.all(&path.field("conditionType"), ty, names::qualified_name(ty));
     }
-    if servers.len() > 3 {
-        problems.invalid(
-            &path,
-            spec["dnsConfig"]["nameservers"].clone(),
-            "must not have more than 3 nameservers",
-        );
-    }
-    for (index, server) in servers.iter().filter_map(Value::as_str).enumerate() {
-        if server.parse::<std::net::IpAddr>().is_err() {
-            problems.invalid(&path.index(index), server, "must be valid IP address.");
-        }
-    }
-}
-
-/// Tolerations; also checked when an update adds some.
-pub(in crate::kinds) fn tolerations(tolerations: &Value, path: &Path, problems: &mut Problems) {
-    for (index, toleration) in items(tolerations).iter().enumerate() {
-        let path = path.index(index);
-        let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
-        let (value, effect) = (text(toleration, "value"), text(toleration, "effect"));
-        if !key.is_empty() {
-            problems.all(&path.field("key"), key, names::qualified_name(key));
-        } else if operator != "Exists" {
-            let why =
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            problems.invalid(&path.field("operator"), operator, why);
-        }
-        if !toleration["tolerationSeconds"].is_null() && effect != "NoExecute" {
-            let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
-            problems.invalid(&path.field("effect"), effect, why);
-        }
-        match operator {
-            "" | "Equal" => problems.all(&path.field("operator"), value, names::label_value(value)),
-            "Exists" if !value.is_empty() => {
-                let why = "value must be empty when `operator` is 'Exists'";
-                problems.invalid(&path.field("operator"), value, why);
-            }
-            "Exists" => {}
-            other => problems.unsupported(&path.field("operator"), other, &["Equal", "Exists"]),
-        }
-        if !effect.is_empty() {
-            let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-            problems.one_of(&path.field("effect"), effect, &effects);
-        }
-    }
-}
-
-fn spread(constraints: &Value, path: &Path, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
-    for (index, constraint) in items(constraints).iter().enumerate() {
-        let path = path.index(index);
-        let skew = constraint["maxSkew"].as_i64().unwrap_or_default();
-        if skew <= 0 {
-            problems.invalid(&path.field("maxSkew"), skew, "must be greater than zero");
+    for (index, gate) in items(&spec["schedulingGates"]).iter().enumerate() {
+        let (path, name) = (path.field("schedulingGates").index(index), text(gate, "name"));
+        problems.all(&path, name, names::qualified_name(name));
+        if !seen.insert(name) {
+            problems.duplicate(&path, name);
         }
-        let (key, action) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
-        if key.is_empty() {
-            problems.required(&path.field("topologyKey"), "can not be empty");
-        } else {
-            problems.all(&path.field("topologyKey"), key, names::qualified_name(key));
-        }
-        problems.one_of(&path.field("whenUnsatisfiable"), action, &["DoNotSchedule", "ScheduleAnyway"]);
-        if !seen.insert((key, action)) {
-            problems
-                .duplicate(&path.field("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
-        }
-        selectors::label_selector(&constraint["labelSelector"], &path.field("labelSelector"), problems);
     }
 }
 
-/// Labels of nodes that had another name once, and what they are called now.
-const DEPRECATED_LABELS: [(&str, &str); 8] = [
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    (
-        "failure-domain.beta.kubernetes.io/region",
-        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-    ),
-    (
-        "failure-domain.beta.kubernetes.io/zone",
-        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
-    ),
-    (
-        "beta.kubernetes.io/instance-type",
-        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
-    ),
-    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
-    (
-        "scheduler.alpha.kubernetes.io/preferAvoidPods",
-        "deprecated since v1.22; use Taints and Tolerations instead",
-    ),
-    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
-];
-
-/// Warnings about the keys of a node selector at `path`.
-pub(in crate::kinds) fn deprecated_labels(selector: &Value, path: &str) -> Vec<String> {
-    let told = |key: &String| DEPRECATED_LABELS.iter().find(|(label, _)| label == key);
-    members(selector).filter_map(|(key, _)| Some(format!("{path}: {}", told(key)?.1))).collect()
-}
-
-/// Warnings about a legal pod spec.
-pub(in crate::kinds) fn warnings(spec: &Value, path: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    for list in ["initContainers", "containers"] {
-        for (index, container) in items(&spec[list]).iter().enumerate() {
-            let path = format!("{path}.{list}[{index}]");
-            let mut seen = BTreeSet::new();
-            for (index, variable) in items(&container["env"]).iter().enumerate() {
-                let name = text(variable, "name");
-                if !seen.insert(name) {
-                    out.push(format!(
-                        "{path}.env[{index}]: hides previous definition of {name:?}, which may be dropped when using apply"
-                    ));
-                }
-            }
-            for (kind, values) in members(&container["resources"]) {
-                for (resource, value) in
-                    members(values).filter(|(r, _)| matches!(r.as_str(), "memory" | "ephemeral-storage"))
-                {
-                    let text = value.as_str().unwrap_or_default();
-                    let fraction =
-                        text.parse::<crate::kinds::quantity::Quantity>().is_ok_and(|q| !q.is_whole());
-                    if fraction {
-                        out.push(format!("{path}.resources.{kind}[{resource}]: fractional byte value {text:?} is invalid, must be an integer"));
-                    }
-                }
-            }
-        }
+/// A pod waits at its gates before it has a node.
+fn gated(spec: &Value, path: &Path, problems: &mut Problems) {
+    if !items(&spec["schedulingGates"]).is_empty() && !text(spec, "nodeName").is_empty() {
+        let why = "cannot be set until all schedulingGates have been cleared";
+        problems.forbidden(&path.field("nodeName"), why);
     }
-    out
 }

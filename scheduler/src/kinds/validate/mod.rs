@@ -1,15 +1,17 @@
 //! Validation, shared parts: paths, the list of what is wrong in upstream's words, and the rules that hold for
 //! many kinds.
 
+pub(super) mod ip;
 pub(super) mod meta;
 pub(super) mod names;
 pub(super) mod selectors;
+mod shapes;
 
 use std::fmt;
 
 use serde_json::Value;
 
-use crate::model::Cause;
+use crate::model::{Cause, go};
 
 /// Where a value is: `spec.containers[0].image`.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +54,16 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// How much is wrong so far: tells whether a step found anything.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds what `found` has and `known` has not.
+    pub(super) fn add_new(&mut self, found: Self, known: &Self) {
+        self.0.extend(found.0.into_iter().filter(|cause| !known.0.contains(cause)));
+    }
+
     fn add(&mut self, reason: &'static str, path: &Path, message: String) {
         self.0.push(Cause { reason, field: path.to_string(), message });
     }
@@ -63,7 +75,13 @@ impl Problems {
     }
 
     pub(super) fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: impl fmt::Display) {
-        let value = value.into();
+        let value = printed(&value.into());
+        self.add("FieldValueInvalid", path, format!("Invalid value: {value}: {detail}"));
+    }
+
+    /// As [`Self::invalid`] for a whole object of the type called `ty`, or a list of such.
+    pub(super) fn invalid_of(&mut self, path: &Path, ty: &str, value: &Value, detail: impl fmt::Display) {
+        let value = shapes::print(ty, value);
         self.add("FieldValueInvalid", path, format!("Invalid value: {value}: {detail}"));
     }
 
@@ -72,11 +90,16 @@ impl Problems {
     }
 
     pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
-        self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", value.into()));
+        self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", printed(&value.into())));
     }
 
     pub(super) fn not_found(&mut self, path: &Path, value: &str) {
-        self.add("FieldValueNotFound", path, format!("Not found: {value:?}"));
+        self.add("FieldValueNotFound", path, format!("Not found: {}", go::quote(value)));
+    }
+
+    /// As [`Self::not_found`], with where it should have been.
+    pub(super) fn not_found_in(&mut self, path: &Path, value: &str, detail: &str) {
+        self.add("FieldValueNotFound", path, format!("Not found: {}: {detail}", go::quote(value)));
     }
 
     pub(super) fn too_long(&mut self, path: &Path, max: usize) {
@@ -84,8 +107,9 @@ impl Problems {
     }
 
     pub(super) fn unsupported(&mut self, path: &Path, value: &str, supported: &[&str]) {
-        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let message = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
+        let list: Vec<String> = supported.iter().map(|s| go::quote(s)).collect();
+        let message =
+            format!("Unsupported value: {}: supported values: {}", go::quote(value), list.join(", "));
         self.add("FieldValueNotSupported", path, message);
     }
 
@@ -135,5 +159,13 @@ impl Problems {
         if new != old {
             self.invalid(path, new.clone(), "field is immutable");
         }
+    }
+}
+
+/// A refused value as upstream prints it.
+fn printed(value: &Value) -> String {
+    match value {
+        Value::String(text) => go::quote(text),
+        other => go::json(other),
     }
 }

@@ -6,6 +6,9 @@ const DNS_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case a
 const DNS_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
     or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const DNS_SEARCH: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' \
+    or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+    '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
 const DNS_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
     an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
     validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
@@ -33,6 +36,11 @@ fn collect(complaints: &[(bool, &str)]) -> Vec<String> {
 }
 
 fn max(length: usize) -> String {
+    format!("must be no more than {length} characters")
+}
+
+/// As [`max`], in the words that upstream has for keys and values of labels.
+fn max_bytes(length: usize) -> String {
     format!("must be no more than {length} bytes")
 }
 
@@ -48,6 +56,10 @@ fn is_dns_label(text: &str) -> bool {
     ends(text, is_lower) && text.chars().all(|c| is_lower(c) || c == '-')
 }
 
+fn is_dns_subdomain(text: &str) -> bool {
+    text.split('.').all(is_dns_label)
+}
+
 fn is_word(text: &str) -> bool {
     ends(text, |c| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
@@ -55,13 +67,22 @@ fn is_word(text: &str) -> bool {
 
 /// An RFC 1123 label: container and namespace names.
 pub(in crate::kinds) fn dns_label(text: &str) -> Vec<String> {
-    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!is_dns_label(text), DNS_LABEL)])
+    let syntax = if dns_subdomain(text).is_empty() { "must not contain dots" } else { DNS_LABEL };
+    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!is_dns_label(text), syntax)])
 }
 
 /// An RFC 1123 subdomain: the names of most objects.
 pub(in crate::kinds) fn dns_subdomain(text: &str) -> Vec<String> {
-    let legal = text.split('.').all(is_dns_label);
-    collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!legal, DNS_SUBDOMAIN)])
+    collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!is_dns_subdomain(text), DNS_SUBDOMAIN)])
+}
+
+/// An RFC 1123 subdomain whose labels may have underscores: a DNS search path.
+pub(in crate::kinds) fn dns_search(text: &str) -> Vec<String> {
+    let legal = text.split('.').all(|label| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        ends(label, is_lower) && label.chars().all(|c| is_lower(c) || c == '-' || c == '_')
+    });
+    collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!legal, DNS_SEARCH)])
 }
 
 /// A subdomain below any one label: `*.example.com`.
@@ -99,19 +120,27 @@ pub(in crate::kinds) fn qualified_name(text: &str) -> Vec<String> {
         [prefix, name] => (Some(*prefix), *name),
         _ => {
             let tail = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
-            return vec![format!("a qualified name {QUALIFIED_NAME} {tail}")];
+            return vec![format!("a valid label key {QUALIFIED_NAME} {tail}")];
         }
     };
     let mut out = Vec::new();
     match prefix {
         Some("") => out.push("prefix part must be non-empty".to_owned()),
-        Some(prefix) => out.extend(dns_subdomain(prefix).into_iter().map(|c| format!("prefix part {c}"))),
+        Some(prefix) => {
+            let wrong = [
+                (prefix.len() > MAX_SUBDOMAIN, max_bytes(MAX_SUBDOMAIN)),
+                (!is_dns_subdomain(prefix), DNS_SUBDOMAIN.to_owned()),
+            ];
+            out.extend(
+                wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, why)| format!("prefix part {why}")),
+            );
+        }
         None => {}
     }
     if name.is_empty() {
         out.push("name part must be non-empty".to_owned());
     } else if name.len() > MAX_LABEL {
-        out.push(format!("name part {}", max(MAX_LABEL)));
+        out.push(format!("name part {}", max_bytes(MAX_LABEL)));
     }
     if !is_word(name) {
         out.push(format!("name part {QUALIFIED_NAME}"));
@@ -122,7 +151,7 @@ pub(in crate::kinds) fn qualified_name(text: &str) -> Vec<String> {
 /// The value of a label.
 pub(in crate::kinds) fn label_value(text: &str) -> Vec<String> {
     let legal = text.is_empty() || is_word(text);
-    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!legal, LABEL_VALUE)])
+    collect(&[(text.len() > MAX_LABEL, &max_bytes(MAX_LABEL)), (!legal, LABEL_VALUE)])
 }
 
 /// A key of a ConfigMap or Secret: also a file name.
@@ -166,6 +195,7 @@ mod tests {
             (dns_label as fn(&str) -> Vec<String>, "my-name", "My_name"),
             (dns_label, "0a", "-a"),
             (dns_subdomain, "a.b-c.1", "a..b"),
+            (dns_search, "_tcp.a_b", "a._"),
             (dns_1035_label, "a1", "1a"),
             (qualified_name, "example.com/MyName", "example.com/"),
             (qualified_name, "app", "a b"),
@@ -182,7 +212,10 @@ mod tests {
             assert!(!check(bad).is_empty(), "{bad}");
         }
         assert!(dns_label(&"a".repeat(63)).is_empty());
-        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
+        assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(qualified_name(&"a".repeat(64)), ["name part must be no more than 63 bytes"]);
+        assert_eq!(dns_label("a.b"), ["must not contain dots"]);
     }
 
     #[test]

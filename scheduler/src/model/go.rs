@@ -1,0 +1,79 @@
+//! Text as Go prints it: upstream's sentences quote names and values in Go's way, and clients compare them.
+
+use serde_json::Value;
+
+/// Go's `%q`: the text in double quotes, with what cannot be printed escaped.
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            c if is_printable(c) => out.push(c),
+            c if c < ' ' || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x10000 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The JSON that Go's encoder writes: compact, with `<`, `>` and `&` escaped.
+pub fn json(value: &Value) -> String {
+    let text = value.to_string();
+    if text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        // They stand in strings alone.
+        text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+            match c {
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                    out.push_str(&format!("\\u{:04x}", u32::from(c)));
+                }
+                c => out.push(c),
+            }
+            out
+        })
+    } else {
+        text
+    }
+}
+
+/// Letters, marks, numbers, punctuation, symbols and the plain space.
+fn is_printable(c: char) -> bool {
+    c == ' ' || c == '\'' || c.is_alphanumeric() || c.escape_debug().len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_is_quoted_as_go_quotes_it() {
+        for (text, expected) in [
+            ("web", r#""web""#),
+            ("it's", r#""it's""#),
+            ("a\"b\\c", r#""a\"b\\c""#),
+            ("a\n\t\u{1}\u{7f}", r#""a\n\t\x01\x7f""#),
+            ("é中", "\"é中\""),
+            ("\u{a0}\u{200b}", r#""\u00a0\u200b""#),
+            ("<&>", r#""<&>""#),
+        ] {
+            assert_eq!(quote(text), expected);
+        }
+    }
+
+    #[test]
+    fn json_is_safe_for_html_as_gos_is() {
+        assert_eq!(json(&json!({"a": "<b> & \"c\""})), r#"{"a":"\u003cb\u003e \u0026 \"c\""}"#);
+        assert_eq!(json(&json!([1, true, null])), "[1,true,null]");
+    }
+}
