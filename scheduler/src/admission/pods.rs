@@ -36,7 +36,7 @@ impl Admission for PodDefaults {
         // On update too: a manifest that is applied again names its own tolerations only.
         tolerate_loss(spec, self.eviction);
         if request.operation == Operation::Update {
-            for field in ["priority", "preemptionPolicy"] {
+            for field in ["priority", "preemptionPolicy", "serviceAccount", "serviceAccountName"] {
                 let before = request.old.and_then(|old| old.get("spec")?.get(field)).filter(|v| !v.is_null());
                 if let (None, Some(before)) = (spec.get(field).filter(|v| !v.is_null()), before) {
                     spec[field] = before.clone();
@@ -132,9 +132,16 @@ fn set_priority(spec: &mut Value, pod: &str) -> Result<(), ApiError> {
         return Err(ApiError::forbidden(Resource::PODS, pod, &why));
     }
     spec["priority"] = priority.into();
-    if spec.get("preemptionPolicy").is_none() {
-        spec["preemptionPolicy"] = "PreemptLowerPriority".into();
+    // What both built-in classes say, and what is said without a class.
+    let policy = "PreemptLowerPriority";
+    if let Some(given) = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|p| *p != policy) {
+        let why = format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission \
+             controller computed {policy} from the given PriorityClass name"
+        );
+        return Err(ApiError::forbidden(Resource::PODS, pod, &why));
     }
+    spec["preemptionPolicy"] = policy.into();
     Ok(())
 }
 
@@ -242,6 +249,11 @@ mod tests {
         assert_eq!(pod["spec"]["priority"], 2_000_001_000_i64);
         let error = created(json!({"priorityClassName": "gold"})).await.unwrap_err();
         assert_eq!(error.message, "pods \"web\" is forbidden: no PriorityClass with name gold was found");
+        let error = created(json!({"preemptionPolicy": "Never"})).await.unwrap_err();
+        assert!(
+            error.message.contains("the string value of PreemptionPolicy (Never) must not be"),
+            "{error}"
+        );
         let error = created(json!({"serviceAccountName": "robot"})).await.unwrap_err();
         assert!(error.message.ends_with("serviceaccount \"robot\" not found"), "{error}");
     }

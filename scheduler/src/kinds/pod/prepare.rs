@@ -88,3 +88,114 @@ fn profiles_from_annotations(pod: &mut Map<String, Value>) {
 fn name_of(container: &Map<String, Value>) -> &str {
     container.get("name").and_then(Value::as_str).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::pod::{defaults, validate};
+
+    fn created(spec: Value, labels: &Value, annotations: &Value) -> Value {
+        let mut pod = json!({"metadata": {"name": "p", "labels": labels, "annotations": annotations}});
+        pod["spec"] = spec;
+        defaults::pod(&mut pod);
+        new_pod(&mut pod);
+        pod
+    }
+
+    #[test]
+    fn label_keys_are_merged_into_selectors() {
+        let term = json!({"labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["v", "gone"],
+            "mismatchLabelKeys": ["t"], "topologyKey": "k"});
+        let spec = json!({
+            "topologySpreadConstraints": [{"labelSelector": {}, "matchLabelKeys": ["v"]}, {"matchLabelKeys": ["v"]}],
+            "affinity": {
+                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+                "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"podAffinityTerm": term}]},
+            },
+        });
+        let pod = created(spec, &json!({"v": "1", "t": "2"}), &json!({}));
+        let (own, other) = (
+            json!({"key": "v", "operator": "In", "values": ["1"]}),
+            json!({"key": "t", "operator": "NotIn", "values": ["2"]}),
+        );
+        let spec = &pod["spec"];
+        assert_eq!(spec["topologySpreadConstraints"][0]["labelSelector"], json!({"matchExpressions": [own]}));
+        assert_eq!(spec["topologySpreadConstraints"][1]["labelSelector"], Value::Null, "selects nothing");
+        let both = json!({"matchLabels": {"a": "b"}, "matchExpressions": [own, other]});
+        let affinity = &spec["affinity"];
+        let required = &affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+        assert_eq!(required["labelSelector"], both);
+        let preferred = &affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+        assert_eq!(preferred["podAffinityTerm"]["labelSelector"], both);
+    }
+
+    #[test]
+    fn a_key_that_the_selector_has_already_is_refused() {
+        let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "matchLabelKeys": ["v"], "labelSelector": {"matchLabels": {"v": "1"}}});
+        let spec =
+            json!({"containers": [{"name": "c", "image": "i"}], "topologySpreadConstraints": [constraint]});
+        let pod = created(spec, &json!({"v": "1"}), &json!({}));
+        let causes = validate::pod(&pod, None);
+        let causes: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let why = "spec.topologySpreadConstraints[0][0]: Invalid value: \"v\": exists in both matchLabelKeys and labelSelector";
+        assert_eq!(causes, [why]);
+    }
+
+    #[test]
+    fn a_pods_own_resources_follow_its_containers() {
+        let limits = |cpu: &str| json!({"resources": {"limits": {"cpu": cpu, "hugepages-2Mi": "2Mi"}}});
+        let spec = json!({"containers": [limits("1"), limits("500m")], "resources": {"requests": {"memory": "1Gi"}}});
+        let pod = created(spec, &json!({}), &json!({}));
+        let expected = json!({
+            "limits": {"cpu": "1500m", "hugepages-2Mi": "4Mi"},
+            "requests": {"cpu": "1500m", "hugepages-2Mi": "4Mi", "memory": "1Gi"},
+        });
+        assert_eq!(pod["spec"]["resources"], expected);
+        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
+    }
+
+    #[test]
+    fn what_is_behind_a_gate_and_what_is_long_gone_is_dropped() {
+        let spec = json!({"containers": [{"name": "c"}], "evictionResponders": [{"name": "a"}],
+            "schedulingGroup": {"podGroupName": "g"}, "terminationGracePeriodSeconds": -7});
+        let annotations = json!({"pod.beta.kubernetes.io/init-containers": "[]",
+            "container.apparmor.security.beta.kubernetes.io/c": "localhost/x"});
+        let pod = created(spec, &json!({}), &annotations);
+        for field in ["evictionResponders", "schedulingGroup"] {
+            assert_eq!(pod["spec"][field], Value::Null, "{field}");
+        }
+        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1);
+        assert_eq!(pod["metadata"]["annotations"].as_object().unwrap().len(), 1);
+        let profile = &pod["spec"]["containers"][0]["securityContext"]["appArmorProfile"];
+        assert_eq!(*profile, json!({"type": "Localhost", "localhostProfile": "x"}));
+    }
+
+    #[test]
+    fn annotations_of_pods_mean_what_upstream_says() {
+        for (annotations, expected) in [
+            (
+                json!({"controller.kubernetes.io/pod-deletion-cost": "+1"}),
+                "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+1\": must be a 32bit \
+                 integer",
+            ),
+            (
+                json!({"seccomp.security.alpha.kubernetes.io/pod": "x"}),
+                "metadata.annotations.seccomp.security.alpha.kubernetes.io/pod: Invalid value: \"x\": must be a valid \
+                 seccomp profile",
+            ),
+            (
+                json!({"kubernetes.io/config.mirror": "x"}),
+                "metadata.annotations[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if mirror pod \
+                 annotation is set",
+            ),
+        ] {
+            let pod = created(json!({"containers": [{"name": "c", "image": "i"}]}), &json!({}), &annotations);
+            let causes = validate::pod(&pod, None);
+            assert_eq!(
+                causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>(),
+                [expected]
+            );
+        }
+    }
+}

@@ -65,8 +65,8 @@ pub(super) fn container(resources: &Value, claims: &BTreeSet<&str>, path: &Path,
 /// What a pod costs beside its containers, as it says itself or as its RuntimeClass does: limits in all but name.
 pub(in crate::kinds) fn overhead(overhead: &Value, path: &Path, problems: &mut Problems) {
     if overhead.is_object() {
-        listed(overhead, Holder::Container, path, problems);
-        needs_cpu_or_memory([overhead].into_iter(), path, problems);
+        listed(overhead, Holder::Container, &path.field("limits"), problems);
+        needs_cpu_or_memory(&[overhead], path, problems);
     }
 }
 
@@ -137,7 +137,9 @@ fn used_claims(claims: &Value, known: &BTreeSet<&str>, path: &Path, problems: &m
         let (path, name, request) = (path.index(index), text(claim, "name"), text(claim, "request"));
         if name.is_empty() {
             problems.required(&path, "");
-        } else if seen.contains(name) {
+            continue;
+        }
+        if seen.contains(name) {
             problems.duplicate(&path, name);
         } else {
             let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
@@ -178,7 +180,7 @@ fn requirements(resources: &Value, holder: Holder, path: &Path, problems: &mut P
             divisible(name, request, &request_path.key(name), problems);
         }
     }
-    needs_cpu_or_memory([limits, requests].into_iter(), path, problems);
+    needs_cpu_or_memory(&[limits, requests], path, problems);
 }
 
 /// The limits.
@@ -232,12 +234,8 @@ fn divisible(name: &str, value: &Value, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn needs_cpu_or_memory<'a>(
-    lists: impl Iterator<Item = &'a Value> + Clone,
-    path: &Path,
-    problems: &mut Problems,
-) {
-    let named = |wanted: fn(&str) -> bool| lists.clone().any(|l| members(l).any(|(name, _)| wanted(name)));
+fn needs_cpu_or_memory(lists: &[&Value], path: &Path, problems: &mut Problems) {
+    let named = |wanted: fn(&str) -> bool| lists.iter().any(|l| members(l).any(|(name, _)| wanted(name)));
     if named(|name| name.starts_with(HUGE_PAGES)) && !named(|name| matches!(name, "cpu" | "memory")) {
         problems.forbidden(path, "HugePages require cpu or memory");
     }

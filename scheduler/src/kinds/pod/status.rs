@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    fn problems(spec: Value, new: Value, old: Value) -> Vec<String> {
+    fn problems(spec: &Value, new: &Value, old: &Value) -> Vec<String> {
         let mut problems = Problems::default();
         check(&json!({"spec": spec, "status": new}), &json!({"spec": spec, "status": old}), &mut problems);
         problems.into_causes().iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_reported_is_checked_in_upstreams_words() {
-        let old = || json!({"qosClass": "BestEffort"});
+        let old = json!({"qosClass": "BestEffort"});
         for (new, expected) in [
             (
                 json!({"conditions": [{"type": "Ready"}, {"type": "a.io/b"}, {"type": "DisruptionTarget"}]}),
@@ -245,18 +245,18 @@ mod tests {
                 vec!["status.hostIPs[0].ip: Invalid value: \"10.0.0.2\": must be equal to `hostIP`"],
             ),
         ] {
-            assert_eq!(problems(json!({"nodeName": "m"}), new, old()), expected);
+            assert_eq!(problems(&json!({"nodeName": "m"}), &new, &old), expected);
         }
     }
 
     #[test]
     fn what_has_ended_for_good_does_not_run_again() {
-        let status = |state: Value| json!({"containerStatuses": [{"name": "c", "state": state}]});
+        let status = |state: &Value| json!({"containerStatuses": [{"name": "c", "state": state}]});
         let restart = |spec: Value, code: i64| {
             let mut pod = json!({"restartPolicy": "Never"});
             pod.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-            let ended = status(json!({"terminated": {"exitCode": code}}));
-            problems(pod, status(json!({"running": {}})), ended).len()
+            let ended = status(&json!({"terminated": {"exitCode": code}}));
+            problems(&pod, &status(&json!({"running": {}})), &ended).len()
         };
         let container = |own: Value| {
             let mut container = json!({"name": "c"});

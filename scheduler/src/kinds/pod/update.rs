@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{annotations, validate::whole};
 use crate::kinds::{
-    json::{items, members, text},
-    validate::{Path, Problems},
+    json::{ensure, items, items_mut, members, text},
+    validate::{Path, Problems, difference, shapes},
 };
 
 const ALLOWED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -73,64 +73,45 @@ fn spec(new: &Value, old: &Value, problems: &mut Problems) {
         node_selector(new, old, &path.field("nodeSelector"), problems);
         node_affinity(new, old, &path.field("affinity").field("nodeAffinity"), problems);
     }
-    let (fixed_new, fixed_old) = (fixed(new, old), fixed(old, old));
-    if fixed_new != fixed_old {
-        let mut changed = Vec::new();
-        differences(&fixed_old, &fixed_new, &path, &mut changed);
-        problems.forbidden(&path, format!("{ALLOWED}\nchanged: {}", changed.join(", ")));
+    let rest = without_legal(new, old);
+    if rest != *old {
+        let lines = |spec: &Value| shapes::pretty("PodSpec", spec);
+        problems.forbidden(&path, format!("{ALLOWED}\n{}", difference::unified(&lines(old), &lines(&rest))));
     }
 }
 
-/// Where two values differ, as deep as their shape is the same.
-fn differences(old: &Value, new: &Value, path: &Path, found: &mut Vec<String>) {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            let mut fields: Vec<&String> = old.keys().chain(new.keys()).collect();
-            fields.sort();
-            fields.dedup();
-            for field in fields {
-                let (old, new) =
-                    (old.get(field).unwrap_or(&Value::Null), new.get(field).unwrap_or(&Value::Null));
-                differences(old, new, &path.field(field), found);
-            }
-        }
-        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-            for (index, (old, new)) in old.iter().zip(new).enumerate() {
-                differences(old, new, &path.index(index), found);
-            }
-        }
-        _ if old != new => found.push(path.to_string()),
-        _ => {}
-    }
-}
-
-/// The spec without what may change.
-fn fixed(spec: &Value, old: &Value) -> Value {
-    let mut out = spec.as_object().cloned().unwrap_or_default();
+/// The new spec with the old one's values wherever a change is legal, or was judged on its own.
+fn without_legal(new: &Value, old: &Value) -> Value {
+    let mut out = new.as_object().cloned().unwrap_or_default();
     for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
-        out.remove(field);
+        take(&mut out, old, field);
     }
     if is_gated(old) {
-        out.remove("nodeSelector");
-        if let Some(affinity) = out.get_mut("affinity").and_then(Value::as_object_mut) {
-            affinity.remove("nodeAffinity");
-            if affinity.is_empty() {
-                out.remove("affinity");
-            }
+        take(&mut out, old, "nodeSelector");
+        let affinity = ensure(&mut out, "affinity");
+        take(affinity, &old["affinity"], "nodeAffinity");
+        if affinity.is_empty() && old["affinity"].is_null() {
+            out.remove("affinity");
         }
     }
-    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0)
-        && out.get("terminationGracePeriodSeconds").and_then(Value::as_i64) == Some(1)
-    {
-        out.insert("terminationGracePeriodSeconds".to_owned(), old["terminationGracePeriodSeconds"].clone());
+    let grace = "terminationGracePeriodSeconds";
+    if old[grace].as_i64().is_some_and(|seconds| seconds < 0) && new[grace] == 1 {
+        take(&mut out, old, grace);
     }
     for list in ["containers", "initContainers"] {
-        let containers = out.get_mut(list).and_then(Value::as_array_mut);
-        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-            container.remove("image");
+        for (container, before) in items_mut(&mut out, list).zip(items(&old[list])) {
+            take(container, before, "image");
         }
     }
     Value::Object(out)
+}
+
+/// Gives `holder` what `other` has at `field`.
+fn take(holder: &mut Map<String, Value>, other: &Value, field: &str) {
+    match other.get(field) {
+        Some(value) => drop(holder.insert(field.to_owned(), value.clone())),
+        None => drop(holder.remove(field)),
+    }
 }
 
 /// Placement does not look at the pod yet.

@@ -316,7 +316,7 @@ fn ports(spec: &Value, path: &Path, out: &mut Vec<String>) {
             }
             let key = format!("{}/{}", port["containerPort"], text(port, "protocol"));
             let others = known.entry(key).or_default();
-            for (other_path, other) in others.iter() {
+            for (other_path, other) in &*others {
                 let (ip, other_ip) = (text(port, "hostIP"), text(other, "hostIP"));
                 let how = if ip == other_ip && host(port) == host(other) {
                     "duplicate"
@@ -365,4 +365,118 @@ fn port_names(spec: &Value, path: &Path, out: &mut Vec<String>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The warnings about a pod whose spec is `spec`, beside its annotations.
+    fn warned(annotations: &Value, spec: Value) -> Vec<String> {
+        let mut pod = json!({"kind": "Pod", "metadata": {"name": "p", "annotations": annotations}});
+        pod["spec"] = spec;
+        super::pod(&pod)
+    }
+
+    #[test]
+    fn shadowed_variables_are_warned_about() {
+        let spec = json!({"containers": [{"name": "c", "env": [{"name": "A"}, {"name": "A"}, {"name": "A", "value": "x$(A)"}],
+            "resources": {"limits": {"memory": "128m"}}}]});
+        assert_eq!(
+            warned(&json!({}), spec),
+            [
+                "spec.containers[0].resources.limits[memory]: fractional byte value \"128m\" is invalid, must be an integer",
+                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_deprecated_or_without_effect_is_warned_about() {
+        let label = "beta.kubernetes.io/os";
+        let term = json!({"matchExpressions": [{"key": label, "operator": "In", "values": ["-"]}]});
+        let spec = json!({
+            "nodeSelector": {label: "linux"},
+            "affinity": {
+                "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]},
+                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a"}]},
+            },
+            "topologySpreadConstraints": [{"topologyKey": label}],
+            "volumes": [
+                {"name": "a", "cephfs": {}},
+                {"name": "b", "configMap": {"name": "m", "items": [{"key": "x", "path": "p/"}, {"key": "y", "path": "p/q"}]}},
+                {"name": "c", "projected": {"sources": [{}, {"secret": {"name": "s", "items": [{"key": "x", "path": "t"}]}},
+                    {"serviceAccountToken": {"path": "t"}}]}},
+            ],
+            "hostAliases": [{"ip": "FE80::1"}, {"ip": "FE80::1"}],
+            "imagePullSecrets": [{"name": ""}, {"name": ""}],
+            "overhead": {"memory": "1m"},
+            "terminationGracePeriodSeconds": -1,
+            "containers": [
+                {"name": "c", "ports": [{"containerPort": 80, "protocol": "TCP", "name": "web", "hostIP": "1.2.3.4"},
+                    {"containerPort": 80, "protocol": "TCP", "name": "web"}]},
+            ],
+            "dnsConfig": {"nameservers": ["::ffff:1.2.3.4"]},
+        });
+        let annotations = json!({"security.alpha.kubernetes.io/sysctls": "x", "seccomp.security.alpha.kubernetes.io/pod": "y"});
+        let value_wrong = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
+                           must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', \
+                           regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+        let place = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0]";
+        let os = "deprecated since v1.14; use \"kubernetes.io/os\" instead";
+        let expected = [
+            format!("spec.nodeSelector[{label}]: {os}"),
+            format!("{place}.key: {label} is {os}"),
+            format!("{place}.values[0]: - is invalid, {value_wrong}"),
+            format!("spec.topologySpreadConstraints[0].topologyKey: {label} is {os}"),
+            "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod".to_owned(),
+            "metadata.annotations[security.alpha.kubernetes.io/sysctls]: non-functional in v1.11+; use the \"sysctls\" \
+             field instead"
+                .to_owned(),
+            "spec.volumes[0].cephfs: deprecated in v1.28, non-functional in v1.31+".to_owned(),
+            "volume \"b\" (ConfigMap \"m\"): overlapping paths: \"p/q\" with \"p\"".to_owned(),
+            "volume \"c\" (Projected) has no sources provided".to_owned(),
+            "volume \"c\" (Projected): overlapping paths: \"t\" (ServiceAccountToken) with \"t\" (Secret \"s\")".to_owned(),
+            "spec.hostAliases[1].ip: duplicate ip \"FE80::1\"".to_owned(),
+            "spec.imagePullSecrets[1].name: duplicate name \"\"".to_owned(),
+            "spec.imagePullSecrets[0].name: invalid empty name \"\"".to_owned(),
+            "spec.imagePullSecrets[1].name: invalid empty name \"\"".to_owned(),
+            "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer".to_owned(),
+            "metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional in v1.27+; use the \
+             \"seccompProfile\" field instead"
+                .to_owned(),
+            "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:web HostPort:0 ContainerPort:80 Protocol:TCP \
+             HostIP:1.2.3.4}"
+                .to_owned(),
+            "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]".to_owned(),
+            "spec.containers[0].ports[1]: duplicate port name \"web\" with spec.containers[0].ports[0], services and probes \
+             that select ports by name will use spec.containers[0].ports[0]"
+                .to_owned(),
+            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
+                .to_owned(),
+            "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector: a null labelSelector \
+             results in matching no pod"
+                .to_owned(),
+            "spec.dnsConfig.nameservers[0]: non-standard IP address \"::ffff:1.2.3.4\" is invalid: use \"1.2.3.4\"".to_owned(),
+            "spec.hostAliases[0].ip: IPv6 address \"FE80::1\" should be in RFC 5952 canonical format (\"fe80::1\")".to_owned(),
+            "spec.hostAliases[1].ip: IPv6 address \"FE80::1\" should be in RFC 5952 canonical format (\"fe80::1\")".to_owned(),
+        ];
+        assert_eq!(warned(&annotations, spec), expected);
+    }
+
+    #[test]
+    fn a_pods_name_should_be_a_host_name_and_updates_warn_of_nothing() {
+        let mut pod = json!({"kind": "Pod", "metadata": {"name": "a.b"}, "spec": {"containers": []}});
+        assert_eq!(
+            super::pod(&pod),
+            [
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+              recommended: [must not contain dots]"
+            ]
+        );
+        pod["metadata"]["resourceVersion"] = json!("7");
+        assert!(super::pod(&pod).is_empty());
+    }
 }

@@ -1,11 +1,12 @@
 //! Validation, shared parts: paths, the list of what is wrong in upstream's words, and the rules that hold for
 //! many kinds.
 
+pub(super) mod difference;
 pub(super) mod ip;
 pub(super) mod meta;
 pub(super) mod names;
 pub(super) mod selectors;
-mod shapes;
+pub(super) mod shapes;
 
 use std::fmt;
 

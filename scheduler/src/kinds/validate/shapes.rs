@@ -1,79 +1,107 @@
 //! Whole objects in refusals. Upstream prints its internal types there, which spell their fields as Go does, in the
 //! order of their declaration, and say what is not set too: `{"Type":"","LocalhostProfile":"a"}`. Flows in: an
-//! object as clients know it. Flows out: its text. Types that nothing prints are not listed.
+//! object as clients know it, and `schema/internal-facts.txt` (see `schema/internal.py`). Flows out: its text. Types
+//! that no refusal prints are not listed.
+
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::Value;
 
 use crate::model::go;
 
-/// The fields of a type: `name`, `name=GoName` where that is more than a capital letter, `:Type` of an object or of
-/// the items of a list, `!value` for what stands for an absent one (else `null`). A leading `?` marks a type that
-/// upstream prints as clients write it, without what is absent.
-const SHAPES: [(&str, &str); 15] = [
-    ("AppArmorProfile", r#"type!"" localhostProfile"#),
-    ("Capabilities", "add drop"),
-    ("HostIP", r#"ip=IP!"""#),
-    ("LabelSelector", "?matchLabels ?matchExpressions:LabelSelectorRequirement"),
-    ("LabelSelectorRequirement", "?key ?operator ?values"),
-    ("NodeSelectorRequirement", r#"key!"" operator!"" values"#),
-    ("NodeSelectorTerm", "matchExpressions:NodeSelectorRequirement matchFields:NodeSelectorRequirement"),
-    ("OwnerReference", "?apiVersion ?kind ?name ?uid ?controller ?blockOwnerDeletion"),
-    ("PodIP", r#"ip=IP!"""#),
-    ("PodResourceClaim", r#"name!"" resourceClaimName resourceClaimTemplateName"#),
-    ("SELinuxOptions", r#"user!"" role!"" type!"" level!"""#),
-    ("SeccompProfile", r#"type!"" localhostProfile"#),
-    (
-        "SecurityContext",
-        "capabilities:Capabilities privileged seLinuxOptions=SELinuxOptions:SELinuxOptions \
-         windowsOptions:WindowsSecurityContextOptions runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem \
-         allowPrivilegeEscalation procMount seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile",
-    ),
-    (
-        "WindowsSecurityContextOptions",
-        "gmsaCredentialSpecName=GMSACredentialSpecName gmsaCredentialSpec=GMSACredentialSpec runAsUserName \
-         hostProcess",
-    ),
-    ("ContainerResizePolicy", r#"resourceName!"" restartPolicy!"""#),
-];
+const FACTS: &str = include_str!("../../../schema/internal-facts.txt");
+
+static SHAPES: LazyLock<BTreeMap<&str, Vec<Member>>> = LazyLock::new(|| {
+    let lines = FACTS.lines().filter(|line| !line.starts_with('#'));
+    let shape = |line: &'static str| {
+        let (name, members) = line.split_once(' ').unwrap_or((line, ""));
+        (name, members.split(' ').filter_map(Member::parse).collect())
+    };
+    lines.map(shape).collect()
+});
+
+/// One field of a type.
+struct Member {
+    /// As Go spells it, or as clients do in types that upstream prints so.
+    shown: &'static str,
+    name: &'static str,
+    /// The type of an object, or of the items of a list.
+    ty: Option<&'static str>,
+    /// What stands for an absent one; `{}` for an object in which everything is absent, nothing for a field that is
+    /// left out then.
+    absent: Option<&'static str>,
+}
+
+impl Member {
+    fn parse(word: &'static str) -> Option<Self> {
+        let (word, optional) = word.strip_prefix('?').map_or((word, false), |word| (word, true));
+        let (word, absent) = word.split_once('!').unwrap_or((word, "null"));
+        let (word, ty) = word.split_once(':').map_or((word, None), |(word, ty)| (word, Some(ty)));
+        let (shown, name) = word.split_once('=')?;
+        Some(Self { shown, name, ty, absent: (!optional).then_some(absent) })
+    }
+
+    fn print(&self, object: &Value) -> Option<String> {
+        let value = object.get(self.name).filter(|value| !value.is_null());
+        let text = match (value, self.ty, self.absent) {
+            (Some(value), Some(ty), _) => print(ty, value),
+            (Some(value), None, _) => go::json(value),
+            (None, Some(ty), Some("{}")) => print(ty, &Value::Object(serde_json::Map::new())),
+            (None, _, absent) => absent?.to_owned(),
+        };
+        Some(format!("\"{}\":{text}", self.shown))
+    }
+}
 
 /// One object, or a list of them, of the type called `name`.
-pub(super) fn print(name: &str, value: &Value) -> String {
+pub(in crate::kinds) fn print(name: &str, value: &Value) -> String {
     match value {
         Value::Array(list) => {
             let items: Vec<String> = list.iter().map(|item| print(name, item)).collect();
             format!("[{}]", items.join(","))
         }
         Value::Object(_) => {
-            let shape = SHAPES.iter().find(|(known, _)| *known == name).map_or("", |(_, shape)| *shape);
-            let members: Vec<String> =
-                shape.split_whitespace().filter_map(|field| member(field, value)).collect();
-            format!("{{{}}}", members.join(","))
+            let shape = SHAPES.get(name).or_else(|| SHAPES.get(format!("metav1.{name}").as_str()));
+            let members = shape.into_iter().flatten().filter_map(|member| member.print(value));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
         }
         other => go::json(other),
     }
 }
 
-fn member(field: &str, object: &Value) -> Option<String> {
-    let (field, absent) = field.split_once('!').unwrap_or((field, "null"));
-    let (field, ty) = field.split_once(':').unwrap_or((field, ""));
-    let (field, plain) = field.strip_prefix('?').map_or((field, false), |field| (field, true));
-    let (name, shown) = match field.split_once('=') {
-        Some((name, shown)) => (name, shown.to_owned()),
-        None if plain => (field, field.to_owned()),
-        None => (field, capital(field)),
+/// As [`print`], on lines of their own: what differences are shown of.
+pub(in crate::kinds) fn pretty(name: &str, value: &Value) -> Vec<String> {
+    let (mut lines, mut line, mut depth) = (Vec::new(), String::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    let text = print(name, value);
+    let mut chars = text.chars().peekable();
+    let mut end = |line: &mut String, depth: usize| {
+        lines.push(std::mem::replace(line, " ".repeat(depth)));
     };
-    let text = match object.get(name).filter(|value| !value.is_null()) {
-        Some(value) if ty.is_empty() => go::json(value),
-        Some(value) => print(ty, value),
-        None if plain => return None,
-        None => absent.to_owned(),
-    };
-    Some(format!("{shown:?}:{text}"))
-}
-
-fn capital(name: &str) -> String {
-    let mut chars = name.chars();
-    chars.next().map_or_else(String::new, |first| format!("{}{}", first.to_ascii_uppercase(), chars.as_str()))
+    while let Some(c) = chars.next() {
+        line.push(c);
+        match c {
+            c if quoted => {
+                quoted = escaped || c != '"';
+                escaped = c == '\\' && !escaped;
+            }
+            '"' => quoted = true,
+            ':' => line.push(' '),
+            ',' => end(&mut line, depth),
+            '{' | '[' if chars.peek().is_some_and(|next| !matches!(next, '}' | ']')) => {
+                depth += 1;
+                end(&mut line, depth);
+            }
+            '{' | '[' => line.extend(chars.next()),
+            _ => {}
+        }
+        if !quoted && matches!(chars.peek(), Some('}' | ']')) {
+            depth = depth.saturating_sub(1);
+            end(&mut line, depth);
+        }
+    }
+    lines.push(line);
+    lines
 }
 
 #[cfg(test)]
@@ -108,12 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn pretty_is_gos_indented_json() {
+        let value = json!({"matchLabels": {"a": "b,{\"}"}, "matchExpressions": [{"key": "k", "values": []}]});
+        let expected = "{\n \"matchLabels\": {\n  \"a\": \"b,{\\\"}\"\n },\n \"matchExpressions\": [\n  {\n   \
+                        \"key\": \"k\",\n   \"operator\": \"\",\n   \"values\": []\n  }\n ]\n}";
+        assert_eq!(pretty("LabelSelector", &value).join("\n"), expected);
+    }
+
+    #[test]
     fn every_type_that_is_named_is_known() {
-        for (_, shape) in SHAPES {
-            for field in shape.split_whitespace() {
-                let ty = field.split('!').next().and_then(|field| field.split_once(':')).map(|(_, ty)| ty);
-                assert!(ty.is_none_or(|ty| SHAPES.iter().any(|(name, _)| *name == ty)), "{field}");
+        for (name, members) in &*SHAPES {
+            for member in members {
+                assert!(member.ty.is_none_or(|ty| SHAPES.contains_key(ty)), "{name}.{}", member.name);
             }
         }
+        assert!(SHAPES["PodSpec"].len() > 30);
     }
 }
