@@ -162,14 +162,14 @@ impl ApiError {
     /// `Deployment.apps "web" is invalid: spec.x: Required value` with all causes, as upstream joins them.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        // The same complaint twice is said once, though it is listed twice.
-        let mut texts: Vec<String> = Vec::with_capacity(causes.len());
-        for cause in &causes {
-            let text = format!("{}: {}", cause.field, cause.message);
-            if !texts.contains(&text) {
-                texts.push(text);
+        // The same complaint twice is told once.
+        let mut told: Vec<Cause> = Vec::with_capacity(causes.len());
+        for cause in causes {
+            if !told.iter().any(|t| t.field == cause.field && t.message == cause.message) {
+                told.push(cause);
             }
         }
+        let texts: Vec<String> = told.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let joined = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -179,7 +179,7 @@ impl ApiError {
             group: group.to_owned(),
             kind: kind.to_owned(),
             name: name.to_owned(),
-            causes,
+            causes: told,
             ..Self::new(Reason::Invalid, "")
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{prepare, status};
+use super::{image, prepare, status, volumes};
 use crate::kinds::json::{empty, ensure, is_unset, items_mut, member_mut, set_default};
 
 /// What upstream fills in for a pod, beyond what it fills in for templates.
@@ -45,7 +45,7 @@ fn template_spec(spec: &mut Map<String, Value>) {
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         items_mut(spec, list).for_each(container);
     }
-    items_mut(spec, "volumes").for_each(volume);
+    items_mut(spec, "volumes").for_each(volumes::defaults::fill);
 }
 
 /// The old name of the field follows the new one.
@@ -80,8 +80,7 @@ fn requests_from_limits(container: &mut Map<String, Value>) {
 }
 
 fn container(container: &mut Map<String, Value>) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if always_pulled(image) { "Always" } else { "IfNotPresent" };
+    let policy = image::pull_policy(container.get("image").and_then(Value::as_str).unwrap_or_default());
     set_default(container, "imagePullPolicy", policy);
     set_default(container, "terminationMessagePath", "/dev/termination-log");
     set_default(container, "terminationMessagePolicy", "File");
@@ -90,10 +89,12 @@ fn container(container: &mut Map<String, Value>) {
         set_default(port, "protocol", "TCP");
     }
     for variable in items_mut(container, "env") {
-        if let Some(reference) =
-            member_mut(variable, "valueFrom").and_then(|from| member_mut(from, "fieldRef"))
-        {
+        let Some(from) = member_mut(variable, "valueFrom") else { continue };
+        if let Some(reference) = member_mut(from, "fieldRef") {
             set_default(reference, "apiVersion", "v1");
+        }
+        if let Some(reference) = member_mut(from, "fileKeyRef") {
+            reference.entry("optional").or_insert(false.into());
         }
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -108,12 +109,6 @@ fn container(container: &mut Map<String, Value>) {
             }
         }
     }
-}
-
-/// Whether an image is pulled at every start when the pod does not say: its tag is `latest` or left out.
-fn always_pulled(image: &str) -> bool {
-    let name = image.rsplit('/').next().unwrap_or(image);
-    !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 fn probe(probe: &mut Map<String, Value>) {
@@ -141,46 +136,9 @@ fn http_get(handler: &mut Map<String, Value>) {
     }
 }
 
-fn volume(volume: &mut Map<String, Value>) {
-    if volume.keys().all(|name| name == "name") {
-        volume.insert("emptyDir".to_owned(), empty());
-    }
-    for source in ["secret", "configMap", "downwardAPI", "projected"] {
-        if let Some(source) = member_mut(volume, source) {
-            set_default(source, "defaultMode", 0o644);
-        }
-    }
-    if let Some(path) = member_mut(volume, "hostPath") {
-        path.entry("type").or_insert_with(|| "".into());
-    }
-    if let Some(downward) = member_mut(volume, "downwardAPI") {
-        downward_files(downward);
-    }
-    if let Some(projected) = member_mut(volume, "projected") {
-        for source in items_mut(projected, "sources") {
-            if let Some(downward) = member_mut(source, "downwardAPI") {
-                downward_files(downward);
-            }
-            if let Some(token) = member_mut(source, "serviceAccountToken") {
-                set_default(token, "expirationSeconds", 3600);
-            }
-        }
-    }
-}
-
-fn downward_files(source: &mut Map<String, Value>) {
-    for file in items_mut(source, "items") {
-        if let Some(reference) = member_mut(file, "fieldRef") {
-            set_default(reference, "apiVersion", "v1");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-
-    use super::*;
 
     #[test]
     fn a_minimal_pod_gets_what_upstream_gives_it() {
@@ -219,18 +177,5 @@ mod tests {
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 0);
         assert_eq!(pod["spec"]["serviceAccount"], "ci");
         assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
-    }
-
-    #[test]
-    fn pull_policy_follows_the_tag() {
-        for (image, expected) in [
-            ("nginx", true),
-            ("nginx:latest", true),
-            ("nginx:1.27", false),
-            ("reg:5000/nginx", true),
-            ("nginx@sha256:00", false),
-        ] {
-            assert_eq!(always_pulled(image), expected, "{image}");
-        }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::volumes::no_backsteps;
 use crate::kinds::{
-    json::{items, members, text},
+    json::{items, text},
     validate::{Path, Problems, names},
 };
 
@@ -18,6 +19,23 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIP",
     "status.podIPs",
 ];
+/// Fields of a pod that have a name, though not everything may show each.
+const NAMED_FIELDS: [&str; 14] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.serviceAccountName",
+    "spec.schedulerName",
+    "status.phase",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
 const RESOURCE_FIELDS: [&str; 6] = [
     "limits.cpu",
     "limits.ephemeral-storage",
@@ -25,6 +43,19 @@ const RESOURCE_FIELDS: [&str; 6] = [
     "requests.cpu",
     "requests.ephemeral-storage",
     "requests.memory",
+];
+/// What amounts of bytes may be divided by.
+const BYTES: [&str; 13] = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+
+type Check = fn(&Value, &Path, &mut Problems);
+
+/// The sources of a variable's value, in upstream's order.
+const SOURCES: [(&str, Check); 5] = [
+    ("fieldRef", |source, path, problems| field_ref(source, &ENV_FIELDS, path, problems)),
+    ("resourceFieldRef", |source, path, problems| resource_ref(source, false, path, problems)),
+    ("configMapKeyRef", key_ref),
+    ("secretKeyRef", key_ref),
+    ("fileKeyRef", file_ref),
 ];
 
 /// `env` and `envFrom` of a container.
@@ -42,55 +73,92 @@ pub(super) fn check(container: &Value, path: &Path, problems: &mut Problems) {
         }
     }
     for (index, source) in items(&container["envFrom"]).iter().enumerate() {
-        let path = path.field("envFrom").index(index);
-        let prefix = text(source, "prefix");
-        if !prefix.is_empty() {
-            problems.all(&path.field("prefix"), prefix, names::env_name(prefix));
+        env_from(source, &path.field("envFrom"), index, problems);
+    }
+}
+
+fn env_from(source: &Value, list: &Path, index: usize, problems: &mut Problems) {
+    let path = list.index(index);
+    let prefix = text(source, "prefix");
+    if !prefix.is_empty() {
+        problems.all(&path.field("prefix"), prefix, names::env_name(prefix));
+    }
+    let present = ["configMapRef", "secretRef"].into_iter().filter(|field| source[*field].is_object());
+    let mut found = 0;
+    for field in present {
+        found += 1;
+        let path = path.field(field).field("name");
+        match text(&source[field], "name") {
+            "" => problems.required(&path, ""),
+            name => problems.all(&path, name, names::dns_subdomain_prefix(name)),
         }
-        let present: Vec<&str> =
-            ["configMapRef", "secretRef"].into_iter().filter(|f| source[*f].is_object()).collect();
-        match present.as_slice() {
-            [] => problems.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
-            [field] => {
-                if text(&source[*field], "name").is_empty() {
-                    problems.required(&path.field(field).field("name"), "");
-                }
-            }
-            _ => problems.invalid(&path, "", "may not have more than one field specified at a time"),
-        }
+    }
+    // As upstream: told of the list.
+    match found {
+        0 => problems.invalid(list, "", "must specify one of: `configMapRef` or `secretRef`"),
+        1 => {}
+        _ => problems.invalid(list, "", "may not have more than one field specified at a time"),
     }
 }
 
 fn value_from(variable: &Value, path: &Path, problems: &mut Problems) {
     let from = &variable["valueFrom"];
-    match members(from).count() {
-        0 => {
-            let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
-                       `fileKeyRef`";
-            problems.invalid(path, "", why);
-        }
-        1 if !text(variable, "value").is_empty() => {
-            problems.invalid(path, "", "may not be specified when `value` is not empty");
-        }
-        1 => {}
-        _ => problems.invalid(path, "", "may not have more than one field specified at a time"),
+    let mut found = 0;
+    for (field, check) in SOURCES.iter().filter(|(field, _)| from[*field].is_object()) {
+        found += 1;
+        check(&from[*field], &path.field(field), problems);
     }
-    if from["fieldRef"].is_object() {
-        field_ref(&from["fieldRef"], &ENV_FIELDS, &path.field("fieldRef"), problems);
+    if found == 0 {
+        let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
+                   `fileKeyRef`";
+        problems.invalid(path, "", why);
+    } else if !text(variable, "value").is_empty() {
+        problems.invalid(path, "", "may not be specified when `value` is not empty");
+    } else if found > 1 {
+        problems.invalid(path, "", "may not have more than one field specified at a time");
     }
-    if from["resourceFieldRef"].is_object() {
-        let path = path.field("resourceFieldRef").field("resource");
-        problems.one_of(&path, text(&from["resourceFieldRef"], "resource"), &RESOURCE_FIELDS);
+}
+
+/// A key of a ConfigMap or Secret.
+fn key_ref(source: &Value, path: &Path, problems: &mut Problems) {
+    let name = text(source, "name");
+    problems.all(&path.field("name"), name, names::dns_subdomain(name));
+    match text(source, "key") {
+        "" => problems.required(&path.field("key"), ""),
+        key => problems.all(&path.field("key"), key, names::config_key(key)),
     }
-    for source in ["configMapKeyRef", "secretKeyRef"] {
-        if from[source].is_object() {
-            let path = path.field(source);
-            if text(&from[source], "name").is_empty() {
-                problems.required(&path.field("name"), "");
-            }
-            match text(&from[source], "key") {
-                "" => problems.required(&path.field("key"), ""),
-                key => problems.all(&path.field("key"), key, names::config_key(key)),
+}
+
+/// A key in a file of variables.
+fn file_ref(source: &Value, path: &Path, problems: &mut Problems) {
+    let mut part = |field: &str, check: fn(&str, &Path, &mut Problems)| match text(source, field) {
+        "" => problems.required(&path.field(field), ""),
+        value => check(value, &path.field(field), problems),
+    };
+    part("key", |key, path, problems| problems.all(path, key, names::env_name(key)));
+    part("volumeName", |name, path, problems| problems.all(path, name, names::dns_label(name)));
+    part("path", no_backsteps);
+}
+
+/// Files of variables are in volumes that the pod itself has, and that hold nothing else.
+pub(super) fn check_files(spec: &Value, path: &Path, problems: &mut Problems) {
+    let volumes = items(&spec["volumes"]);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in items(&spec[list]).iter().enumerate() {
+            for (variable, value) in items(&container["env"]).iter().enumerate() {
+                let source = &value["valueFrom"]["fileKeyRef"];
+                if !source.is_object() {
+                    continue;
+                }
+                let path = path.field(list).index(index).field("env").index(variable);
+                let path = path.field("valueFrom").field("fileKeyRef").field("volumeName");
+                let name = text(source, "volumeName");
+                // Of volumes with one name the last counts.
+                match volumes.iter().rfind(|volume| text(volume, "name") == name) {
+                    None => problems.not_found(&path, name),
+                    Some(volume) if volume["emptyDir"].is_object() => {}
+                    Some(_) => problems.invalid(&path, name, "referenced volume must be of type emptyDir"),
+                }
             }
         }
     }
@@ -98,30 +166,73 @@ fn value_from(variable: &Value, path: &Path, problems: &mut Problems) {
 
 /// A reference to a field of the pod: one of `supported`, or one label or annotation.
 pub(super) fn field_ref(reference: &Value, supported: &[&str], path: &Path, problems: &mut Problems) {
-    let field = text(reference, "fieldPath");
-    if text(reference, "apiVersion").is_empty() {
-        problems.required(&path.field("apiVersion"), "");
+    let (version, field) = (text(reference, "apiVersion"), text(reference, "fieldPath"));
+    if version.is_empty() {
+        return problems.required(&path.field("apiVersion"), "");
     }
-    let path = path.field("fieldPath");
+    let at = path.field("fieldPath");
     if field.is_empty() {
-        return problems.required(&path, "");
+        return problems.required(&at, "");
     }
-    let subscript = field.split_once("['").and_then(|(map, rest)| Some((map, rest.strip_suffix("']")?)));
-    match subscript {
+    let mut unknown =
+        |why: String| problems.invalid(&at, field, format!("error converting fieldPath: {why}"));
+    if version != "v1" {
+        return unknown(format!("unsupported pod version: {version}"));
+    }
+    match subscript(field) {
         Some(("metadata.annotations", key)) => {
-            problems.all(&path, key, names::qualified_name(&key.to_lowercase()));
+            let key = key.to_lowercase();
+            problems.all(path, &key, names::qualified_name(&key));
         }
-        Some(("metadata.labels", key)) => problems.all(&path, key, names::qualified_name(key)),
-        Some((map, _)) => problems.invalid(&path, map, format!("does not support subscript: {field}")),
-        None if supported.contains(&field) => {}
-        None if ENV_FIELDS.contains(&field)
-            || matches!(field, "metadata.labels" | "metadata.annotations") =>
-        {
-            problems.unsupported(&path, field, supported);
-        }
+        Some(("metadata.labels", key)) => problems.all(path, key, names::qualified_name(key)),
+        Some(_) => unknown(format!("field label does not support subscript: {field}")),
         None => {
-            let why = format!("error converting fieldPath: field label not supported: {field}");
-            problems.invalid(&path, field, why);
+            // The name that the field had in the first versions.
+            let field = if field == "spec.host" { "spec.nodeName" } else { field };
+            if !NAMED_FIELDS.contains(&field) {
+                unknown(format!("field label not supported: {field}"));
+            } else if !supported.contains(&field) {
+                problems.unsupported(&at, field, supported);
+            }
         }
     }
+}
+
+/// `map['key']` as map and key.
+fn subscript(field: &str) -> Option<(&str, &str)> {
+    field.strip_suffix("']")?.split_once("['").filter(|(map, _)| !map.is_empty())
+}
+
+/// A reference to an amount of a container, which a volume (`named`) must name.
+pub(super) fn resource_ref(reference: &Value, named: bool, path: &Path, problems: &mut Problems) {
+    let resource = text(reference, "resource");
+    let pages = ["requests.hugepages-", "limits.hugepages-"].iter().any(|p| resource.starts_with(p));
+    if named && text(reference, "containerName").is_empty() {
+        problems.required(&path.field("containerName"), "");
+    } else if resource.is_empty() {
+        problems.required(&path.field("resource"), "");
+    } else if !RESOURCE_FIELDS.contains(&resource) && !pages {
+        problems.unsupported(&path.field("resource"), resource, &RESOURCE_FIELDS);
+    }
+    let divisor = text(reference, "divisor");
+    if matches!(divisor, "" | "0") {
+        return;
+    }
+    let (known, why): (&[&str], _) = match resource.split_once('.').map(|(_, amount)| amount) {
+        Some("cpu") => {
+            (&["1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource".to_owned())
+        }
+        Some("memory") => (&BYTES, bytes_only("memory")),
+        Some("ephemeral-storage") => (&BYTES, bytes_only("local ephemeral storage")),
+        _ if pages => (&BYTES, bytes_only("hugepages")),
+        _ => return,
+    };
+    let counted = pages || RESOURCE_FIELDS.contains(&resource);
+    if counted && !known.contains(&divisor) {
+        problems.invalid(&path.field("divisor"), resource, why);
+    }
+}
+
+fn bytes_only(what: &str) -> String {
+    format!("only divisor's values {} are supported with the {what} resource", BYTES.join(", "))
 }

@@ -5,11 +5,15 @@ mod annotations;
 mod containers;
 pub(super) mod defaults;
 mod env;
+mod gates;
 mod host;
+mod image;
+mod mounts;
 mod overlaps;
 pub(super) mod prepare;
 mod probes;
 pub(super) mod resources;
+mod restart;
 mod security;
 mod spread;
 mod status;
@@ -21,7 +25,11 @@ pub(super) mod warnings;
 mod windows;
 
 #[cfg(test)]
+mod container_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
 
 use serde_json::Value;
 

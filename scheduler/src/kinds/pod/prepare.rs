@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{annotations, resources, spread};
+use super::{annotations, gates, resources, spread};
 use crate::kinds::json::{ensure, is_unset, items_mut, member_mut, text};
 
 /// Annotations of a form of init containers that is long gone.
@@ -47,6 +47,7 @@ pub(in crate::kinds) fn drop_gated(holder: &mut Map<String, Value>) {
         for field in GATED {
             spec.remove(field);
         }
+        gates::drop_fields(spec);
     }
     let Some(metadata) = member_mut(holder, "metadata") else { return };
     let Some(annotations) = member_mut(metadata, "annotations") else { return };

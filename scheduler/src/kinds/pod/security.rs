@@ -53,10 +53,15 @@ pub(super) fn pod(spec: &Value, spec_path: &Path, problems: &mut Problems) {
     }
 }
 
-/// A container's security context.
-pub(super) fn container(context: &Value, path: &Path, problems: &mut Problems) {
+/// A container's security context; `host_users` when its users are those of the host.
+pub(super) fn container(context: &Value, host_users: bool, path: &Path, problems: &mut Problems) {
     for field in ["runAsUser", "runAsGroup"] {
         id(&context[field], &path.field(field), problems);
+    }
+    choice(context, "procMount", &["Default", "Unmasked"], path, problems);
+    if host_users && context["procMount"] == "Unmasked" {
+        let why = "`hostUsers` must be false to use `Unmasked`";
+        problems.invalid(&path.field("procMount"), "Unmasked", why);
     }
     seccomp(&context["seccompProfile"], &path.field("seccompProfile"), problems);
     if context["allowPrivilegeEscalation"] == false {
@@ -65,7 +70,7 @@ pub(super) fn container(context: &Value, path: &Path, problems: &mut Problems) {
             problems.invalid_of(path, "SecurityContext", context, why);
         }
         let added = items(&context["capabilities"]["add"]);
-        if added.iter().filter_map(Value::as_str).any(|c| matches!(c, "CAP_SYS_ADMIN" | "SYS_ADMIN")) {
+        if added.iter().filter_map(Value::as_str).any(|c| c == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             problems.invalid_of(path, "SecurityContext", context, why);
         }
@@ -165,7 +170,7 @@ fn seccomp(profile: &Value, path: &Path, problems: &mut Problems) {
     let (file, path) = (profile["localhostProfile"].as_str(), path.field("localhostProfile"));
     match (text(profile, "type"), file) {
         ("Localhost", None) => problems.required(&path, "must be set when seccomp type is Localhost"),
-        ("Localhost", Some(file)) => super::containers::relative(file, &path, problems),
+        ("Localhost", Some(file)) => super::volumes::relative(file, &path, problems),
         (_, None) => {}
         (_, Some(_)) => {
             let why = "can only be set when seccomp type is Localhost";

@@ -86,7 +86,7 @@ fn containers() {
         ),
         (
             json!({"lifecycle": {"preStop": {"sleep": {"seconds": 99}}}}),
-            "spec.containers[0].lifecycle.preStop: Invalid value: 99: must be non-negative and less than \
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 99: must be non-negative and less than \
              terminationGracePeriodSeconds (30)",
         ),
         (

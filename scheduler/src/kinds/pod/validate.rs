@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    affinity, annotations, containers, host, resources, security, spread, status, tolerations, volumes,
+    affinity, annotations, containers, env, host, resources, security, spread, status, tolerations, volumes,
     windows,
 };
 use crate::{
@@ -46,19 +46,12 @@ pub(super) fn whole(pod: &Value, problems: &mut Problems) {
     let annotations_path = Path::new("metadata").field("annotations");
     annotations::check(&metadata["annotations"], pod_spec, &annotations_path, problems);
     spec(pod_spec, Some(metadata), &path, problems);
+    volumes::check_tokens(pod_spec, &path, problems);
     problems.not_negative(
         &path.field("terminationGracePeriodSeconds"),
         &pod_spec["terminationGracePeriodSeconds"],
     );
-    for list in ["containers", "initContainers"] {
-        for (index, container) in items(&pod_spec[list]).iter().enumerate() {
-            let image = text(container, "image");
-            if image.trim() != image {
-                let path = path.field(list).index(index).field("image");
-                problems.invalid(&path, image, "must not have leading or trailing whitespace");
-            }
-        }
-    }
+    containers::check_images(pod_spec, &path, problems);
 }
 
 /// The `template` of a workload of this kind: its pods are kept running.
@@ -97,7 +90,8 @@ fn spec(spec: &Value, metadata: Option<&Value>, path: &Path, problems: &mut Prob
     if spec["terminationGracePeriodSeconds"].is_null() {
         problems.required(&path.field("terminationGracePeriodSeconds"), "");
     }
-    let volumes = volumes::check(&spec["volumes"], &path.field("volumes"), problems);
+    let name = metadata.map(|metadata| text(metadata, "name"));
+    let volumes = volumes::check(&spec["volumes"], name, &path.field("volumes"), problems);
     let is_static = metadata.is_some_and(|m| m["annotations"].get(annotations::MIRROR).is_some());
     resources::claims(&spec["resourceClaims"], is_static, &path.field("resourceClaims"), problems);
     containers::check(spec, &volumes, path, problems);
@@ -132,6 +126,7 @@ fn spec(spec: &Value, metadata: Option<&Value>, path: &Path, problems: &mut Prob
     }
     resources::overhead(&spec["overhead"], &path.field("overhead"), problems);
     windows::os(spec, path, problems);
+    env::check_files(spec, path, problems);
 }
 
 /// Fields that name something, where they do.

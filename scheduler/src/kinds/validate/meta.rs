@@ -49,11 +49,16 @@ pub(in crate::kinds) fn labels(labels: &Value, path: &Path, problems: &mut Probl
 
 /// A map of annotations.
 pub(in crate::kinds) fn annotations(annotations: &Value, path: &Path, problems: &mut Problems) {
-    let mut size = 0;
-    for (key, value) in members(annotations) {
+    for (key, _) in members(annotations) {
         problems.all(path, key, names::qualified_name(&key.to_lowercase()));
-        size += key.len() + value.as_str().map_or(0, str::len);
     }
+    annotations_size(annotations, path, problems);
+}
+
+/// How much a map of annotations may hold.
+pub(in crate::kinds) fn annotations_size(annotations: &Value, path: &Path, problems: &mut Problems) {
+    let size: usize =
+        members(annotations).map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if size > MAX_ANNOTATIONS {
         problems.too_long(path, MAX_ANNOTATIONS);
     }

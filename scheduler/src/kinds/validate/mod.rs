@@ -103,6 +103,10 @@ impl Problems {
         self.add("FieldValueNotFound", path, format!("Not found: {}: {detail}", go::quote(value)));
     }
 
+    pub(super) fn too_many(&mut self, path: &Path, count: usize, max: usize) {
+        self.add("FieldValueTooMany", path, format!("Too many: {count}: must have at most {max} items"));
+    }
+
     pub(super) fn too_long(&mut self, path: &Path, max: usize) {
         self.add("FieldValueTooLong", path, format!("Too long: may not be more than {max} bytes"));
     }

@@ -76,6 +76,18 @@ pub(in crate::kinds) fn dns_subdomain(text: &str) -> Vec<String> {
     collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!is_dns_subdomain(text), DNS_SUBDOMAIN)])
 }
 
+/// The name of an object that may be the start of one: a `-` at its end is taken for what will follow.
+pub(in crate::kinds) fn dns_subdomain_prefix(text: &str) -> Vec<String> {
+    // As upstream: the character before the hyphen is not looked at either.
+    match text.strip_suffix('-').filter(|stem| !stem.is_empty()) {
+        Some(stem) => {
+            let kept = stem.char_indices().next_back().map_or("", |(at, _)| &stem[..at]);
+            dns_subdomain(&format!("{kept}a"))
+        }
+        None => dns_subdomain(text),
+    }
+}
+
 /// An RFC 1123 subdomain whose labels may have underscores: a DNS search path.
 pub(in crate::kinds) fn dns_search(text: &str) -> Vec<String> {
     let legal = text.split('.').all(|label| {
@@ -169,16 +181,16 @@ pub(in crate::kinds) fn config_key(text: &str) -> Vec<String> {
 
 /// The name of an environment variable.
 pub(in crate::kinds) fn env_name(text: &str) -> Vec<String> {
-    let legal = !text.is_empty() && text.chars().all(|c| (' '..='~').contains(&c) && c != '=');
-    collect(&[(!legal, ENV_NAME)])
+    let legal = text.chars().all(|c| (' '..='~').contains(&c) && c != '=');
+    collect(&[(text.is_empty(), "environment variable name must be non-empty"), (!legal, ENV_NAME)])
 }
 
 /// The name of a port (an IANA service name).
 pub(in crate::kinds) fn port_name(text: &str) -> Vec<String> {
-    let legal = text.chars().all(|c| is_lower(c) || c == '-');
+    let legal = !text.is_empty() && text.chars().all(|c| is_lower(c) || c == '-');
     collect(&[
         (text.len() > 15, "must be no more than 15 characters"),
-        (!legal, "must contain only alphanumeric characters (a-z, 0-9), and hyphens (-)"),
+        (!legal, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"),
         (!text.contains(|c: char| c.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
         (text.contains("--"), "must not contain consecutive hyphens"),
         (text.starts_with('-') || text.ends_with('-'), "must not begin or end with a hyphen"),
@@ -216,6 +228,8 @@ mod tests {
         assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
         assert_eq!(qualified_name(&"a".repeat(64)), ["name part must be no more than 63 bytes"]);
         assert_eq!(dns_label("a.b"), ["must not contain dots"]);
+        assert_eq!(env_name(""), ["environment variable name must be non-empty"]);
+        assert!(dns_subdomain_prefix("ab-").is_empty() && !dns_subdomain_prefix("A-b-").is_empty());
     }
 
     #[test]
