@@ -3,6 +3,7 @@
 //! into the form the store keeps: no nulls, no empty lists and maps, canonical quantities.
 
 mod duplicates;
+mod embedded;
 
 use serde_json::{Map, Value};
 
@@ -23,7 +24,7 @@ pub struct DecodeError(String);
 /// Decodes `object` in place as `kind` and returns the unknown fields that were dropped, as upstream words
 /// them: `unknown field "spec.replicsa"`.
 pub fn decode(kind: &Kind, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder { root: kind.definition, ..Decoder::default() };
     decoder.value(&Type::Object(kind.definition.to_owned()), object)?;
     Ok(decoder.unknown)
 }
@@ -41,6 +42,8 @@ pub fn strict_refusal(kind: &Kind, findings: &[String]) -> ApiError {
 
 #[derive(Default)]
 struct Decoder {
+    /// The type of the whole object.
+    root: &'static str,
     /// With list indices, for unknown fields.
     path: String,
     /// Names only, as Go's decoder gives it.
@@ -168,7 +171,7 @@ impl Decoder {
     }
 
     fn mismatch(&self, found: &str, ty: &Type) -> DecodeError {
-        let field = format!("{}.{}", self.holder, self.names.join("."));
+        let field = format!("{}.{}", self.holder, embedded::path(self.root, &self.names));
         let ty = go_type(ty);
         DecodeError(if self.names.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {ty}")
@@ -285,6 +288,16 @@ mod tests {
             (
                 json!({"containers": {"name": "c"}}),
                 "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+            ),
+            (
+                json!({"volumes": [{"name": "v", "secret": {"items": [{"mode": "x"}]}}]}),
+                "json: cannot unmarshal string into Go struct field KeyToPath.spec.volumes.VolumeSource.secret.items.mode \
+                 of type int32",
+            ),
+            (
+                json!({"containers": [{"livenessProbe": {"exec": 5}}]}),
+                "json: cannot unmarshal number into Go struct field Probe.spec.containers.livenessProbe.ProbeHandler.exec \
+                 of type v1.ExecAction",
             ),
             (
                 json!({"priority": 1.5}),

@@ -103,6 +103,23 @@ fn places(words: &'static str) -> BTreeMap<u32, Place> {
     words.split(' ').filter_map(place).collect()
 }
 
+/// The fields that Go's types have from structures they embed: type and field, and the structure's name.
+pub(super) fn embedded_fields() -> impl Iterator<Item = ((&'static str, &'static str), &'static str)> {
+    let inlined = NUMBERS.iter().flat_map(|(holder, places)| {
+        places.values().filter_map(move |place| match place {
+            Place::Inline(message) => Some((*holder, *message)),
+            Place::Field(_) => None,
+        })
+    });
+    inlined.flat_map(|(holder, message)| {
+        let name = message.rsplit('.').next().unwrap_or(message);
+        NUMBERS.get(message).into_iter().flat_map(BTreeMap::values).filter_map(move |place| match place {
+            Place::Field(field) => Some(((holder, *field), name)),
+            Place::Inline(_) => None,
+        })
+    })
+}
+
 /// Decodes an object.
 pub fn decode(bytes: &[u8]) -> Result<Value, WireError> {
     let envelope = bytes.strip_prefix(MAGIC).ok_or(WireError::Prefix)?;

@@ -1,0 +1,40 @@
+//! Go's embedded structures: their fields are in the object that embeds them, but Go's decoder names the structure
+//! in the path of a field all the same (`spec.volumes.VolumeSource.secret`). Only asked for a refusal.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use crate::kinds::{
+    schema::{Type, schema},
+    wire,
+};
+
+/// The name of the structure that brings a field into a type, by type and field.
+static EMBEDDED: LazyLock<HashMap<(&'static str, &'static str), &'static str>> =
+    LazyLock::new(|| wire::embedded_fields().collect());
+
+/// The path of `names` below an object of the type called `root`, with the structures on the way.
+pub(super) fn path(root: &str, names: &[String]) -> String {
+    let mut out: Vec<&str> = Vec::with_capacity(names.len());
+    let mut ty = Some(Type::Object(root.to_owned()));
+    for name in names {
+        ty = match ty.map(item) {
+            Some(Type::Object(holder)) => {
+                out.extend(EMBEDDED.get(&(holder.as_str(), name.as_str())));
+                schema().definition(&holder).and_then(|d| d.fields.get(name)).map(|field| field.ty.clone())
+            }
+            // The name is a key.
+            Some(Type::Map(values)) => Some(*values),
+            _ => None,
+        };
+        out.push(name);
+    }
+    out.join(".")
+}
+
+/// What is in a list.
+fn item(ty: Type) -> Type {
+    match ty {
+        Type::List(items) => item(*items),
+        other => other,
+    }
+}
