@@ -207,6 +207,15 @@ fn projected_sources() {
              \"Optional\":null,\"Path\":\"p\",\"User\":null}: only one of name and signerName may be used"]
     );
     assert_eq!(
+        projected(
+            &json!({"clusterTrustBundle": {"name": "a:b", "path": "p", "labelSelector": {"matchLabels": {"c": "d"}}}})
+        ),
+        [
+            "clusterTrustBundle.labelSelector: Invalid value: {\"matchLabels\":{\"c\":\"d\"}}: labelSelector must be \
+             unset if name is specified"
+        ]
+    );
+    assert_eq!(
         projected(&json!({"clusterTrustBundle": {"signerName": "a/b", "path": ""}})),
         [
             "clusterTrustBundle.signerName: Invalid value: \"a\": should be a domain with at least two segments \

@@ -139,7 +139,7 @@ fn bundle_by_name(name: &str, part: &Value, path: &Path, problems: &mut Problems
     if part["labelSelector"].is_object() {
         let why = "labelSelector must be unset if name is specified";
         let at = path.field("labelSelector");
-        problems.invalid_of(&at, "LabelSelector", &part["labelSelector"], why);
+        problems.invalid_of(&at, "metav1.LabelSelector", &part["labelSelector"], why);
     }
 }
 
