@@ -4,6 +4,7 @@ mod affinity;
 mod annotations;
 mod containers;
 pub(super) mod defaults;
+mod devices;
 mod env;
 mod gates;
 mod host;

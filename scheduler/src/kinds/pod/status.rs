@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::devices;
 use crate::kinds::{
     json::{items, text},
     validate::{Path, Problems, ip, names},
@@ -12,11 +13,15 @@ use crate::kinds::{
 
 /// Conditions whose types need no prefix to be legal.
 const OWN_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
+/// The lists of statuses with the lists of containers that they are of.
+const LISTS: [(&str, &str); 2] =
+    [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")];
+const EPHEMERAL: &str = "ephemeralContainerStatuses";
 
 /// Compares two states of a pod's status.
-pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
-    let (spec, old_spec) = (&new["spec"], &old["spec"]);
-    let (new, old, path) = (&new["status"], &old["status"], Path::new("status"));
+pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
+    let (spec, old_spec) = (&pod["spec"], &before["spec"]);
+    let (new, old, path) = (&pod["status"], &before["status"], Path::new("status"));
     conditions(&new["conditions"], &path.field("conditions"), problems);
     let nominated = text(new, "nominatedNodeName");
     if !nominated.is_empty() && nominated != text(old, "nominatedNodeName") {
@@ -31,23 +36,23 @@ pub(super) fn check(new: &Value, old: &Value, problems: &mut Problems) {
     if !new["qosClass"].is_null() {
         problems.immutable(&path.field("qosClass"), &new["qosClass"], &old["qosClass"]);
     }
-    for (list, containers) in
-        [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")]
-    {
-        let (new, old) = (&new[list], &old[list]);
-        restarts(
-            new,
-            old,
-            |name, code| may_restart(old_spec, containers, name, code),
-            &path.field(list),
-            problems,
-        );
+    for (list, containers) in LISTS {
+        let may = |name: &str, code: i64| may_restart(old_spec, containers, name, code);
+        restarts(&new[list], &old[list], may, &path.field(list), problems);
     }
-    let list = "ephemeralContainerStatuses";
-    restarts(&new[list], &old[list], |_, _| false, &path.field(list), problems);
+    restarts(&new[EPHEMERAL], &old[EPHEMERAL], |_, _| false, &path.field(EPHEMERAL), problems);
     claims(&new["resourceClaimStatuses"], spec, &path.field("resourceClaimStatuses"), problems);
+    let field = "extendedResourceClaimStatus";
+    devices::extended_claim(&new[field], spec, &path.field(field), problems);
     addresses(new, old, &PODS, &path, problems);
     addresses(new, old, &HOSTS, &path, problems);
+    for list in [LISTS[0].0, LISTS[1].0, EPHEMERAL] {
+        devices::users(&new[list], text(&spec["os"], "name"), &path.field(list), problems);
+    }
+    for (list, containers) in LISTS {
+        devices::allocated(&new[list], pod, containers, &path.field(list), problems);
+    }
+    devices::none_allocated(&new[EPHEMERAL], &path.field(EPHEMERAL), problems);
 }
 
 fn conditions(conditions: &Value, path: &Path, problems: &mut Problems) {
