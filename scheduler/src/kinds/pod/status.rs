@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::devices;
 use crate::kinds::{
-    json::{items, text},
+    json::{ensure, is_unset, items, text},
     validate::{Path, Problems, ip, names},
 };
 
@@ -32,10 +32,7 @@ pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
         }
     }
     generation(&new["observedGeneration"], &path.field("observedGeneration"), problems);
-    // A reporter that leaves the class out does not know it.
-    if !new["qosClass"].is_null() {
-        problems.immutable(&path.field("qosClass"), &new["qosClass"], &old["qosClass"]);
-    }
+    problems.immutable(&path.field("qosClass"), &new["qosClass"], &old["qosClass"]);
     for (list, containers) in LISTS {
         let may = |name: &str, code: i64| may_restart(old_spec, containers, name, code);
         restarts(&new[list], &old[list], may, &path.field(list), problems);
@@ -168,6 +165,10 @@ fn addresses(new: &Value, old: &Value, which: &Addresses, path: &Path, problems:
             ip::check(address, &path.index(index), problems);
         }
     }
+    if let (true, Some(at)) = (all.len() > 1, all.iter().position(|a| a.parse::<IpAddr>().is_err())) {
+        let why = format!("failed to check for dual stack with error:invalid IP[{at}]: {}", all[at]);
+        problems.internal(&path, why);
+    }
     let families: Vec<bool> =
         all.iter().filter_map(|a| a.parse::<IpAddr>().ok()).map(|a| a.is_ipv6()).collect();
     if all.len() > 2 || (all.len() == 2 && families.first() == families.last()) {
@@ -184,8 +185,14 @@ fn addresses(new: &Value, old: &Value, which: &Addresses, path: &Path, problems:
     }
 }
 
-/// Keeps the one address of a pod and the list of them in step: a reporter may know only one of the two.
+/// Keeps the one address of a pod and the list of them in step, and its class: a reporter may know only one of the
+/// two, and nothing of the class.
 pub(super) fn fill(pod: &mut serde_json::Map<String, Value>) {
+    let known = pod.get("status").and_then(Value::as_object).is_some_and(|s| !is_unset(s, "qosClass"));
+    if let (false, Some(spec)) = (known, pod.get("spec")) {
+        let class = super::qos_class(spec);
+        ensure(pod, "status").insert("qosClass".to_owned(), class.into());
+    }
     let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) else { return };
     let one = status.get("podIP").and_then(Value::as_str).unwrap_or_default().to_owned();
     let first = status.get("podIPs").and_then(|all| all[0]["ip"].as_str()).unwrap_or_default().to_owned();
@@ -211,6 +218,11 @@ mod tests {
     #[test]
     fn what_is_reported_is_checked_in_upstreams_words() {
         let old = json!({"qosClass": "BestEffort"});
+        let reported = |mut status: Value| {
+            let map = status.as_object_mut().unwrap();
+            map.entry("qosClass").or_insert_with(|| "BestEffort".into());
+            status
+        };
         for (new, expected) in [
             (
                 json!({"conditions": [{"type": "Ready"}, {"type": "a.io/b"}, {"type": "DisruptionTarget"}]}),
@@ -250,7 +262,7 @@ mod tests {
                 vec!["status.hostIPs[0].ip: Invalid value: \"10.0.0.2\": must be equal to `hostIP`"],
             ),
         ] {
-            assert_eq!(problems(&json!({"nodeName": "m"}), &new, &old), expected);
+            assert_eq!(problems(&json!({"nodeName": "m"}), &reported(new), &old), expected);
         }
     }
 
@@ -274,6 +286,14 @@ mod tests {
         let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
         let ruled = container(json!({"restartPolicy": "Never", "restartPolicyRules": rules}));
         assert_eq!((restart(ruled.clone(), 42), restart(ruled, 1)), (0, 1));
+    }
+
+    #[test]
+    fn a_reporter_need_not_know_the_class() {
+        let mut pod =
+            json!({"spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Running", "qosClass": ""}});
+        fill(pod.as_object_mut().unwrap());
+        assert_eq!(pod["status"]["qosClass"], "BestEffort");
     }
 
     #[test]

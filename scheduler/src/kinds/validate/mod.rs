@@ -107,6 +107,11 @@ impl Problems {
         self.add("FieldValueTooMany", path, format!("Too many: {count}: must have at most {max} items"));
     }
 
+    /// What upstream fails at rather than refuses.
+    pub(super) fn internal(&mut self, path: &Path, detail: impl fmt::Display) {
+        self.add("InternalError", path, format!("Internal error: {detail}"));
+    }
+
     pub(super) fn too_long(&mut self, path: &Path, max: usize) {
         self.add("FieldValueTooLong", path, format!("Too long: may not be more than {max} bytes"));
     }
