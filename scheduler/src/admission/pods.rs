@@ -197,6 +197,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pod_is_judged_by_what_it_was_given() {
+        let objects = Objects::in_memory(Vec::new()).await.unwrap();
+        let limits = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {
+            "resources": {"limits": {"memory": "2Gi"}},
+            "containers": [{"name": "web", "image": "web", "resources": limits}]}});
+        let options = WriteOptions::controller("test");
+        let written = objects.create(Resource::PODS, Some("default"), body, &options).await.unwrap();
+        let pod: Value = written.object.decode().unwrap();
+        let of_pod = &pod["spec"]["resources"];
+        assert_eq!(
+            of_pod["requests"],
+            json!({"cpu": "1", "memory": "1Gi"}),
+            "from its containers, whose defaults are there"
+        );
+        assert_eq!(of_pod["limits"], json!({"cpu": "1", "memory": "2Gi"}));
+        assert_eq!(pod["status"]["qosClass"], "Burstable");
+    }
+
+    #[tokio::test]
     async fn a_pod_with_gates_says_what_it_waits_for() {
         let pod = created(json!({"schedulingGates": [{"name": "a.io/x"}]})).await.unwrap();
         let condition = &pod["status"]["conditions"][0];

@@ -15,16 +15,16 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
 /// Compares two states of a pod. What was accepted stays acceptable: a spec that did not change is not looked at, and
 /// what was wrong with it before is no reason to refuse another change.
 pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
-    let annotations = |pod: &Value| pod["metadata"]["annotations"].clone();
     let (new, old) = (&pod["spec"], &before["spec"]);
-    let same_annotations = annotations(pod) == annotations(before);
+    let (noted, noted_before) = (&pod["metadata"]["annotations"], &before["metadata"]["annotations"]);
+    let same_annotations = noted == noted_before;
     if new == old && same_annotations {
         return;
     }
     fresh(pod, before, problems, whole);
     if !same_annotations {
         let path = Path::new("metadata").field("annotations");
-        annotations::update(&annotations(pod), &annotations(before), &path, problems);
+        annotations::update(noted, noted_before, &path, problems);
         // Upstream looks at them once more here, and lists what it finds once more.
         fresh(pod, before, problems, |pod, problems| {
             annotations::check(&pod["metadata"]["annotations"], &pod["spec"], &path, problems);
@@ -121,11 +121,14 @@ fn is_gated(spec: &Value) -> bool {
 
 /// Gates are opened, never put up again.
 fn gates(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
-    let known = items(&old["schedulingGates"]);
-    for (index, gate) in items(&new["schedulingGates"]).iter().enumerate() {
-        if !known.contains(gate) {
-            let why =
-                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+    let wanted = items(&new["schedulingGates"]);
+    let known = |name: &str| items(&old["schedulingGates"]).iter().any(|gate| text(gate, "name") == name);
+    for (index, gate) in wanted.iter().enumerate() {
+        let name = text(gate, "name");
+        // Of the same gate twice, the last is told.
+        let again = wanted[index + 1..].iter().any(|other| text(other, "name") == name);
+        if !known(name) && !again {
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             problems.forbidden(&path.index(index).field("name"), why);
         }
     }
