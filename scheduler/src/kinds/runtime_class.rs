@@ -49,7 +49,7 @@ fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut seen = BTreeSet::new();
     for (index, toleration) in items(&scheduling["tolerations"]).iter().enumerate() {
         if !seen.insert(["key", "operator", "value", "effect"].map(|field| text(toleration, field))) {
-            problems.duplicate(&path.index(index), toleration.clone());
+            problems.duplicate_of(&path.index(index), "Toleration", toleration);
         }
     }
     if let Some(old) = old {
@@ -86,7 +86,8 @@ mod tests {
         assert_eq!(said, expected);
         let twice = json!([{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "Exists"}]);
         let said = problem(|c| c["scheduling"] = json!({"tolerations": twice}), None);
-        assert!(said.starts_with("scheduling.tolerations[1]: Duplicate value: "), "{said}");
+        let expected = r#"{"Key":"a","Operator":"Exists","Value":"","Effect":"","TolerationSeconds":null}"#;
+        assert_eq!(said, format!("scheduling.tolerations[1]: Duplicate value: {expected}"));
         let class = json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/arch": "arm64"}}});
         assert_eq!(
             (RUNTIME_CLASS.warnings)(&class),

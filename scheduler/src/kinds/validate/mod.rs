@@ -94,6 +94,11 @@ impl Problems {
         self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", printed(&value.into())));
     }
 
+    /// As [`Self::duplicate`] for a whole object of the type called `ty`.
+    pub(super) fn duplicate_of(&mut self, path: &Path, ty: &str, value: &Value) {
+        self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", shapes::print(ty, value)));
+    }
+
     pub(super) fn not_found(&mut self, path: &Path, value: &str) {
         self.add("FieldValueNotFound", path, format!("Not found: {}", go::quote(value)));
     }
