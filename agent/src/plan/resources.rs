@@ -89,7 +89,7 @@ const NOTHING: Amounts =
     Amounts { cpu_request: 0, cpu_limit: Some(0), memory_request: 0, memory_limit: Some(0) };
 
 /// What the pod as a whole may use: the larger of its containers with the sidecars, and each init container
-/// with the sidecars that run beside it.
+/// with the sidecars that run beside it; and what its runtime class takes beside them.
 pub(super) fn pod_amounts(spec: &PodSpec) -> Amounts {
     let mut sidecars = NOTHING;
     let mut init_peak = NOTHING;
@@ -107,10 +107,16 @@ pub(super) fn pod_amounts(spec: &PodSpec) -> Amounts {
         .iter()
         .fold(sidecars, |sum, container| sum.plus(Amounts::of(container.resources.as_ref())));
     let total = main.max(init_peak);
+    let overhead = |name: &str, read: fn(&Quantity) -> Option<i64>| {
+        spec.overhead.as_ref().and_then(|list| list.get(name)).and_then(read).unwrap_or(0)
+    };
+    let (cpu, memory) = (overhead("cpu", milli), overhead("memory", value));
+    // What is unlimited stays so.
     Amounts {
-        cpu_limit: total.cpu_limit.filter(|limit| *limit > 0),
-        memory_limit: total.memory_limit.filter(|limit| *limit > 0),
-        ..total
+        cpu_request: total.cpu_request + cpu,
+        cpu_limit: total.cpu_limit.filter(|limit| *limit > 0).map(|limit| limit + cpu),
+        memory_request: total.memory_request + memory,
+        memory_limit: total.memory_limit.filter(|limit| *limit > 0).map(|limit| limit + memory),
     }
 }
 
@@ -196,6 +202,18 @@ mod tests {
         let memory = 4 * 1024 * 1024 * 1024;
         assert_eq!(oom_score_adj(&pod, &pod.spec.as_ref().unwrap().containers[0], memory), 938);
         assert_eq!(oom_score_adj(&pod, &pod.spec.as_ref().unwrap().containers[1], memory), 999);
+    }
+
+    #[test]
+    fn the_overhead_of_a_runtime_class_is_room_beside_the_containers() {
+        let resources = serde_json::json!({"requests": {"cpu": "250m"}, "limits": {"memory": "512Mi"}});
+        let mut pod = pod(serde_json::json!([{"name": "web", "resources": resources}]));
+        let spec = pod.spec.as_mut().unwrap();
+        let overhead = serde_json::json!({"cpu": "50m", "memory": "64Mi"});
+        spec.overhead = serde_json::from_value(overhead).unwrap();
+        let whole = pod_amounts(spec);
+        assert_eq!((whole.cpu_request, whole.cpu_limit), (300, None));
+        assert_eq!((whole.memory_request, whole.memory_limit), (576 << 20, Some(576 << 20)));
     }
 
     #[test]
