@@ -189,7 +189,7 @@ impl App {
         let (ready, is_ready) = watch::channel(false);
         let parts = api::Parts {
             objects: objects.clone(),
-            connect: Some(Arc::new(PodStreams::new(nodes.clone()))),
+            connect: Some(Arc::new(PodStreams::new(nodes.clone(), objects.clone()).map_err(PkiError::Tls)?)),
             computed: vec![Arc::new(ResourceMetrics::new(objects.clone(), nodes))],
             server: config.api.advertise.to_string(),
             ready: is_ready.clone(),

@@ -106,9 +106,9 @@ impl App {
         let records = Records::open(config.layout.records_dir(), &machine.boot_id)
             .map_err(|source| StartError::Directory { path: config.layout.records_dir(), source })?;
         let records = Arc::new(records);
-        let streams =
-            Arc::new(NodeStreams::new(ports.runtime.clone(), ports.network.clone(), records.clone()));
         let (view, node) = watch::channel(Arc::new(cluster::view(config, &host, &machine, &*ports.cgroups)));
+        let (runtime, network) = (ports.runtime.clone(), ports.network.clone());
+        let streams = Arc::new(NodeStreams::new(runtime, network, records.clone(), node.clone()));
         let (health, unhealthy) = watch::channel(None);
         let (hearing, heard) = watch::channel(pulse::Heard::default());
         let (runtime, images) = (ports.runtime.clone(), ports.images.clone());

@@ -26,7 +26,7 @@ pub use observed::{
 pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};
 pub use stream::{
-    ExecRequest, LogsRequest, PortForwardRequest, StreamEnd, StreamInput, StreamOutput, StreamRefusal,
-    StreamRequest,
+    DialTarget, ExecRequest, LogsRequest, PortForwardRequest, StreamEnd, StreamInput, StreamOutput,
+    StreamRefusal, StreamRequest,
 };
 pub use view::{NodeView, Resolver};

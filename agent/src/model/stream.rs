@@ -13,6 +13,8 @@ pub enum StreamRequest {
     Logs(LogsRequest),
     /// A TCP connection into a pod.
     PortForward(PortForwardRequest),
+    /// A connection of the API's proxies.
+    Dial(DialTarget),
 }
 
 /// exec and attach.
@@ -66,6 +68,17 @@ pub struct PortForwardRequest {
     pub port: u16,
 }
 
+/// Where the API's proxies want to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialTarget {
+    /// A pod's address.
+    Pod(PortForwardRequest),
+    /// A port of the node.
+    Node(u16),
+    /// The agent's own answers over HTTP.
+    Agent,
+}
+
 /// From the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamInput {
@@ -104,7 +117,7 @@ pub struct StreamEnd {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StreamRefusal {
-    /// 400, 404, 500.
+    /// 400, 404, 500, 503.
     pub code: u16,
     /// For the user.
     pub message: String,

@@ -8,20 +8,15 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use nix::sched::{CloneFlags, setns};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
-use super::failed;
+use super::{carry::carry, failed};
 use crate::{
     control::StreamChannel,
-    model::{NetworkStatus, StreamEnd, StreamInput, StreamOutput},
+    model::{NetworkStatus, StreamEnd},
 };
 
-const BUFFER: usize = 32 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects and copies until either side has ended both ways.
@@ -36,7 +31,7 @@ pub(super) async fn run(network: NetworkStatus, port: u16, channel: StreamChanne
             ));
         }
     };
-    copy(stream, channel).await
+    carry(stream, channel).await
 }
 
 /// A socket belongs to the namespace it was made in, so a thread that enters the namespace makes it and ends.
@@ -65,40 +60,4 @@ fn connect_here(port: u16) -> io::Result<StdStream> {
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     StdStream::connect_timeout(&v4, CONNECT_TIMEOUT)
         .or_else(|first| StdStream::connect_timeout(&v6, CONNECT_TIMEOUT).map_err(|_| first))
-}
-
-async fn copy(mut stream: TcpStream, mut channel: StreamChannel) -> StreamEnd {
-    let (mut from, mut to) = stream.split();
-    let output = channel.output;
-    let down = async {
-        let mut buffer = BytesMut::with_capacity(BUFFER);
-        while from.read_buf(&mut buffer).await? > 0 {
-            if output.send(StreamOutput::Stdout(buffer.split().freeze())).await.is_err() {
-                break;
-            }
-            buffer.reserve(BUFFER);
-        }
-        io::Result::Ok(())
-    };
-    let up = async {
-        let mut open = true;
-        while let Some(message) = channel.input.recv().await {
-            match message {
-                StreamInput::Stdin(bytes) if open => to.write_all(&bytes).await?,
-                // Half a close: the answer may still be coming.
-                StreamInput::StdinClosed if open => {
-                    to.shutdown().await?;
-                    open = false;
-                }
-                StreamInput::Stdin(_) | StreamInput::StdinClosed | StreamInput::Resize { .. } => {}
-            }
-        }
-        io::Result::Ok(())
-    };
-    // Cancel safety: whichever ends first ends the connection.
-    let ended = tokio::select! { result = down => result, result = up => result };
-    match ended {
-        Ok(()) => StreamEnd::default(),
-        Err(error) => failed(error.to_string()),
-    }
 }

@@ -1,18 +1,27 @@
-//! exec, attach, logs and port-forward on behalf of the scheduler: finds the container or namespace that a request
+//! exec, attach, logs, port-forward and the API's proxies on behalf of the scheduler: finds the container or namespace that a request
 //! means, refuses in upstream's words what cannot be served, and moves bytes. Everything is bounded by the channel to
 //! the client, and everything that was started ends when the client leaves.
 
+mod carry;
+mod dial;
 mod exec;
 mod forward;
 mod logs;
 
-use std::sync::Arc;
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
+use axum::Router;
+use tokio::sync::watch;
 
 use crate::{
     control::{OpenStream, StreamHandler},
-    model::{ContainerName, PodUid, StreamEnd, StreamRefusal, StreamRequest},
+    model::{
+        ContainerName, DialTarget, NetworkStatus, NodeView, PodUid, StreamEnd, StreamRefusal, StreamRequest,
+    },
     net::Network,
     observe::Records,
     runtime::{ContainerState, ObservedContainer, Runtime},
@@ -24,12 +33,53 @@ pub struct NodeStreams {
     runtime: Arc<dyn Runtime>,
     network: Arc<dyn Network>,
     records: Arc<Records>,
+    node: watch::Receiver<Arc<NodeView>>,
+    answers: Arc<OnceLock<Router>>,
 }
 
 impl NodeStreams {
-    /// On these ports; `records` tell which end of a container was reported last.
-    pub fn new(runtime: Arc<dyn Runtime>, network: Arc<dyn Network>, records: Arc<Records>) -> Self {
-        Self { runtime, network, records }
+    /// On these ports; `records` tell which end of a container was reported last, `node` the addresses of pods in its
+    /// network.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        records: Arc<Records>,
+        node: watch::Receiver<Arc<NodeView>>,
+    ) -> Self {
+        Self { runtime, network, records, node, answers: Arc::default() }
+    }
+
+    /// What the agent itself answers; until then who asks is told to come back. Only the first counts.
+    pub fn answer_with(&self, router: Router) {
+        let _ = self.answers.set(router);
+    }
+
+    async fn network_of(&self, pod: &PodUid) -> Result<NetworkStatus, StreamRefusal> {
+        let mut networks = self.network.list().await.map_err(|error| refusal(500, chain(&error)))?;
+        networks.remove(pod).ok_or_else(|| refusal(404, format!("pod {pod} has no network")))
+    }
+
+    /// The node's first address, which is also that of pods in its network.
+    fn own_address(&self) -> Result<IpAddr, StreamRefusal> {
+        let first = self.node.borrow().addresses.first().copied();
+        first.ok_or_else(|| refusal(503, "the node has no address yet".to_owned()))
+    }
+
+    async fn dial(&self, target: DialTarget) -> Result<OpenStream, StreamRefusal> {
+        let (ip, port) = match target {
+            DialTarget::Agent => {
+                let starting = || refusal(503, "the agent is starting".to_owned());
+                let router = self.answers.get().cloned().ok_or_else(starting)?;
+                return Ok(Box::new(move |channel| Box::pin(carry::carry(dial::answer(router), channel))));
+            }
+            DialTarget::Node(port) => (self.own_address()?, port),
+            DialTarget::Pod(request) => match self.network_of(&request.pod).await?.addresses {
+                Some(addresses) => (IpAddr::V4(addresses.v4), request.port),
+                None => (self.own_address()?, request.port),
+            },
+        };
+        let stream = dial::connect(ip, port).await?;
+        Ok(Box::new(move |channel| Box::pin(carry::carry(stream, channel))))
     }
 
     /// The container's attempts, oldest first.
@@ -78,12 +128,10 @@ impl StreamHandler for NodeStreams {
                 Ok(Box::new(move |channel| Box::pin(exec::run(runtime, container.id, request, channel))))
             }
             StreamRequest::PortForward(request) => {
-                let networks = self.network.list().await.map_err(|error| refusal(500, chain(&error)))?;
-                let network = networks.get(&request.pod).cloned();
-                let network =
-                    network.ok_or_else(|| refusal(404, format!("pod {} has no network", request.pod)))?;
+                let network = self.network_of(&request.pod).await?;
                 Ok(Box::new(move |channel| Box::pin(forward::run(network, request.port, channel))))
             }
+            StreamRequest::Dial(target) => self.dial(target).await,
         }
     }
 }

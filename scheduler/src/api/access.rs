@@ -86,9 +86,9 @@ pub(super) fn authorize(
     };
     let user = &actor.user;
     let verb = method.as_str().to_ascii_lowercase();
-    let (kind, namespace, name) = match route {
-        Route::Collection(kind, namespace) => (kind, namespace, ""),
-        Route::Object(kind, namespace, name, _) => (kind, namespace, *name),
+    let (kind, namespace, name, sub) = match route {
+        Route::Collection(kind, namespace) => (kind, namespace, "", None),
+        Route::Object(kind, namespace, name, sub) => (kind, namespace, *name, *sub),
         Route::Review(_) | Route::Other => {
             let message = format!("forbidden: User {user:?} cannot {verb} path {path:?}: {why}");
             return Err(ApiError::new(Reason::Forbidden, message));
@@ -105,7 +105,10 @@ pub(super) fn authorize(
         ("delete", true) => "deletecollection",
         (verb, _) => verb,
     };
-    let (plural, group) = (kind.plural, kind.group);
+    let (plural, group) = match sub {
+        Some(sub) => (format!("{}/{}", kind.plural, sub.name()), kind.group),
+        None => (kind.plural.to_owned(), kind.group),
+    };
     let why =
         format!("User {user:?} cannot {verb} resource {plural:?} in API group {group:?} {scope}: {why}");
     Err(ApiError::forbidden(kind.resource, name, &why))
@@ -206,6 +209,13 @@ mod tests {
             said.starts_with("deployments.apps \"web\" is forbidden: User \"eve\" cannot delete resource"),
             "{said}"
         );
+        let proxied =
+            refusal(&eve, &Method::GET, "/api/v1/namespaces/shop/pods/web:80/proxy/a/../b").unwrap();
+        assert!(
+            proxied
+                .contains("cannot get resource \"pods/proxy\" in API group \"\" in the namespace \"shop\"")
+        );
+        assert!(refusal(&node, &Method::POST, "/api/v1/nodes/n2/proxy/run").is_some());
         for path in ["/metrics", "/apix", "/apis/metrics.k8s.io/v1beta1/nodes", "/logs"] {
             assert!(refusal(&eve, &Method::GET, path).is_some(), "{path}");
         }

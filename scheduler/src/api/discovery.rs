@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::kinds::{self, Kind, Scope, Subresource};
+use crate::{
+    kinds::{self, Kind, Scope, Subresource},
+    model::Resource,
+};
 
 /// A resource without stored objects, served by code of its own.
 struct Extra {
@@ -173,13 +176,14 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
 
 fn verbs(kind: &Kind) -> Vec<&'static str> {
     // Namespaces go one by one: each takes its content along.
-    let collection = kind.resource != crate::model::Resource::NAMESPACES;
+    let collection = kind.resource != Resource::NAMESPACES;
     VERBS.into_iter().filter(|verb| collection || *verb != "deletecollection").collect()
 }
 
 /// What a subresource is called, which (group, version, kind) it speaks and what can be done with it. An empty
 /// kind is that of the object itself.
 fn subresource(
+    kind: &Kind,
     sub: Subresource,
 ) -> (&'static str, (&'static str, &'static str, &'static str), &'static [&'static str]) {
     let write: &[&str] = &["get", "patch", "update"];
@@ -192,6 +196,14 @@ fn subresource(
         Subresource::Exec => ("exec", ("", "v1", "PodExecOptions"), connect),
         Subresource::Attach => ("attach", ("", "v1", "PodAttachOptions"), connect),
         Subresource::PortForward => ("portforward", ("", "v1", "PodPortForwardOptions"), connect),
+        Subresource::Proxy => {
+            let options = match kind.resource {
+                Resource::PODS => "PodProxyOptions",
+                Resource::SERVICES => "ServiceProxyOptions",
+                _ => "NodeProxyOptions",
+            };
+            ("proxy", ("", "v1", options), &["create", "delete", "get", "patch", "update"])
+        }
         Subresource::Eviction => ("eviction", ("policy", "v1", "Eviction"), &["create"]),
         Subresource::Finalize => ("finalize", ("", "", ""), &["update"]),
     }
@@ -214,7 +226,7 @@ fn legacy_resource(kind: &Kind) -> Value {
 }
 
 fn legacy_subresource(kind: &Kind, sub: Subresource) -> Value {
-    let (name, (group, version, response), verbs) = subresource(sub);
+    let (name, (group, version, response), verbs) = subresource(kind, sub);
     let mut out = json!({
         "name": format!("{}/{name}", kind.plural),
         "singularName": "",
@@ -274,7 +286,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         .subresources
         .iter()
         .map(|sub| {
-            let (name, (group, version, response), verbs) = subresource(*sub);
+            let (name, (group, version, response), verbs) = subresource(kind, *sub);
             let response = match response {
                 "" => own.clone(),
                 response => json!({"group": group, "version": version, "kind": response}),

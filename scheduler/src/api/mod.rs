@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Object, Reason},
+    model::{ApiError, Object, Reason, Resource},
     objects::{Actor, Objects},
 };
 
@@ -49,7 +49,22 @@ pub use server::{Server, ServerError};
 use request::Ask;
 use route::Route;
 
-/// Serves the subresources that reach into a container: log, exec, attach, port-forward.
+/// What a proxied request is for. The name may have a scheme and a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxied<'a> {
+    /// Pods, services or nodes.
+    pub resource: Resource,
+    /// `None` for nodes.
+    pub namespace: Option<&'a str>,
+    /// `web`, `web:80`, `https:web:443`
+    pub name: &'a str,
+}
+
+/// Where a request came from; an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub std::net::IpAddr);
+
+/// Serves the subresources that reach into a container (log, exec, attach, port-forward), and the proxies.
 #[async_trait]
 pub trait Connect: Send + Sync + 'static {
     /// Answers a request about `pod`; `request` still has its body and its upgrade.
@@ -60,6 +75,9 @@ pub trait Connect: Send + Sync + 'static {
         params: Params,
         request: Request,
     ) -> Result<Response, ApiError>;
+
+    /// Passes `request` on to a backend.
+    async fn proxy(&self, proxied: Proxied<'_>, request: Request) -> Result<Response, ApiError>;
 }
 
 /// Serves a group whose objects are computed and not stored (`metrics.k8s.io`).
@@ -158,6 +176,15 @@ impl Api {
         let actor = access::impersonated(actor, request.headers())?;
         access::authorize(&actor, request.method(), &path, &route)?;
         match route {
+            Route::Object(kind, namespace, name, Some(Subresource::Proxy)) => {
+                if params.get("dryRun").is_some() {
+                    return Err(ApiError::new(Reason::BadRequest, "dryRun is not supported"));
+                }
+                let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+                let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
+                let proxied = Proxied { resource: kind.resource, namespace, name: &name };
+                connect.proxy(proxied, request).await
+            }
             Route::Object(kind, namespace, name, Some(sub)) if is_stream(sub) => {
                 let pod = self.objects.get(kind.resource, namespace, name).await?;
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
@@ -248,7 +275,7 @@ fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Reques
         })
     };
     let verb = match (method.as_str(), collection) {
-        _ if sub.is_some_and(is_stream) => "CONNECT",
+        _ if sub.is_some_and(|sub| is_stream(sub) || sub == Subresource::Proxy) => "CONNECT",
         ("GET", true) if watching() => "WATCH",
         ("GET", true) => "LIST",
         ("GET", false) => "GET",
@@ -259,17 +286,6 @@ fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Reques
         ("DELETE", false) => "DELETE",
         _ => "OTHER",
     };
-    let subresource = match sub {
-        None => "",
-        Some(Subresource::Status) => "status",
-        Some(Subresource::Scale) => "scale",
-        Some(Subresource::Binding) => "binding",
-        Some(Subresource::Log) => "log",
-        Some(Subresource::Exec) => "exec",
-        Some(Subresource::Attach) => "attach",
-        Some(Subresource::PortForward) => "portforward",
-        Some(Subresource::Eviction) => "eviction",
-        Some(Subresource::Finalize) => "finalize",
-    };
+    let subresource = sub.map_or("", Subresource::name);
     metrics::Request { verb, group, resource, subresource }
 }

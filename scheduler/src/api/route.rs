@@ -49,6 +49,15 @@ impl<'a> Route<'a> {
         let namespaced = |plural: &str| find(plural).filter(|k| k.scope == Scope::Namespaced);
         // `namespaces/x/pods` is a collection, `namespaces/x/status` a subresource of the namespace.
         match *rest {
+            // What comes after it is the backend's: the proxy looks at it itself.
+            ["namespaces", namespace, plural, name, "proxy", ..] => {
+                let kind = namespaced(plural)?;
+                Some(Self::Object(kind, Some(namespace), name, Some(subresource(kind, "proxy")?)))
+            }
+            [plural, name, "proxy", ..] => {
+                let kind = cluster(plural)?;
+                Some(Self::Object(kind, None, name, Some(subresource(kind, "proxy")?)))
+            }
             [plural] => Some(Self::Collection(find(plural)?, None)),
             [plural, name] => Some(Self::Object(cluster(plural)?, None, name, None)),
             ["namespaces", namespace, plural] if namespaced(plural).is_some() => {
@@ -79,6 +88,7 @@ fn subresource(kind: &Kind, name: &str) -> Option<Subresource> {
         "exec" => Subresource::Exec,
         "attach" => Subresource::Attach,
         "portforward" => Subresource::PortForward,
+        "proxy" => Subresource::Proxy,
         "eviction" => Subresource::Eviction,
         "finalize" => Subresource::Finalize,
         _ => return None,
@@ -124,6 +134,13 @@ mod tests {
             object("/api/v1/namespaces/a/pods/p/log"),
             Some((Resource::PODS, Some("a"), "p", Some(Subresource::Log)))
         );
+        for below in ["", "/", "/a/b", "/namespaces/x", "/../../secrets"] {
+            let path = format!("/api/v1/namespaces/a/services/https:s:1/proxy{below}");
+            let proxied = Some((Resource::SERVICES, Some("a"), "https:s:1", Some(Subresource::Proxy)));
+            assert_eq!(object(&path), proxied);
+            let path = format!("/api/v1/nodes/n/proxy{below}");
+            assert_eq!(object(&path), Some((Resource::NODES, None, "n", Some(Subresource::Proxy))));
+        }
     }
 
     #[test]
@@ -132,6 +149,8 @@ mod tests {
             "/api/v1/namespaces/a/nodes",
             "/api/v1/pods/p",
             "/api/v1/namespaces/a/configmaps/c/log",
+            "/api/v1/namespaces/a/configmaps/c/proxy",
+            "/api/v1/namespaces/a/proxy/x",
             "/apis/apps/v2/deployments",
             "/api/v1",
             "/",

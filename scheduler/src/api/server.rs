@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Api, access};
+use super::{Api, Peer, access};
 use crate::{model::Chain, objects::Actor, pki::Identity};
 
 /// A client that does not finish its handshake or its request head is not waited for.
@@ -112,7 +112,7 @@ async fn connection(
     let certificates = tls.get_ref().1.peer_certificates();
     let identity = certificates.and_then(|c| c.first()).and_then(|leaf| Identity::of(leaf));
     let actor = identity.map(access::actor);
-    let service = service_fn(move |request| serve(api.clone(), actor.clone(), request));
+    let service = service_fn(move |request| serve(api.clone(), actor.clone(), peer, request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
@@ -138,8 +138,10 @@ async fn connection(
 async fn serve(
     api: Arc<Api>,
     actor: Option<Actor>,
-    request: http::Request<Incoming>,
+    peer: SocketAddr,
+    mut request: http::Request<Incoming>,
 ) -> Result<axum::response::Response, std::convert::Infallible> {
+    request.extensions_mut().insert(Peer(peer.ip()));
     Ok(api.handle(actor, request.map(Body::new)).await)
 }
 

@@ -279,7 +279,7 @@ async fn an_expired_version_is_an_error_event() {
     for i in 0..3 {
         let patch = crate::objects::Patch::Merge(json!({"data": {"k": i.to_string()}}));
         let options = crate::objects::WriteOptions::controller("test");
-        let resource = crate::model::Resource::CONFIG_MAPS;
+        let resource = Resource::CONFIG_MAPS;
         f.objects.patch(resource, Some("default"), "a", None, patch, &options).await.unwrap();
     }
     f.objects.forget_history();

@@ -85,10 +85,30 @@ pub enum Subresource {
     Attach,
     /// `pods/portforward`
     PortForward,
+    /// `pods/proxy`, `services/proxy`, `nodes/proxy`: what comes after it in the path is the backend's.
+    Proxy,
     /// `pods/eviction`
     Eviction,
     /// `namespaces/finalize`
     Finalize,
+}
+
+impl Subresource {
+    /// As it is in paths.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Binding => "binding",
+            Self::Log => "log",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
+            Self::Proxy => "proxy",
+            Self::Eviction => "eviction",
+            Self::Finalize => "finalize",
+        }
+    }
 }
 
 /// A column of the server-side table that `kubectl get` prints.

@@ -38,6 +38,8 @@ pub enum Reason {
     TooManyRequests,
     /// 500
     InternalError,
+    /// 500 without a word of its class, as upstream answers what it has no class for
+    Unknown,
     /// 503
     ServiceUnavailable,
     /// 504
@@ -60,7 +62,7 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout => 504,
         }
@@ -84,6 +86,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
+            Self::Unknown => "",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::Timeout => "Timeout",
         }
@@ -227,10 +230,13 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason.as_str(), "code": self.reason.code(),
         });
-        if !details.is_empty()
-            && let Some(map) = status.as_object_mut()
-        {
-            map.insert("details".to_owned(), details.into());
+        if let Some(map) = status.as_object_mut() {
+            if !details.is_empty() {
+                map.insert("details".to_owned(), details.into());
+            }
+            if self.reason == Reason::Unknown {
+                map.remove("reason");
+            }
         }
         status
     }

@@ -42,7 +42,7 @@ use crate::{
     events::Recorder,
     objects::Objects,
     pki::{Alpn, Authority, PkiError, Serving, Tokens, server_config},
-    streams::{DIAL_BACK, NodeStream, StreamError, Streams},
+    streams::{NodeStream, StreamError, Streams, patience},
     tasks::Tasks,
 };
 use bootstrap::{Bootstrap, Gate, RateLimit};
@@ -211,10 +211,11 @@ impl Nodes {
         let not_connected = || StreamError::NotConnected(node.to_owned());
         let session = self.0.registry.get(node).ok_or_else(not_connected)?;
         let expected = self.0.streams.expect(node);
+        let within = patience(&kind);
         let request = pb::StreamRequest { id: expected.id.clone(), kind: Some(kind) };
         let message = convert::message(pb::scheduler_message::Kind::Stream(request));
         session.outbound.send(message).await.map_err(|_| not_connected())?;
-        expected.arrived(DIAL_BACK).await
+        expected.arrived(within).await
     }
 }
 

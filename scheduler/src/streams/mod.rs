@@ -4,6 +4,8 @@
 //! An id is 128 random bits, holds for one stream of one node, and is forgotten after a timeout. Never: HTTP, or
 //! any look at what flows.
 
+mod pipe;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -13,8 +15,20 @@ use std::{
 use gantry_proto::node::v1 as pb;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use pipe::Pipe;
+
 /// How long an agent may take to dial back.
 pub const DIAL_BACK: Duration = Duration::from_secs(10);
+/// An agent that is to reach somebody else first tries for 30 seconds.
+const REACH: Duration = Duration::from_secs(30);
+
+/// How long to wait for a stream of this kind.
+pub(crate) fn patience(kind: &pb::stream_request::Kind) -> Duration {
+    match kind {
+        pb::stream_request::Kind::Dial(_) => REACH + DIAL_BACK,
+        _ => DIAL_BACK,
+    }
+}
 
 /// Why there is no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,9 +12,9 @@ use super::ConvertError;
 use crate::{
     control::ledger::Section,
     model::{
-        ClusterNetwork, ContainerName, Desired, DesiredPod, Endpoint, ExecRequest, FailedKind, LogsRequest,
-        NodeName, PeerNode, PodName, PodUid, PortForwardRequest, Protocol, ServiceId, ServicePort,
-        ServiceSpec, ServiceType, SharedObject, StreamInput, StreamRequest,
+        ClusterNetwork, ContainerName, Desired, DesiredPod, DialTarget, Endpoint, ExecRequest, FailedKind,
+        LogsRequest, NodeName, PeerNode, PodName, PodUid, PortForwardRequest, Protocol, ServiceId,
+        ServicePort, ServiceSpec, ServiceType, SharedObject, StreamInput, StreamRequest,
     },
 };
 
@@ -290,6 +290,11 @@ pub(in crate::control) fn stream_request(kind: Option<pb::stream_request::Kind>)
         Kind::PortForward(p) => StreamRequest::PortForward(PortForwardRequest {
             pod: PodUid::new(p.pod_uid),
             port: u16::try_from(p.port).ok()?,
+        }),
+        Kind::Dial(d) => StreamRequest::Dial(match (d.pod_uid.is_empty(), u16::try_from(d.port).ok()?) {
+            (false, port) => DialTarget::Pod(PortForwardRequest { pod: PodUid::new(d.pod_uid), port }),
+            (true, 0) => DialTarget::Agent,
+            (true, port) => DialTarget::Node(port),
         }),
     })
 }

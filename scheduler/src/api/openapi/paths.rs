@@ -48,6 +48,12 @@ pub(super) fn of_kind(kind: &Kind) -> Map<String, Value> {
         let (name, mut item) = operations.subresource(*sub);
         item["parameters"] = json!(shared);
         out.insert(format!("{collection}/{{name}}/{name}"), item);
+        if *sub == Subresource::Proxy {
+            let mut item = operations.proxy("ProxyWithPath");
+            let path = path_parameter("path", "path to the resource");
+            item["parameters"] = shared.iter().cloned().chain([path]).collect();
+            out.insert(format!("{collection}/{{name}}/{name}/{{path}}"), item);
+        }
     }
     out
 }
@@ -135,6 +141,20 @@ impl Operations<'_> {
         out
     }
 
+    fn proxy(&self, suffix: &str) -> Value {
+        const METHODS: [&str; 7] = ["delete", "get", "head", "options", "patch", "post", "put"];
+        let operation = |method: &str| {
+            let infix = format!("{}{}", method[..1].to_uppercase(), &method[1..]);
+            let mut out = self.operation("connect", "connect", &infix, suffix, &format!("{META}.Status"));
+            out["responses"]["200"] =
+                json!({"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}});
+            let path = "Path is the part of the URL that goes to the backend.";
+            out["parameters"] = json!([query("path", "string", path)]);
+            out
+        };
+        METHODS.into_iter().map(|method| (method.to_owned(), operation(method))).collect::<Map<_, _>>().into()
+    }
+
     fn subresource(&self, sub: Subresource) -> (&'static str, Value) {
         let whole = |suffix: &str, definition: &str| {
             json!({"get": self.operation("get", "read", "", suffix, definition),
@@ -171,6 +191,7 @@ impl Operations<'_> {
                 out["parameters"] = log_parameters().into();
                 ("log", json!({ "get": out }))
             }
+            Subresource::Proxy => ("proxy", self.proxy("Proxy")),
             Subresource::Exec => ("exec", connect("Exec", &exec_parameters())),
             Subresource::Attach => ("attach", connect("Attach", &exec_parameters()[1..])),
             Subresource::PortForward => (

@@ -1,10 +1,11 @@
-//! log, exec, attach and port-forward: HTTP and WebSocket on the client's side, the agent's dialled-back stream
+//! log, exec, attach, port-forward and the proxies: HTTP and WebSocket on the client's side, the agent's dialled-back stream
 //! on the other. Decides what can be served from the pod's status, in upstream's words; moves bytes with
 //! back-pressure end to end. Never: a look into what flows.
 
 mod container;
 mod exec;
 mod logs;
+mod proxy;
 #[cfg(test)]
 mod tests;
 
@@ -15,23 +16,25 @@ use axum::{extract::Request, response::Response};
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Connect, Params};
+use super::{Connect, Params, Proxied};
 use crate::{
     kinds::Subresource,
     model::{ApiError, Chain, Object, Reason},
     nodes::Nodes,
+    objects::Objects,
     streams::{NodeStream, StreamError},
 };
 
 /// Streams into containers, by way of the node sessions.
 pub struct PodStreams {
     nodes: Nodes,
+    proxy: proxy::Proxy,
 }
 
 impl PodStreams {
-    /// Over the node sessions.
-    pub fn new(nodes: Nodes) -> Self {
-        Self { nodes }
+    /// Over the node sessions, to what the objects tell of.
+    pub fn new(nodes: Nodes, objects: Objects) -> Result<Self, rustls::Error> {
+        Ok(Self { nodes: nodes.clone(), proxy: proxy::Proxy::new(nodes, objects)? })
     }
 
     async fn open(&self, node: &str, kind: pb::stream_request::Kind) -> Result<NodeStream, ApiError> {
@@ -60,6 +63,10 @@ impl Connect for PodStreams {
                  from inside the cluster with kubectl exec",
             )),
         }
+    }
+
+    async fn proxy(&self, proxied: Proxied<'_>, request: Request) -> Result<Response, ApiError> {
+        self.proxy.serve(proxied, request).await
     }
 }
 
