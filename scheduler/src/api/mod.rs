@@ -176,6 +176,9 @@ impl Api {
         let actor = access::impersonated(actor, request.headers())?;
         access::authorize(&actor, request.method(), &path, &route)?;
         match route {
+            Route::Object(_, _, _, Some(sub)) if connects(sub) && !is_connect(sub, request.method()) => {
+                Err(respond::method_not_allowed())
+            }
             Route::Object(kind, namespace, name, Some(Subresource::Proxy)) => {
                 if params.get("dryRun").is_some() {
                     return Err(ApiError::new(Reason::BadRequest, "dryRun is not supported"));
@@ -245,6 +248,23 @@ impl Api {
     }
 }
 
+/// Whether a subresource leads out of the API.
+const fn connects(sub: Subresource) -> bool {
+    is_stream(sub) || matches!(sub, Subresource::Proxy)
+}
+
+/// Whether it does so with this method.
+fn is_connect(sub: Subresource, method: &Method) -> bool {
+    match *method {
+        Method::GET => true,
+        Method::POST => sub != Subresource::Log,
+        Method::PUT | Method::PATCH | Method::DELETE | Method::HEAD | Method::OPTIONS => {
+            sub == Subresource::Proxy
+        }
+        _ => false,
+    }
+}
+
 const fn is_stream(sub: Subresource) -> bool {
     matches!(sub, Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward)
 }
@@ -275,7 +295,7 @@ fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Reques
         })
     };
     let verb = match (method.as_str(), collection) {
-        _ if sub.is_some_and(|sub| is_stream(sub) || sub == Subresource::Proxy) => "CONNECT",
+        _ if sub.is_some_and(connects) => "CONNECT",
         ("GET", true) if watching() => "WATCH",
         ("GET", true) => "LIST",
         ("GET", false) => "GET",

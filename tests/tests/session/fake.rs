@@ -13,11 +13,15 @@ use gantry_agent::{
         CaPin, Control, ControlConfig, ControlParts, JoinToken, NodeReporter, OpenStream, StreamHandler,
     },
     model::{
-        ContainerUsage, Desired, NodeFacts, NodeUsage, PodUid, StreamEnd, StreamInput, StreamOutput,
-        StreamRefusal, StreamRequest, Vitals,
+        ContainerUsage, Desired, DialTarget, NodeFacts, NodeUsage, PodUid, StreamEnd, StreamInput,
+        StreamOutput, StreamRefusal, StreamRequest, Vitals,
     },
 };
 use prometheus_client::registry::Registry;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,7 +78,12 @@ impl StreamHandler for Fake {
                     })
                 }));
             }
-            _ => return Err(StreamRefusal { code: 404, message: "no such container".to_owned() }),
+            StreamRequest::PortForward(forward) => return dial(forward.port).await,
+            StreamRequest::Dial(DialTarget::Pod(to)) => return dial(to.port).await,
+            StreamRequest::Dial(DialTarget::Node(port)) => return dial(port).await,
+            StreamRequest::Dial(DialTarget::Agent) | StreamRequest::Logs(_) => {
+                return Err(StreamRefusal { code: 404, message: "no such container".to_owned() });
+            }
         };
         Ok(Box::new(move |mut channel| {
             Box::pin(async move {
@@ -93,6 +102,39 @@ impl StreamHandler for Fake {
             })
         }))
     }
+}
+
+/// Every address of this node is the loopback one.
+async fn dial(port: u16) -> Result<OpenStream, StreamRefusal> {
+    let refused = |error| StreamRefusal { code: 503, message: format!("dial tcp 127.0.0.1:{port}: {error}") };
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(refused)?;
+    Ok(Box::new(move |mut channel| {
+        Box::pin(async move {
+            let (mut from, mut to) = stream.into_split();
+            let output = channel.output;
+            let down = async {
+                let mut buffer = vec![0; 4096];
+                while let Ok(size @ 1..) = from.read(&mut buffer).await {
+                    let bytes = buffer[..size].to_vec().into();
+                    if output.send(StreamOutput::Stdout(bytes)).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let up = async {
+                while let Some(input) = channel.input.recv().await {
+                    let done = match input {
+                        StreamInput::Stdin(bytes) => to.write_all(&bytes).await,
+                        StreamInput::StdinClosed => to.shutdown().await,
+                        StreamInput::Resize { .. } => Ok(()),
+                    };
+                    done.unwrap();
+                }
+            };
+            tokio::select! { () = down => {}, () = up => {} }
+            StreamEnd::default()
+        })
+    }))
 }
 
 pub(crate) struct Agent {

@@ -23,16 +23,16 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-struct Cluster {
-    app: App,
-    client: Client,
+pub(super) struct Cluster {
+    pub(super) app: App,
+    pub(super) client: Client,
     agent: Agent,
-    pods: Api<Pod>,
+    pub(super) pods: Api<Pod>,
     _dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    async fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let (api, nodes) = (free_port()?, free_port()?);
         let text = format!(
@@ -59,12 +59,13 @@ impl Cluster {
     }
 
     /// A pod whose container `c` runs and whose container `w` waits.
-    async fn pod(&self, name: &str) -> Result<Pod> {
+    pub(super) async fn pod(&self, name: &str) -> Result<Pod> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "namespace": "default"},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}, {"name": "w", "image": "i"}]}}))?;
         let pod = self.pods.create(&Default::default(), &pod).await?;
         let container = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
-        let status: PodStatus = serde_json::from_value(json!({"phase": "Running", "containerStatuses": [
+        let status: PodStatus = serde_json::from_value(json!({"phase": "Running",
+            "podIP": "192.0.2.7", "podIPs": [{"ip": "192.0.2.7"}], "containerStatuses": [
             container("c", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})),
             container("w", json!({"waiting": {"reason": "ContainerCreating"}}))]}))?;
         let uid = pod.metadata.uid.as_deref().context("no uid")?.into();
@@ -90,7 +91,7 @@ impl Cluster {
         Ok(self.client.request(http::Request::get(path).body(Vec::new())?).await?)
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(super) async fn stop(self) -> Result<()> {
         self.agent.stop().await?;
         self.app.stop().await;
         Ok(())

@@ -1,29 +1,31 @@
-//! exec and attach over WebSocket: the channel protocol of kubectl (`v5.channel.k8s.io`, and `v4` without the
-//! close of single channels). Every message begins with the number of its channel.
+//! exec and attach. kubectl speaks the channel protocol over a WebSocket (`v5.channel.k8s.io`, and the older ones without
+//! the close of single channels); older executors speak SPDY, with a stream for each channel. The end is told as a
+//! `Status`, on a channel of its own.
 
 use axum::{
-    extract::{FromRequestParts, Request, WebSocketUpgrade, ws},
+    extract::{Request, ws},
     response::Response,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
 use gantry_proto::node::v1::{self as pb, stream_frame::Kind};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::{Params, PodStreams, container, node_of, uid_of};
+use super::{
+    Params, PodStreams, container, executor, node_of,
+    socket::{self, Codec},
+    uid_of,
+};
 use crate::{
     model::{ApiError, Reason},
     streams::NodeStream,
 };
-
-const V5: &str = "v5.channel.k8s.io";
-const V4: &str = "v4.channel.k8s.io";
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -32,15 +34,38 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// v5: the rest of the message names a channel that is closed.
 const CLOSE: u8 = 255;
+/// What goes to the agent at a time: a client's message may be larger than a frame.
+const CHUNK: usize = 64 << 10;
 
-/// The largest message of a client: kubectl sends 32 KiB at a time.
-const MAX_MESSAGE: usize = 1 << 20;
+/// One of the channel protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spoken {
+    codec: Codec,
+    /// Single channels can be closed.
+    closes: bool,
+    /// The end is a `Status`; else the text of a failure.
+    status: bool,
+}
+
+const fn spoken(codec: Codec, closes: bool, status: bool) -> Spoken {
+    Spoken { codec, closes, status }
+}
+
+/// By subprotocol; none is spoken as the first of them.
+const PROTOCOLS: [(&str, Spoken); 6] = [
+    ("v5.channel.k8s.io", spoken(Codec::Raw, true, true)),
+    ("v4.channel.k8s.io", spoken(Codec::Raw, false, true)),
+    ("v4.base64.channel.k8s.io", spoken(Codec::Base64, false, true)),
+    ("channel.k8s.io", spoken(Codec::Raw, false, false)),
+    ("base64.channel.k8s.io", spoken(Codec::Base64, false, false)),
+    ("", spoken(Codec::Raw, false, false)),
+];
 
 pub(super) async fn serve(
     streams: &PodStreams,
     pod: &Pod,
     params: &Params,
-    request: Request,
+    mut request: Request,
     attach: bool,
 ) -> Result<Response, ApiError> {
     let exec = options(pod, params, attach)?;
@@ -49,11 +74,24 @@ pub(super) async fn serve(
         return Err(ApiError::new(Reason::BadRequest, message));
     };
     container::runs(pod, &exec.container)?;
-    let upgrade = upgrade(request).await?;
-    let (stdout, stderr) = (exec.stdout, exec.stderr);
+    let wanted = executor::Wanted::of(&exec);
     // Before the upgrade: what the agent refuses is an answer that the client can read.
-    let stream = streams.open(node, pb::stream_request::Kind::Exec(exec)).await?;
-    Ok(upgrade.on_upgrade(move |socket| run(socket, stream, stdout, stderr)))
+    let open = streams.open(node, pb::stream_request::Kind::Exec(exec));
+    if !socket::is_socket(request.headers()) {
+        let (response, protocol) = socket::spdy(request.headers(), &executor::PROTOCOLS)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let stream = open.await?;
+        tokio::spawn(async move {
+            if let Ok(connection) = upgrade.await {
+                let (reader, writer) = tokio::io::split(TokioIo::new(connection));
+                executor::run(reader, writer, stream, wanted, protocol).await;
+            }
+        });
+        return Ok(response);
+    }
+    let (upgrade, spoken) = socket::accept(request, &PROTOCOLS).await?;
+    let stream = open.await?;
+    Ok(upgrade.on_upgrade(move |socket| run(socket, stream, wanted, spoken)))
 }
 
 /// The parameters, with upstream's refusals.
@@ -80,38 +118,25 @@ pub(super) fn options(pod: &Pod, params: &Params, attach: bool) -> Result<pb::Ex
     Ok(exec)
 }
 
-async fn upgrade(request: Request) -> Result<WebSocketUpgrade, ApiError> {
-    let (mut parts, _) = request.into_parts();
-    let refused = |message: String| ApiError::new(Reason::BadRequest, message);
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|_| {
-        refused("a WebSocket upgrade is needed (kubectl 1.30 or later); SPDY is not served".to_owned())
-    })?;
-    let upgrade = upgrade.protocols([V5, V4]).max_message_size(MAX_MESSAGE);
-    if upgrade.selected_protocol().is_none() {
-        return Err(refused(format!("the WebSocket must offer the subprotocol {V5} or {V4}")));
-    }
-    Ok(upgrade)
-}
-
-async fn run(socket: ws::WebSocket, stream: NodeStream, stdout: bool, stderr: bool) {
+async fn run(socket: ws::WebSocket, stream: NodeStream, wanted: executor::Wanted, spoken: Spoken) {
     let NodeStream { mut from_agent, to_agent } = stream;
     let (mut to_client, from_client) = socket.split();
     // An empty message on the lowest channel that the client reads says that the stream stands, as upstream.
-    let first = if stdout {
+    let first = if wanted.stdout {
         STDOUT
-    } else if stderr {
+    } else if wanted.stderr {
         STDERR
     } else {
         ERROR
     };
-    if first != ERROR && write(&mut to_client, first, b"").await.is_err() {
+    if to_client.send(spoken.codec.message(first, b"")).await.is_err() {
         return;
     }
     // Cancel-safe: whichever ends first ends the stream; nothing is taken up again. The agent notices by its
     // end being dropped.
     tokio::select! {
-        () = to_socket(&mut to_client, &mut from_agent, stderr) => {}
-        () = from_socket(from_client, &to_agent) => {}
+        () = to_socket(&mut to_client, &mut from_agent, wanted.stderr, spoken) => {}
+        () = from_socket(from_client, &to_agent, spoken) => {}
     }
 }
 
@@ -120,81 +145,103 @@ async fn to_socket(
     socket: &mut SplitSink<ws::WebSocket, ws::Message>,
     frames: &mut mpsc::Receiver<pb::StreamFrame>,
     stderr: bool,
+    spoken: Spoken,
 ) {
     let end = loop {
-        let written = match frames.recv().await.and_then(|f| f.kind) {
-            Some(Kind::Stdout(bytes)) => write(socket, STDOUT, &bytes).await,
+        let message = match frames.recv().await.and_then(|f| f.kind) {
+            Some(Kind::Stdout(bytes)) => spoken.codec.message(STDOUT, &bytes),
             // A client that did not ask for it has no such channel (nor has a terminal).
-            Some(Kind::Stderr(bytes)) if stderr => write(socket, STDERR, &bytes).await,
+            Some(Kind::Stderr(bytes)) if stderr => spoken.codec.message(STDERR, &bytes),
             Some(Kind::End(end)) => break end,
-            Some(_) => Ok(()),
-            None => break pb::StreamEnd { exit_code: None, error: "the node's connection broke".to_owned() },
+            Some(_) => continue,
+            None => break lost(),
         };
-        if written.is_err() {
+        if socket.send(message).await.is_err() {
             return;
         }
     };
     // The client may have gone: then nobody waits for this.
-    let _ = write(socket, ERROR, status(&end).to_string().as_bytes()).await;
+    if let Some(last) = last_words(&end, spoken.status) {
+        let _ = socket.send(spoken.codec.message(ERROR, last.as_bytes())).await;
+    }
     let _ = socket
         .send(ws::Message::Close(Some(ws::CloseFrame { code: ws::close_code::NORMAL, reason: "".into() })))
         .await;
 }
 
-async fn write(
-    socket: &mut SplitSink<ws::WebSocket, ws::Message>,
-    channel: u8,
-    payload: &[u8],
-) -> Result<(), axum::Error> {
-    let mut message = BytesMut::with_capacity(1 + payload.len());
-    message.put_u8(channel);
-    message.put_slice(payload);
-    socket.send(ws::Message::Binary(message.freeze())).await
+/// The end of a stream that the agent did not tell the end of.
+pub(super) fn lost() -> pb::StreamEnd {
+    pb::StreamEnd { exit_code: None, error: "the node's connection broke".to_owned() }
 }
 
-/// What the client sends; ends when it has gone.
-async fn from_socket(mut socket: SplitStream<ws::WebSocket>, agent: &mpsc::Sender<pb::StreamFrame>) {
+/// What goes to the client, for each of its messages; ends when it has gone.
+async fn from_socket(
+    mut socket: SplitStream<ws::WebSocket>,
+    agent: &mpsc::Sender<pb::StreamFrame>,
+    spoken: Spoken,
+) {
     while let Some(Ok(message)) = socket.next().await {
-        let payload = match message {
-            ws::Message::Binary(bytes) => bytes,
-            ws::Message::Text(text) => text.into(),
-            ws::Message::Close(_) => return,
-            ws::Message::Ping(_) | ws::Message::Pong(_) => continue,
-        };
-        if let Some(kind) = incoming(&payload)
-            && agent.send(pb::StreamFrame { kind: Some(kind) }).await.is_err()
-        {
+        if matches!(message, ws::Message::Close(_)) {
+            return;
+        }
+        let Some((channel, payload)) = spoken.codec.parts(message) else { continue };
+        if !deliver(incoming(channel, payload, spoken.closes), agent).await {
             // The process has ended; its last words are on the way. The client closes when it has read them.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The size that kubectl sends with each change of the terminal.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Size {
-    width: u32,
-    height: u32,
+/// `false` when the process has ended.
+pub(super) async fn deliver(kind: Option<Kind>, agent: &mpsc::Sender<pb::StreamFrame>) -> bool {
+    let send = async |kind| agent.send(pb::StreamFrame { kind: Some(kind) }).await.is_ok();
+    match kind {
+        Some(Kind::Stdin(mut bytes)) => {
+            while !bytes.is_empty() {
+                let chunk = bytes.split_to(bytes.len().min(CHUNK));
+                if !send(Kind::Stdin(chunk)).await {
+                    return false;
+                }
+            }
+            true
+        }
+        Some(kind) => send(kind).await,
+        None => true,
+    }
 }
 
 /// One message of the client; `None` for what means nothing.
-pub(super) fn incoming(message: &Bytes) -> Option<Kind> {
-    let channel = *message.first()?;
-    let payload = message.slice(1..);
+pub(super) fn incoming(channel: u8, payload: Bytes, closes: bool) -> Option<Kind> {
     match channel {
         STDIN if payload.is_empty() => None,
         STDIN => Some(Kind::Stdin(payload)),
-        RESIZE => {
-            let Size { width, height } = serde_json::from_slice(&payload).ok()?;
-            Some(Kind::Resize(pb::TerminalSize { width, height }))
-        }
-        CLOSE if *payload == [STDIN] => Some(Kind::StdinClosed(true)),
+        RESIZE => resize(&payload),
+        CLOSE if closes && *payload == [STDIN] => Some(Kind::StdinClosed(true)),
         _ => None,
     }
 }
 
-/// The `Status` on the error channel.
+/// The size of a terminal, the last of those in a message; names in any case, as Go reads them.
+pub(super) fn resize(payload: &[u8]) -> Option<Kind> {
+    let sizes = serde_json::Deserializer::from_slice(payload).into_iter::<Map<String, Value>>();
+    let size = sizes.map_while(Result::ok).last()?;
+    let field = |name: &str| {
+        let value = size.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
+        value.as_u64().and_then(|number| u32::try_from(number).ok())
+    };
+    Some(Kind::Resize(pb::TerminalSize { width: field("width")?, height: field("height")? }))
+}
+
+/// What the error channel tells of the end; `None` for nothing.
+pub(super) fn last_words(end: &pb::StreamEnd, as_status: bool) -> Option<String> {
+    let status = status(end);
+    if as_status {
+        return Some(status.to_string());
+    }
+    status["message"].as_str().map(str::to_owned)
+}
+
+/// The `Status` of an end.
 pub(super) fn status(end: &pb::StreamEnd) -> Value {
     match (end.exit_code, end.error.as_str()) {
         (Some(0), "") | (None, "") => json!({"metadata": {}, "status": "Success"}),

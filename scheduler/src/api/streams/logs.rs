@@ -1,26 +1,69 @@
-//! `pods/log`: text in chunks, as it comes.
+//! `pods/log`: text in chunks, as it comes, or the messages of a WebSocket.
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::Body,
+    extract::{Request, ws},
+    response::Response,
+};
 use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
 use gantry_proto::node::v1 as pb;
 use http::{HeaderValue, header};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 
-use super::{Params, PodStreams, container, name_of, node_of, uid_of};
+use super::{
+    Params, PodStreams, container, name_of, node_of,
+    socket::{self, Codec},
+    uid_of,
+};
 use crate::{
     model::{ApiError, Cause},
     streams::NodeStream,
 };
 
-pub(super) async fn serve(streams: &PodStreams, pod: &Pod, params: &Params) -> Result<Response, ApiError> {
+/// By subprotocol; none is as the first.
+const PROTOCOLS: [(&str, Codec); 3] =
+    [("", Codec::Raw), ("binary.k8s.io", Codec::Raw), ("base64.binary.k8s.io", Codec::Base64)];
+
+pub(super) async fn serve(
+    streams: &PodStreams,
+    pod: &Pod,
+    params: &Params,
+    request: Request,
+) -> Result<Response, ApiError> {
     let mut logs = options(name_of(pod), params, Timestamp::now())?;
     logs.container = container::choose(pod, params.get("container"))?;
     logs.pod_uid = uid_of(pod);
     // As upstream: a pod without a node has an empty log.
     let Some(node) = node_of(pod) else { return Ok(text(Body::empty())) };
     container::has_log(pod, &logs.container, logs.previous)?;
-    let stream = streams.open(node, pb::stream_request::Kind::Logs(logs)).await?;
-    Ok(text(Body::from_stream(chunks(stream))))
+    let open = streams.open(node, pb::stream_request::Kind::Logs(logs));
+    if socket::is_socket(request.headers()) {
+        let (upgrade, codec) = socket::accept(request, &PROTOCOLS).await?;
+        let stream = open.await?;
+        return Ok(upgrade.on_upgrade(move |socket| messages(socket, stream, codec)));
+    }
+    Ok(text(Body::from_stream(chunks(open.await?))))
+}
+
+/// The log in messages, after an empty one that says that the stream stands. What the client says means nothing, but for
+/// its end.
+async fn messages(socket: ws::WebSocket, stream: NodeStream, codec: Codec) {
+    let (mut to_client, mut from_client) = socket.split();
+    let telling = async {
+        let mut chunks = std::pin::pin!(chunks(stream));
+        to_client.send(codec.whole(Bytes::new())).await?;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            to_client.send(codec.whole(chunk)).await?;
+        }
+        to_client.send(ws::Message::Close(None)).await
+    };
+    let listening = async { while let Some(Ok(_)) = from_client.next().await {} };
+    // Cancel-safe: the stream is dropped with either, by which the agent learns that nobody reads any longer.
+    tokio::select! {
+        told = telling => drop(told),
+        () = listening => {}
+    }
 }
 
 /// The parameters, with upstream's refusals.
@@ -115,7 +158,6 @@ fn text(body: Body) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt as _;
     use pb::stream_frame::Kind;
     use tokio::sync::mpsc;
 

@@ -4,8 +4,12 @@
 
 mod container;
 mod exec;
+mod executor;
+mod forward;
 mod logs;
 mod proxy;
+mod socket;
+mod spdy;
 #[cfg(test)]
 mod tests;
 
@@ -54,14 +58,10 @@ impl Connect for PodStreams {
         let pod: Pod =
             pod.decode().map_err(|e| ApiError::new(Reason::InternalError, Chain(&e).to_string()))?;
         match sub {
-            Subresource::Log => logs::serve(self, &pod, &params).await,
+            Subresource::Log => logs::serve(self, &pod, &params, request).await,
             Subresource::Exec => exec::serve(self, &pod, &params, request, false).await,
             Subresource::Attach => exec::serve(self, &pod, &params, request, true).await,
-            _ => Err(ApiError::new(
-                Reason::BadRequest,
-                "port-forward is not served by this version: reach the pod through a Service (NodePort), or \
-                 from inside the cluster with kubectl exec",
-            )),
+            _ => forward::serve(self, &pod, &params, request).await,
         }
     }
 

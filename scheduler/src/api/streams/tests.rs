@@ -93,17 +93,41 @@ fn exec_wants_a_command_and_a_stream() {
 }
 
 #[test]
-fn messages_carry_their_channel() {
-    let incoming = |bytes: &[u8]| exec::incoming(&Bytes::copy_from_slice(bytes));
-    assert_eq!(incoming(b"\x00hi"), Some(Kind::Stdin("hi".into())));
-    assert_eq!(
-        incoming(b"\x04{\"Width\":80,\"Height\":24}"),
-        Some(Kind::Resize(pb::TerminalSize { width: 80, height: 24 }))
-    );
-    assert_eq!(incoming(b"\xff\x00"), Some(Kind::StdinClosed(true)));
-    for nothing in [&b""[..], b"\x00", b"\x01out", b"\x04rubbish", b"\xff\x01", b"\x09x"] {
-        assert_eq!(incoming(nothing), None);
+fn channels_of_a_client_are_input_sizes_and_closes() {
+    let incoming = |channel, bytes: &[u8]| exec::incoming(channel, Bytes::copy_from_slice(bytes), true);
+    assert_eq!(incoming(0, b"hi"), Some(Kind::Stdin("hi".into())));
+    assert_eq!(incoming(255, b"\0"), Some(Kind::StdinClosed(true)));
+    assert_eq!(exec::incoming(255, "\0".into(), false), None, "only v5 closes");
+    for (channel, nothing) in [(0, &b""[..]), (1, b"out"), (4, b"rubbish"), (255, b"\x01"), (9, b"x")] {
+        assert_eq!(incoming(channel, nothing), None);
     }
+}
+
+/// Go reads names in any case, and so do clients write them.
+#[test]
+fn sizes_are_read_in_any_case() {
+    let size = |width, height| Some(Kind::Resize(pb::TerminalSize { width, height }));
+    assert_eq!(exec::resize(br#"{"Width":80,"Height":24}"#), size(80, 24));
+    assert_eq!(exec::resize(br#"{"height":40,"width":99}"#), size(99, 40));
+    assert_eq!(exec::resize(br#"{"WIDTH":1,"hEIGHT":2,"x":3}{"width":5,"height":6}"#), size(5, 6));
+    for nothing in [&b""[..], b"{}", br#"{"width":-1,"height":2}"#, br#"{"width":1}"#, b"rubbish"] {
+        assert_eq!(exec::resize(nothing), None);
+    }
+}
+
+#[tokio::test]
+async fn a_large_message_goes_to_the_agent_in_frames() {
+    let (agent, mut frames) = tokio::sync::mpsc::channel(64);
+    let bytes = Bytes::from(vec![7; 3 << 20]);
+    assert!(exec::deliver(Some(Kind::Stdin(bytes.clone())), &agent).await);
+    drop(agent);
+    let mut all = Vec::new();
+    while let Some(frame) = frames.recv().await {
+        let Some(Kind::Stdin(chunk)) = frame.kind else { panic!("{frame:?}") };
+        assert!(chunk.len() <= 64 << 10);
+        all.extend_from_slice(&chunk);
+    }
+    assert!(all == bytes);
 }
 
 #[test]
@@ -116,4 +140,8 @@ fn the_end_is_a_status_with_the_exit_code() {
         (&json!("NonZeroExitCode"), &json!("7"))
     );
     assert_eq!(end(None, "no such file")["reason"], "InternalError");
+    let words =
+        |code| exec::last_words(&pb::StreamEnd { exit_code: Some(code), error: String::new() }, false);
+    assert_eq!(words(0), None, "older protocols tell of failures alone");
+    assert_eq!(words(7).unwrap(), "command terminated with non-zero exit code: exit status 7");
 }

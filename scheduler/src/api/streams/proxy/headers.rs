@@ -25,12 +25,6 @@ const CORS: [HeaderName; 4] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// Whether the client wants to speak something else over its connection.
-pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let lower = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase();
-    headers.get_all(header::CONNECTION).iter().any(|value| lower(value).windows(7).any(|w| w == b"upgrade"))
-}
-
 /// What a backend never gets: the client's credentials are for us.
 pub(super) fn without_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
@@ -149,11 +143,5 @@ mod tests {
         let mut all = headers(&[("access-control-allow-origin", "*"), ("cache-control", "max-age=5")]);
         answered(&mut all);
         assert_eq!(all, headers(&[("cache-control", "no-cache, private"), ("cache-control", "max-age=5")]));
-    }
-
-    #[test]
-    fn an_upgrade_is_asked_for_by_connection() {
-        assert!(wants_upgrade(&headers(&[("connection", "keep-alive, Upgrade")])));
-        assert!(!wants_upgrade(&headers(&[("upgrade", "websocket")])));
     }
 }

@@ -17,7 +17,10 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsConnector;
 
-use super::super::{Peer, Proxied, respond};
+use super::{
+    super::{Peer, Proxied, respond},
+    socket,
+};
 use crate::{
     model::{ApiError, Reason, Resource},
     nodes::Nodes,
@@ -46,7 +49,7 @@ impl Proxy {
         let segments = if resource == Resource::NODES { 5 } else { 7 };
         let asked = Asked::of(request.uri(), segments).ok_or_else(respond::no_such_path)?;
         let place = place::find(&self.objects, resource, namespace, name).await?;
-        if headers::wants_upgrade(request.headers()) {
+        if socket::wants_upgrade(request.headers()) {
             return self.upgrade(&place, &asked, request).await;
         }
         if let Some(location) = asked.with_slash().filter(|_| is_read(request.method())) {
