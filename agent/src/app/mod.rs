@@ -28,7 +28,7 @@ use crate::{
     probes::Prober,
     reconcile::{Metrics, Pods, Programmer, Tools, programming},
     runtime::Timed,
-    serve::{Endpoints, ServeError, Sources},
+    serve::{Answers, Endpoints, ServeError, Sources},
     streams::NodeStreams,
 };
 
@@ -125,7 +125,7 @@ impl App {
             clock: clock.clone(),
         });
         let control = Control::start(
-            ControlParts { config: control_config(config)?, reporter, streams },
+            ControlParts { config: control_config(config)?, reporter, streams: streams.clone() },
             &mut registry,
             &drain.stop,
             &drain.tasks,
@@ -178,17 +178,18 @@ impl App {
         drain.spawn(cluster::watch_runtime(unhealthy, gates.register("runtime"), drain.stop.clone()));
         let pods = Pods::new(tools, ports.runtime.clone(), desired.clone(), drain.stop.clone());
         drain.spawn(pods.run());
+        let answers = Answers::new(Sources {
+            registry,
+            desired,
+            records,
+            cgroups: ports.cgroups.clone(),
+            node,
+            readiness: Arc::new(gates.clone()),
+            dataplane: figures,
+        });
+        streams.answer_with(answers.kubelet(streams.clone()));
         if let Some(address) = config.metrics_listen {
-            let sources = Sources {
-                registry,
-                desired,
-                records,
-                cgroups: ports.cgroups.clone(),
-                node,
-                readiness: Arc::new(gates.clone()),
-                dataplane: figures,
-            };
-            serve(address, sources, &drain).await?;
+            serve(address, &answers, &drain).await?;
         }
         Ok(Self { drain, gates, connected: control.connected })
     }
@@ -208,8 +209,8 @@ impl App {
     }
 }
 
-async fn serve(address: std::net::SocketAddr, sources: Sources, drain: &Drain) -> Result<(), StartError> {
-    let endpoints = Endpoints::bind(address, sources).await?;
+async fn serve(address: std::net::SocketAddr, answers: &Answers, drain: &Drain) -> Result<(), StartError> {
+    let endpoints = Endpoints::bind(address, answers).await?;
     let stop = drain.stop.clone();
     drain.spawn(async move {
         if let Err(error) = endpoints.serve(stop).await {

@@ -1,11 +1,14 @@
-//! The agent's HTTP endpoints for machines that watch it: metrics, health, and what it knows of its pods.
+//! The agent's HTTP endpoints: for machines that watch it (metrics, health, what it knows of its pods), and for who comes
+//! by way of the API's proxy to nodes (what a kubelet would answer).
 //!
 //! In: what the other parts already keep (registry, desired state, records, cgroup counters), read when somebody
-//! asks. Nothing here changes anything, and nothing that is served can hold a secret: pods are shown by their
-//! status, never by their specification.
+//! asks. Nothing here changes anything, and nothing that is served on a port can hold a secret: there pods are shown by
+//! their status, never by their specification.
 
 mod containers;
 mod datapath;
+mod files;
+mod kubelet;
 mod metrics;
 mod pods;
 
@@ -27,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cgroup::Cgroups,
+    control::StreamHandler,
     dataplane::Snapshot,
     model::{Desired, NodeView},
     observe::Records,
@@ -82,7 +86,24 @@ struct Served {
     pods: pods::Pods,
 }
 
-/// The endpoints, bound and not yet serving.
+/// What is answered to whom.
+pub struct Answers {
+    served: Arc<Served>,
+}
+
+impl Answers {
+    /// From these.
+    pub fn new(sources: Sources) -> Self {
+        Self { served: Arc::new(served(sources)) }
+    }
+
+    /// To who comes by way of the API; `streams` read the logs of containers.
+    pub fn kubelet(&self, streams: Arc<dyn StreamHandler>) -> Router {
+        kubelet::router(self.served.clone(), streams)
+    }
+}
+
+/// The endpoints for everybody who reaches the node, bound and not yet serving.
 pub struct Endpoints {
     listener: TcpListener,
     router: Router,
@@ -90,10 +111,10 @@ pub struct Endpoints {
 
 impl Endpoints {
     /// Listens on `address`.
-    pub async fn bind(address: SocketAddr, sources: Sources) -> Result<Self, ServeError> {
+    pub async fn bind(address: SocketAddr, answers: &Answers) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        Ok(Self { listener, router: router(sources) })
+        Ok(Self { listener, router: router(answers.served.clone()) })
     }
 
     /// Where it listens.
@@ -107,13 +128,17 @@ impl Endpoints {
     }
 }
 
-fn router(sources: Sources) -> Router {
+fn served(sources: Sources) -> Served {
     let Sources { registry: mut everything, desired, records, cgroups, node, readiness, dataplane } = sources;
     let pods = pods::Pods { desired, records, cgroups, node };
     let mut resources = Registry::default();
     everything.register_collector(Box::new(containers::Everything(pods.clone())));
     everything.register_collector(Box::new(datapath::Figures(dataplane)));
     resources.register_collector(Box::new(containers::Resources(pods.clone())));
+    Served { everything, resources, readiness, pods }
+}
+
+fn router(served: Arc<Served>) -> Router {
     Router::new()
         .route("/metrics", get(|State(served): State<Arc<Served>>| async move { text(&served.everything) }))
         .route(
@@ -124,7 +149,7 @@ fn router(sources: Sources) -> Router {
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
         .route("/debug/pods", get(debug_pods))
-        .with_state(Arc::new(Served { everything, resources, readiness, pods }))
+        .with_state(served)
 }
 
 fn text(registry: &Registry) -> Response {

@@ -3,13 +3,13 @@
 
 use std::{fmt, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
     cgroup::{Cgroups, Usage},
-    model::{Desired, DesiredPod, NodeView},
+    model::{Desired, DesiredPod, NodeView, PodUid},
     observe::Records,
     plan::Amounts,
 };
@@ -57,6 +57,9 @@ pub(super) struct Running {
     pub(super) started: Option<f64>,
 }
 
+/// A container that runs, as its status tells, with its counters.
+pub(super) type Used = (ContainerStatus, Usage);
+
 /// Everything that is measured, read once for each scrape.
 pub(super) struct Reading {
     pub(super) running: Vec<Running>,
@@ -78,6 +81,42 @@ impl Pods {
             status: self.records.get(&pod.uid).status,
         };
         pods.iter().map(describe).collect()
+    }
+
+    /// The pods as the API has them, with the status that was reported last.
+    pub(super) fn whole(&self) -> Vec<Pod> {
+        let with_status = |desired: Arc<DesiredPod>| {
+            let mut pod = desired.pod.clone();
+            if let Some(status) = self.records.get(&desired.uid).status {
+                pod.status = Some((*status).clone());
+            }
+            pod
+        };
+        self.desired().into_iter().map(with_status).collect()
+    }
+
+    /// The pod of this name; when one of them is ending, the other.
+    pub(super) fn uid_of(&self, namespace: &str, name: &str) -> Option<PodUid> {
+        let named = |pod: &&Arc<DesiredPod>| &*pod.name.namespace == namespace && &*pod.name.name == name;
+        let pods = self.desired();
+        let ending = |pod: &&Arc<DesiredPod>| pod.pod.metadata.deletion_timestamp.is_some();
+        pods.iter().filter(named).min_by_key(ending).map(|pod| pod.uid.clone())
+    }
+
+    /// What each running container has used, by pod.
+    pub(super) fn usage(&self) -> Vec<(Arc<DesiredPod>, Vec<Used>)> {
+        let of_pod = |pod: &DesiredPod| {
+            let status = self.records.get(&pod.uid).status.unwrap_or_default();
+            let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+            let running = all.filter(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()));
+            let used = running.filter_map(|c| {
+                let usage = self.cgroups.container_usage(&pod.uid, &c.name).ok().flatten()?;
+                Some((c.clone(), usage))
+            });
+            used.collect::<Vec<_>>()
+        };
+        let all = self.desired().into_iter().map(|pod| (pod.clone(), of_pod(&pod)));
+        all.filter(|(_, containers)| !containers.is_empty()).collect()
     }
 
     pub(super) fn read(&self) -> Reading {

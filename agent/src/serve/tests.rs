@@ -7,7 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{
     cgroup::{CgroupError, Enforcement, Qos, Usage},
-    model::{DesiredPod, Layout, PodName, PodUid, Resolver},
+    control::OpenStream,
+    model::{
+        DesiredPod, Layout, PodName, PodUid, Resolver, StreamEnd, StreamOutput, StreamRefusal, StreamRequest,
+    },
     runtime::Limits,
 };
 
@@ -76,7 +79,7 @@ fn status() -> PodStatus {
     .unwrap()
 }
 
-async fn start(ready: bool) -> SocketAddr {
+fn answers(ready: bool) -> Answers {
     let directory = tempfile::tempdir().unwrap();
     let records = Arc::new(Records::open(directory.path().join("records"), "").unwrap());
     records.update(&"1".into(), |record| record.status = Some(Arc::new(status())));
@@ -100,7 +103,7 @@ async fn start(ready: bool) -> SocketAddr {
         apparmor: false,
         hosts: String::new(),
     };
-    let sources = Sources {
+    Answers::new(Sources {
         registry: Registry::default(),
         desired: watch::channel(Some(Arc::new(desired))).1,
         records,
@@ -108,11 +111,71 @@ async fn start(ready: bool) -> SocketAddr {
         node: watch::channel(Arc::new(node)).1,
         readiness: Arc::new(Gates(ready)),
         dataplane: Arc::new(|| None),
-    };
-    let endpoints = Endpoints::bind("127.0.0.1:0".parse().unwrap(), sources).await.unwrap();
+    })
+}
+
+async fn start(ready: bool) -> SocketAddr {
+    let endpoints = Endpoints::bind("127.0.0.1:0".parse().unwrap(), &answers(ready)).await.unwrap();
     let address = endpoints.address().unwrap();
     tokio::spawn(endpoints.serve(CancellationToken::new()));
     address
+}
+
+/// Logs of every container are two lines.
+struct Logs;
+
+#[async_trait::async_trait]
+impl StreamHandler for Logs {
+    async fn open(&self, request: StreamRequest) -> Result<OpenStream, StreamRefusal> {
+        let StreamRequest::Logs(request) = request else { panic!("only logs are read") };
+        assert_eq!(request.pod.as_str(), "1");
+        let text = format!("one {}\ntail {:?}\n", request.container, request.tail_lines);
+        Ok(Box::new(move |channel| {
+            Box::pin(async move {
+                channel.output.send(StreamOutput::Stdout(text.into())).await.unwrap();
+                StreamEnd::default()
+            })
+        }))
+    }
+}
+
+/// What comes back by way of the API's proxy to nodes.
+async fn of_kubelet(router: &Router, path: &str) -> (u16, String) {
+    let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+    let code = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test]
+async fn tools_read_what_a_kubelet_would_tell() {
+    let router = answers(true).kubelet(Arc::new(Logs));
+    let json = async |path: &str| -> serde_json::Value {
+        let (code, text) = of_kubelet(&router, path).await;
+        assert_eq!(code, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    assert_eq!(of_kubelet(&router, "/healthz").await, (200, "ok".to_owned()));
+    let pods = json("/pods").await;
+    assert_eq!((&pods["kind"], &pods["items"][0]["metadata"]["name"]), (&json!("PodList"), &json!("web")));
+    assert_eq!(pods["items"][0]["status"]["phase"], "Running");
+    assert_eq!(pods["items"][0]["spec"]["containers"][0]["image"], "web:1");
+    json("/stats/summary").await;
+    let summary = json("/stats/summary").await;
+    assert_eq!(summary["node"]["nodeName"], "node-1");
+    let web = &summary["pods"][0];
+    assert_eq!((&web["podRef"]["name"], &web["podRef"]["uid"]), (&json!("web"), &json!("1")));
+    assert_eq!(web["cpu"]["usageCoreNanoSeconds"], 1_750_000_000_u64);
+    assert_eq!(web["containers"][0]["memory"]["workingSetBytes"], 1 << 20);
+    assert_eq!(web["containers"][0]["cpu"]["usageNanoCores"], 0, "nothing between the two readings");
+    assert_eq!(json("/configz").await["kubeletconfig"]["kind"], "KubeletConfiguration");
+    let (_, cadvisor) = of_kubelet(&router, "/metrics/cadvisor").await;
+    assert!(cadvisor.contains("container_memory_working_set_bytes{"), "{cadvisor}");
+    let log = of_kubelet(&router, "/containerLogs/shop/web/app?tailLines=5").await;
+    assert_eq!(log, (200, "one app\ntail Some(5)\n".to_owned()));
+    assert_eq!(of_kubelet(&router, "/containerLogs/shop/none/app").await.0, 404);
+    assert_eq!(of_kubelet(&router, "/run/shop/web/app").await.0, 404);
 }
 
 /// The whole answer, head and body.
