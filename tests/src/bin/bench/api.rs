@@ -180,7 +180,7 @@ impl Side {
                 self.pods.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
             }
             Request::Delete => {
-                drop(self.maps.delete(&format!("gone-{round}"), &DeleteParams::default()).await?)
+                drop(self.maps.delete(&format!("gone-{round}"), &DeleteParams::default()).await?);
             }
             Request::List => self.read(self.raw().list(&ListParams::default())?).await?,
             Request::ListByLabel => {
@@ -230,9 +230,8 @@ impl Side {
         let see = async {
             let mut seen = 0;
             while seen < WATCHED {
-                match events.try_next().await?.context("the watch ended")? {
-                    WatchEvent::Added(_) => seen += 1,
-                    _ => {}
+                if let WatchEvent::Added(_) = events.try_next().await?.context("the watch ended")? {
+                    seen += 1;
                 }
             }
             anyhow::Ok(())
