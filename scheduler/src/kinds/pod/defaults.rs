@@ -8,7 +8,6 @@ use crate::kinds::json::{empty, ensure, is_unset, items_mut, member_mut, set_def
 /// What upstream fills in for a pod, beyond what it fills in for templates.
 pub(in crate::kinds) fn pod(pod: &mut Value) {
     let Some(pod) = pod.as_object_mut() else { return };
-    prepare::drop_gated(pod);
     status::fill(pod);
     let spec = ensure(pod, "spec");
     if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {

@@ -20,6 +20,7 @@ const GATED: [&str; 2] = ["schedulingGroup", "evictionResponders"];
 pub(in crate::kinds) fn new_pod(pod: &mut Value) {
     let Some(map) = pod.as_object_mut() else { return };
     map.insert("status".to_owned(), json!({"phase": "Pending"}));
+    drop_gated(map);
     spread::merge_label_keys(map);
     profiles_from_annotations(map);
     if let Some(spec) = map.get_mut("spec") {
@@ -29,9 +30,11 @@ pub(in crate::kinds) fn new_pod(pod: &mut Value) {
     }
 }
 
-/// Requests of a whole pod stay when a client that does not know them leaves them out.
+/// What is behind a gate stays away, and requests of a whole pod stay when a client that does not know them leaves
+/// them out.
 pub(in crate::kinds) fn changed_pod(new: &mut Value, old: &Value) {
     let Some(map) = new.as_object_mut() else { return };
+    drop_gated(map);
     let before = &old["spec"]["resources"];
     if let Some(spec) = member_mut(map, "spec")
         && is_unset(spec, "resources")
@@ -41,7 +44,8 @@ pub(in crate::kinds) fn changed_pod(new: &mut Value, old: &Value) {
     }
 }
 
-/// `holder` is a pod, or the template of a workload.
+/// `holder` is a pod, or the template of a workload. A pod loses these fields after its defaults and not with them:
+/// upstream notes first who set what, and a manager owns what it set here too.
 pub(in crate::kinds) fn drop_gated(holder: &mut Map<String, Value>) {
     if let Some(spec) = member_mut(holder, "spec") {
         for field in GATED {
