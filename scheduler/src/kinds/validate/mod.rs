@@ -24,15 +24,28 @@ impl Path {
     }
 
     pub(super) fn field(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self::new(name) } else { Self(format!("{self}.{name}")) }
+        if self.0.is_empty() { Self::new(name) } else { self.with(&[".", name]) }
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
-        Self(format!("{self}[{index}]"))
+        match index {
+            // Lists are short: their indices need not be printed each time.
+            0..10 => self.with(&["[", &"0123456789"[index..=index], "]"]),
+            _ => self.with(&["[", &index.to_string(), "]"]),
+        }
     }
 
     pub(super) fn key(&self, key: &str) -> Self {
-        Self(format!("{self}[{key}]"))
+        self.with(&["[", key, "]"])
+    }
+
+    /// Paths are made for every value that is checked, and mostly for nothing: in one step, without formatting.
+    fn with(&self, tail: &[&str]) -> Self {
+        let length = self.0.len() + tail.iter().map(|part| part.len()).sum::<usize>();
+        let mut path = String::with_capacity(length);
+        path.push_str(&self.0);
+        tail.iter().for_each(|part| path.push_str(part));
+        Self(path)
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::kinds::{
-    json::{items, text},
+    json::{items, members, text},
     validate::{Path, Problems, names},
 };
 pub(super) use files::{no_backsteps, relative};
@@ -83,7 +83,9 @@ fn claims_made(volumes: &[Value], pod: Option<&str>) -> BTreeSet<String> {
 
 fn source(volume: &Value, pod: Option<&str>, path: &Path, problems: &mut Problems) {
     let mut found = false;
-    for source in SOURCES.iter().filter(|source| volume[source.field].is_object()) {
+    let set: Vec<&str> =
+        members(volume).filter(|(_, value)| value.is_object()).map(|(field, _)| field.as_str()).collect();
+    for source in SOURCES.iter().filter(|source| set.contains(&source.field)) {
         if found {
             problems.forbidden(&path.field(source.refused_at), "may not specify more than 1 volume type");
         } else {
