@@ -43,13 +43,6 @@ ROOTS = [
     "io.k8s.api.policy.v1.PodDisruptionBudget",
 ]
 
-# Map keys may be left out where the type has a default for them; the wheel's schemas do not carry defaults.
-KEY_DEFAULTS = {
-    ("io.k8s.api.core.v1.ContainerPort", "protocol"): "TCP",
-    ("io.k8s.api.core.v1.ServicePort", "protocol"): "TCP",
-}
-
-
 def references(node):
     """Names of the types that a schema refers to."""
     if isinstance(node, dict):
@@ -98,8 +91,6 @@ def main(wheel):
             print(name, "-", *words)
         for field, schema in sorted(definition.get("properties", {}).items()):
             words = facts(schema)
-            if default := KEY_DEFAULTS.get((name, field)):
-                words.append(f"default={default}")
             if words:
                 print(name, field, *words)
 

@@ -1,9 +1,10 @@
 //! Strict decoding: JSON of a client against the type of its kind. Finds duplicate and unknown fields, refuses
 //! values of a wrong type in the words of Go's decoder (kubectl users know them), and brings what it accepts
-//! into the form the store keeps: no nulls, no empty lists and maps, canonical quantities.
+//! into the form the store keeps: nothing that says no more than absence, canonical quantities.
 
 mod duplicates;
 mod embedded;
+mod findings;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +16,7 @@ use super::{
 use crate::model::{ApiError, Reason};
 
 pub use duplicates::parse;
+pub use findings::findings;
 
 /// A value that its field cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,13 +110,9 @@ impl Decoder {
                 }
                 _ => {}
             }
-            let empty = match (definition.fields.get(&name).map(|f| &f.ty), map.get(&name)) {
-                (_, Some(Value::Null)) => true,
-                (Some(Type::List(_)), Some(Value::Array(list))) => list.is_empty(),
-                (Some(Type::Map(_)), Some(Value::Object(map))) => map.is_empty(),
-                _ => false,
-            };
-            if empty {
+            if let (Some(field), Some(value)) = (definition.fields.get(&name), map.get(&name))
+                && field.says_nothing(value)
+            {
                 map.remove(&name);
             }
             self.leave(length);
@@ -126,9 +124,7 @@ impl Decoder {
     fn map(&mut self, values: &Type, map: &mut Map<String, Value>) -> Result<(), DecodeError> {
         for (name, value) in map {
             let length = self.enter(name);
-            if value.is_null() && matches!(values, Type::String | Type::Bytes) {
-                *value = Value::from("");
-            }
+            replace_null(values, value);
             match values {
                 // Upstream rounds the quantities of a list of resources, and of nothing else.
                 Type::Quantity => quantity(value, Quantity::in_milli)?,
@@ -143,12 +139,7 @@ impl Decoder {
         for (index, value) in list.iter_mut().enumerate() {
             let length = self.path.len();
             self.path.push_str(&format!("[{index}]"));
-            if value.is_null() {
-                *value = match item {
-                    Type::String => Value::from(""),
-                    _ => Value::Object(Map::new()),
-                };
-            }
+            replace_null(item, value);
             self.value(item, value)?;
             self.path.truncate(length);
         }
@@ -179,6 +170,20 @@ impl Decoder {
             format!("json: cannot unmarshal {found} into Go struct field {field} of type {ty}")
         })
     }
+}
+
+/// A null that stands for an item of a list or map is the zero value of its type.
+fn replace_null(ty: &Type, value: &mut Value) {
+    if !value.is_null() {
+        return;
+    }
+    *value = match ty {
+        Type::String | Type::Bytes => "".into(),
+        Type::Quantity => "0".into(),
+        Type::Boolean => false.into(),
+        Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => 0.into(),
+        _ => Value::Object(Map::new()),
+    };
 }
 
 fn quantity(value: &mut Value, rounded: fn(Quantity) -> Quantity) -> Result<(), DecodeError> {
@@ -345,6 +350,23 @@ mod tests {
         let expected = json!({"limits": {"cpu": "1m", "memory": "1m"}, "requests": {"cpu": "2m"}});
         assert_eq!(spec["containers"][0]["resources"], expected);
         assert_eq!(spec["volumes"][0]["emptyDir"]["sizeLimit"], "100u", "no list of resources");
+    }
+
+    #[test]
+    fn a_null_item_is_the_zero_value_of_its_type() {
+        let body = json!({"spec": {"nodeSelector": {"k": null}, "containers": [null,
+            {"name": "c", "args": [null], "resources": {"limits": {"cpu": null}}}]}});
+        let expected = json!({"spec": {"nodeSelector": {"k": ""}, "containers": [{},
+            {"name": "c", "args": [""], "resources": {"limits": {"cpu": "0"}}}]}});
+        assert_eq!(pod(body).unwrap().0, expected);
+    }
+
+    #[test]
+    fn the_zero_value_of_a_field_that_is_no_pointer_is_absence() {
+        let body = json!({"spec": {"hostNetwork": false, "nodeName": "", "hostUsers": false,
+            "terminationGracePeriodSeconds": 0, "priorityClassName": ""}});
+        let expected = json!({"spec": {"hostUsers": false, "terminationGracePeriodSeconds": 0}});
+        assert_eq!(pod(body).unwrap().0, expected);
     }
 
     #[test]

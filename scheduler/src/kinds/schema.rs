@@ -1,8 +1,10 @@
 //! The Kubernetes types as data: which fields each type has, of what type they are, and how its lists and maps
 //! merge. Strict decoding, strategic merge and server-side apply walk objects along it.
 //!
-//! In: the JSON schemas of `k8s-openapi` and the merge facts in `schema/list-facts.txt`. Built once, on first
-//! use, and never changed.
+//! In: the JSON schemas of `k8s-openapi`, the merge facts in `schema/list-facts.txt` and the presence facts of
+//! [`presence`]. Built once, on first use, and never changed.
+
+mod presence;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -13,6 +15,8 @@ use k8s_openapi::{
     api::{apps, autoscaling, coordination, core, discovery, events, networking, node, policy},
     apimachinery::pkg::apis::meta::v1 as meta,
 };
+
+pub use presence::{Presence, complete};
 
 /// The type of a field, list item or map value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +78,10 @@ pub struct Field {
     pub retain_keys: bool,
     /// Strategic merge: the field that tells items apart.
     pub merge_key: Option<String>,
-    /// Value assumed when the field serves as a map key and is absent.
-    pub key_default: Option<String>,
+    /// What the type itself says that an absent field means.
+    pub default: Option<Value>,
+    /// What it means that the field is not there.
+    pub presence: Presence,
 }
 
 /// An object type.
@@ -96,6 +102,7 @@ pub struct Schema {
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let mut schema = Schema::from_json(&definitions());
     schema.add_facts();
+    presence::add_facts(&mut schema);
     schema
 });
 
@@ -148,6 +155,11 @@ impl Schema {
     /// The type with this name (`io.k8s.api.core.v1.PodSpec`).
     pub fn definition(&self, name: &str) -> Option<&Definition> {
         self.definitions.get(name)
+    }
+
+    /// The type with this name, and the name as the schema keeps it.
+    pub fn named(&self, name: &str) -> Option<(&str, &Definition)> {
+        self.definitions.get_key_value(name).map(|(name, definition)| (name.as_str(), definition))
     }
 
     /// The names of all types.
@@ -209,6 +221,14 @@ pub fn facts() -> impl Iterator<Item = Fact> {
 }
 
 impl Field {
+    /// The value by which an item without the field is told apart, where the field is a key of the list.
+    pub fn key_default(&self) -> Option<&Value> {
+        match &self.presence {
+            Presence::Shown(zero) if !zero.is_null() => self.default.as_ref().or(Some(zero)),
+            _ => self.default.as_ref(),
+        }
+    }
+
     fn new(ty: Type) -> Self {
         Self {
             ty,
@@ -217,7 +237,8 @@ impl Field {
             merge: false,
             retain_keys: false,
             merge_key: None,
-            key_default: None,
+            default: None,
+            presence: Presence::Optional,
         }
     }
 
@@ -231,7 +252,6 @@ impl Field {
                 self.retain_keys = strategy.split(',').any(|s| s == "retainKeys");
             }
             ("key", key) => self.merge_key = Some(key.to_owned()),
-            ("default", value) => self.key_default = Some(value.to_owned()),
             _ => {}
         }
     }

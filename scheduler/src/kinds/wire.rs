@@ -2,12 +2,14 @@
 //! namespace`, `create deployment`, ...) in protobuf and does not fall back.
 //!
 //! In: bytes in Kubernetes' envelope, the types in [`super::schema`], the field numbers in `schema/wire-facts.txt`
-//! (see `schema/wire.py`). Out: JSON as if the client had sent that. Never: protobuf towards a client, which
+//! (see `schema/gosource.py`). Out: JSON as if the client had sent that. Never: protobuf towards a client, which
 //! always accepts JSON too.
 //!
-//! The Go encoder writes fields that are not pointers even when they are empty, and the wire does not tell which
-//! those are. JSON would leave them out, so empty text, `false` and 0 are dropped here, except where 0 or `false`
-//! is a choice of its own (`MEANINGFUL_ZERO`).
+//! The Go encoder writes fields that are no pointers even when they are empty. Which those are is not on the wire, but
+//! in the types ([`super::schema::Presence`]): there an empty value says nothing, everywhere else it is what the client chose.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,46 +20,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::encoding::{WireType, decode_key, decode_varint};
 use serde_json::{Map, Value, json};
 
-use super::schema::{Type, schema};
+use super::schema::{Field, Type, schema};
 
 const MAGIC: &[u8] = b"k8s\0";
 const WIRE_FACTS: &str = include_str!("../../schema/wire-facts.txt");
 /// Deeper nesting than any type has: an attack, not an object.
 const MAX_DEPTH: u32 = 64;
-
-/// Fields that are pointers in Go and for which 0 or `false` says something else than absence.
-const MEANINGFUL_ZERO: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allowPrivilegeEscalation",
-    "allocateLoadBalancerNodePorts",
-    "automountServiceAccountToken",
-    "backoffLimit",
-    "completions",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "immutable",
-    "mode",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "priority",
-    "progressDeadlineSeconds",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "seconds",
-    "serving",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-];
 
 /// Bytes that are not what they should be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -179,7 +147,7 @@ fn message(
             Some(Place::Field(name)) => {
                 // A field that our version of the type does not have is dropped, as protobuf does.
                 if let Some(field) = fields.fields.get(*name) {
-                    insert(object, name, &field.ty, raw, depth)?;
+                    insert(object, name, field, raw, depth)?;
                 }
             }
             None => {}
@@ -191,10 +159,11 @@ fn message(
 fn insert(
     object: &mut Map<String, Value>,
     name: &str,
-    ty: &Type,
+    field: &Field,
     raw: Raw<'_>,
     depth: u32,
 ) -> Result<(), WireError> {
+    let ty = &field.ty;
     match ty {
         Type::List(item) => {
             let list = object.entry(name).or_insert_with(|| json!([]));
@@ -216,8 +185,9 @@ fn insert(
         }
         _ => {
             let value = value(ty, raw, depth)?;
-            let empty = value.is_null() || value == "" || value == false || value == 0;
-            if !empty || (!value.is_null() && value != "" && MEANINGFUL_ZERO.contains(&name)) {
+            // Bytes are a list in Go: none of them is none.
+            let none = *ty == Type::Bytes && value == "";
+            if !none && !field.says_nothing(&value) {
                 object.insert(name.to_owned(), value);
             }
         }
@@ -255,8 +225,8 @@ fn time(ty: &Type, bytes: &[u8]) -> Result<Value, WireError> {
             _ => {}
         }
     }
-    // Go's zero time is written as nothing at all, or as a moment in the year 1.
-    if seconds <= 0 {
+    // Go's zero time is written as nothing at all.
+    if bytes.is_empty() {
         return Ok(Value::Null);
     }
     let time =
@@ -356,60 +326,4 @@ impl<'a> Fields<'a> {
 
 fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// One length-delimited field; everything here is shorter than 128 bytes.
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(content.len()).unwrap();
-        [&[number << 3 | 2, length], content].concat()
-    }
-
-    fn envelope(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
-        [MAGIC, &field(1, &meta), &field(2, raw), &field(3, b""), &field(4, b"")].concat()
-    }
-
-    #[test]
-    fn a_namespace_as_kubectl_sends_it() {
-        let metadata = [field(1, b"shop"), field(2, b""), field(8, b""), vec![7 << 3, 0]].concat();
-        let raw = [field(1, &metadata), field(2, b""), field(3, &field(1, b""))].concat();
-        let expected = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}, "spec": {},
-            "status": {}});
-        assert_eq!(decode(&envelope("v1", "Namespace", &raw)).unwrap(), expected);
-    }
-
-    #[test]
-    fn maps_bytes_inline_structs_and_choices_of_zero() {
-        let entry = [field(1, b"key"), field(2, &[0xff, 0])].concat();
-        let raw = field(2, &entry);
-        assert_eq!(decode(&envelope("v1", "Secret", &raw)).unwrap()["data"], json!({"key": "/wA="}));
-        // A volume's source stands inline in JSON; Deployment.spec.replicas of 0 is not absence.
-        let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();
-        let spec = field(3, &field(2, &field(1, &volume)));
-        let raw = field(2, &[vec![1 << 3, 0], spec].concat());
-        let deployment = decode(&envelope("apps/v1", "Deployment", &raw)).unwrap();
-        assert_eq!(deployment["spec"]["replicas"], 0);
-        assert_eq!(deployment["spec"]["template"]["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
-    }
-
-    #[test]
-    fn what_is_not_an_object_is_refused() {
-        assert_eq!(decode(b"{}"), Err(WireError::Prefix));
-        assert!(matches!(decode(&envelope("v9", "Pod", b"")), Err(WireError::UnknownKind { .. })));
-        assert!(matches!(decode(&envelope("v1", "Pod", &[10, 100, 1])), Err(WireError::Malformed(_))));
-    }
-
-    proptest! {
-        #[test]
-        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-            let _ = decode(&envelope("v1", "Pod", &bytes));
-            let _ = decode(&bytes);
-        }
-    }
 }

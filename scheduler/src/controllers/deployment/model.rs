@@ -9,9 +9,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::cache::MetaExt;
+use crate::{cache::MetaExt, kinds::schema::complete};
 
 /// Which template a pod or set was made from.
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
@@ -84,9 +85,8 @@ fn scaled(value: &IntOrString, total: i32, up: bool) -> i32 {
 pub(super) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     // No vowels and no look-alikes, as upstream: a hash never spells a word.
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let json = serde_json::to_vec(template).unwrap_or_default();
     let mut digest = Sha256::new();
-    digest.update(&json);
+    digest.update(completed(template).to_string());
     digest.update(collisions.unwrap_or(0).to_be_bytes());
     digest.finalize().iter().take(10).map(|b| char::from(ALPHABET[usize::from(*b) % 27])).collect()
 }
@@ -94,16 +94,28 @@ pub(super) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>)
 /// Whether `set` was made from `template`.
 pub(super) fn made_from(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
     let without_hash = |t: &PodTemplateSpec| {
-        let mut t = t.clone();
-        let meta = t.metadata.get_or_insert_default();
-        if let Some(labels) = &mut meta.labels {
+        let mut t = completed(t);
+        if let Some(labels) = t.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
             labels.remove(HASH_LABEL);
         }
-        meta.labels = meta.labels.take().filter(|l| !l.is_empty());
-        meta.annotations = meta.annotations.take().filter(|a| !a.is_empty());
+        for field in ["labels", "annotations"] {
+            let metadata = t.get_mut("metadata").and_then(Value::as_object_mut);
+            if let Some(metadata) = metadata
+                && metadata.get(field).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
+            {
+                metadata.remove(field);
+            }
+        }
         t
     };
-    set.spec.template.as_ref().is_some_and(|t| without_hash(t) == without_hash(template))
+    set.spec.template.as_ref().is_some_and(|t| t == template || without_hash(t) == without_hash(template))
+}
+
+/// A template with all that it always shows, so that one that was stored with less is the same.
+fn completed(template: &PodTemplateSpec) -> Value {
+    let mut template = serde_json::to_value(template).unwrap_or_default();
+    complete("io.k8s.api.core.v1.PodTemplateSpec", &mut template);
+    template
 }
 
 pub(super) fn replicas(set: &ReplicaSet) -> i32 {
