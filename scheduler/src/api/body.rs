@@ -19,6 +19,8 @@ pub(super) struct Decoded {
     pub(super) value: Value,
     /// `duplicate field "spec.x"` for each field that came twice; the last value is taken.
     pub(super) duplicates: Vec<String>,
+    /// The body, when it is JSON.
+    pub(super) source: Option<Bytes>,
 }
 
 /// Reads a body within the limit.
@@ -43,9 +45,9 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
 }
 
 /// Decodes an object's body.
-pub(super) fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Decoded, ApiError> {
+pub(super) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Decoded, ApiError> {
     match media_type(headers) {
-        "" | "application/json" | "*/*" => json(bytes),
+        "" | "application/json" | "*/*" => Ok(Decoded { source: Some(bytes.clone()), ..json(bytes)? }),
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => protobuf(bytes),
         _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
@@ -66,7 +68,32 @@ pub(super) fn json(bytes: &[u8]) -> Result<Decoded, ApiError> {
         let message = format!("the object provided is unrecognized: couldn't decode JSON: {error}");
         ApiError::new(Reason::BadRequest, message)
     })?;
-    Ok(Decoded { value, duplicates })
+    Ok(Decoded { value, duplicates, source: None })
+}
+
+/// Decodes a patch in JSON.
+pub(super) fn patch(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    json(bytes).map_err(|_| ApiError::new(Reason::BadRequest, "invalid JSON patch"))
+}
+
+/// Decodes the body of a server-side apply, which is an object or nothing.
+pub(super) fn applied(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    let decoded = yaml(bytes).map_err(|error| {
+        let why = error.message.rsplit_once("YAML: ").map_or(error.message.as_str(), |(_, why)| why);
+        ApiError::new(Reason::BadRequest, format!("error encoding patch: yaml: {why}"))
+    })?;
+    let found = match &decoded.value {
+        Value::Object(_) | Value::Null => return Ok(decoded),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    let message = format!(
+        "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value \
+         of type map[string]interface {{}}"
+    );
+    Err(ApiError::new(Reason::BadRequest, message))
 }
 
 /// Decodes YAML; a key that is given twice is refused by the parser.
@@ -81,7 +108,7 @@ pub(super) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     };
     let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
     let value = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    Ok(Decoded { value, ..Decoded::default() })
 }
 
 fn protobuf(bytes: &[u8]) -> Result<Decoded, ApiError> {
@@ -89,7 +116,7 @@ fn protobuf(bytes: &[u8]) -> Result<Decoded, ApiError> {
         let message = format!("the object provided is unrecognized: {error}");
         ApiError::new(Reason::BadRequest, message)
     })?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    Ok(Decoded { value, ..Decoded::default() })
 }
 
 #[cfg(test)]
@@ -121,11 +148,14 @@ mod tests {
     fn other_formats_are_refused_by_name() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "application/cbor".parse().unwrap());
-        assert_eq!(decode(&headers, b"\xd9").unwrap_err().reason, Reason::UnsupportedMediaType);
+        assert_eq!(
+            decode(&headers, &Bytes::from_static(b"\xd9")).unwrap_err().reason,
+            Reason::UnsupportedMediaType
+        );
         headers.insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(decode(&headers, b"k8s").unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(decode(&headers, &Bytes::from_static(b"k8s")).unwrap_err().reason, Reason::BadRequest);
         headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
-        assert!(decode(&headers, b"{}").is_ok());
+        assert!(decode(&headers, &Bytes::from_static(b"{}")).is_ok());
     }
 
     #[tokio::test]

@@ -179,11 +179,11 @@ async fn unknown_and_repeated_fields_warn_or_are_refused() {
     assert_eq!(
         refused["message"],
         "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
-         duplicate field \"data.k\", unknown field \"dta\""
+         unknown field \"dta\", duplicate field \"data.k\""
     );
     let response = f.send(request(Method::POST, CONFIG_MAPS, "application/json", body)).await;
     let warnings: Vec<_> = response.headers().get_all(header::WARNING).iter().collect();
-    assert_eq!(warnings, ["299 - \"duplicate field \\\"data.k\\\"\"", "299 - \"unknown field \\\"dta\\\"\""]);
+    assert_eq!(warnings, ["299 - \"unknown field \\\"dta\\\"\"", "299 - \"duplicate field \\\"data.k\\\"\""]);
     let (status, made) = parsed(response).await;
     assert_eq!((status, made.get("dta")), (StatusCode::CREATED, None));
 }

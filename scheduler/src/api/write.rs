@@ -36,6 +36,8 @@ pub(super) async fn create(
     let mut options = ask.write_options()?;
     let decoded = body::decode(ask.headers, &body::read(body).await?)?;
     options.duplicates = decoded.duplicates;
+    // A view's body is of another type than what is checked.
+    options.source = decoded.source.filter(|_| kind.view.is_none());
     let object = to_stored(kind, decoded.value);
     let written = api.objects.create(kind.resource, namespace, object, &options).await?;
     written_response(ask, kind, None, &written).await
@@ -77,6 +79,7 @@ pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
     let mut options = ask.write_options()?;
     let decoded = body::decode(ask.headers, &body::read(body).await?)?;
     options.duplicates = decoded.duplicates;
+    options.source = decoded.source.filter(|_| at.kind.view.is_none());
     let object = if at.sub.is_none() { to_stored(at.kind, decoded.value) } else { decoded.value };
     let written =
         api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, &options).await?;
@@ -89,10 +92,13 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
     let mut options = ask.write_options()?;
     let media = body::media_type(ask.headers);
     let bytes = body::read(body).await?;
-    let decoded = match media {
-        "application/apply-patch+yaml" => body::yaml(&bytes)?,
-        _ => body::json(&bytes)?,
-    };
+    let apply = media == "application/apply-patch+yaml";
+    if !apply && PATCHES.contains(media) && ask.params.get("force").is_some() {
+        let message = "Forbidden: may not be specified for non-apply patch".to_owned();
+        let cause = Cause { reason: "FieldValueForbidden", field: "force".to_owned(), message };
+        return Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
+    let decoded = if apply { body::applied(&bytes)? } else { body::patch(&bytes)? };
     options.duplicates = decoded.duplicates;
     let patch = match media {
         "application/json-patch+json" => Patch::Json(decoded.value),
@@ -130,7 +136,7 @@ async fn patch_view(
     let current = api.objects.get(at.kind.resource, at.namespace, at.name).await?;
     let shown = (view.from_stored)(&read::decode(&current)?);
     let patched = match patch {
-        Patch::Json(body) => patch::json(&shown, body)?,
+        Patch::Json(body) => patch::json(&shown, body)?.0,
         Patch::Merge(body) => patch::merge(&shown, body)?,
         Patch::Strategic(body) => patch::strategic(at.kind, &shown, body)?,
         Patch::Apply(_) => return Err(body::unsupported(PATCHES)),

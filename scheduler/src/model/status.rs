@@ -228,15 +228,14 @@ impl ApiError {
         }
         let mut status = serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason.as_str(), "code": self.reason.code(),
+            "message": self.message, "code": self.reason.code(),
         });
-        if let Some(map) = status.as_object_mut() {
-            if !details.is_empty() {
-                map.insert("details".to_owned(), details.into());
-            }
-            if self.reason == Reason::Unknown {
-                map.remove("reason");
-            }
+        if !self.reason.as_str().is_empty() {
+            status["reason"] = self.reason.as_str().into();
+        }
+        // As upstream: what it refuses as unprocessable has details even when there is nothing in them.
+        if !details.is_empty() || self.reason == Reason::Invalid {
+            status["details"] = details.into();
         }
         status
     }

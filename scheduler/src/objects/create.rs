@@ -8,7 +8,7 @@ use super::{
     key, meta, row,
 };
 use crate::{
-    kinds::{Kind, Scope, decode},
+    kinds::{Kind, Scope, decode, schema::complete},
     model::{ApiError, Key, Reason, Resource},
     store::{Change, Draft, Expect, StoreError},
 };
@@ -95,6 +95,10 @@ impl Objects {
         undo: &mut Undo,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&object, "name").to_owned();
+        if !recorded {
+            wipe_metadata(&mut object);
+            super::patching::record_write(kind, None, &mut object, None, options);
+        }
         (kind.defaults)(&mut object);
         (kind.prepare_create)(&mut object);
         prepare_metadata(kind, namespace, &mut object);
@@ -112,12 +116,10 @@ impl Objects {
             undo,
         })
         .await?;
+        complete(kind.definition, &mut object);
         let causes = (kind.validate)(&object, None);
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
-        }
-        if !recorded {
-            super::patching::record_write(kind, None, &mut object, None, options);
         }
         let warnings = (kind.warnings)(&object);
         let key = key(kind.resource, namespace, &name);
@@ -151,12 +153,26 @@ impl Objects {
     }
 }
 
-/// What the server alone decides about a new object's metadata.
-fn prepare_metadata(kind: &Kind, namespace: Option<&str>, object: &mut Value) {
+/// Takes away what no client can say of a new object.
+fn wipe_metadata(object: &mut Value) {
+    const OURS: [&str; 6] = [
+        "resourceVersion",
+        "selfLink",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
     let metadata = meta::of_mut(object);
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in OURS {
         metadata.remove(field);
     }
+}
+
+/// What the server alone decides about a new object's metadata.
+fn prepare_metadata(kind: &Kind, namespace: Option<&str>, object: &mut Value) {
+    wipe_metadata(object);
+    let metadata = meta::of_mut(object);
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".to_owned(), meta::now().into());
     match namespace {
@@ -232,8 +248,12 @@ pub(super) fn check_fields(
     body: &mut Value,
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
+    super::patching::forget_managers(body);
     let mut findings = options.duplicates.clone();
     findings.extend(decode::decode(kind, body).map_err(|e| decode::refusal(kind, &e.to_string()))?);
+    if let (false, Some(source)) = (findings.is_empty(), &options.source) {
+        findings = decode::findings(kind, source);
+    }
     match options.validation {
         FieldValidation::Strict if !findings.is_empty() => Err(decode::strict_refusal(kind, &findings)),
         FieldValidation::Warn => Ok(findings),

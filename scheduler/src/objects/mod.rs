@@ -77,6 +77,8 @@ pub struct WriteOptions {
     pub force: bool,
     /// What parsing of the body found: `duplicate field "spec.x"` for each field that came twice.
     pub duplicates: Vec<String>,
+    /// The JSON of the object as it came, to list findings in its order. Patches have none.
+    pub source: Option<bytes::Bytes>,
 }
 
 impl WriteOptions {
@@ -89,6 +91,7 @@ impl WriteOptions {
             validation: FieldValidation::Ignore,
             force: true,
             duplicates: Vec::new(),
+            source: None,
         }
     }
 }

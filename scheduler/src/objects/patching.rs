@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::{
-    Patch, WriteOptions, create, meta, subresources,
+    FieldValidation, Patch, WriteOptions, create, meta, subresources,
     update::{Edited, Target},
 };
 use crate::{
-    kinds::{Kind, Subresource},
-    model::{ApiError, Reason},
+    kinds::{Kind, Subresource, decode},
+    model::{ApiError, Cause, Reason, Resource},
     patch,
 };
 
@@ -21,21 +21,110 @@ pub(super) fn patched(
 ) -> Result<Edited, ApiError> {
     if target.sub == Some(Subresource::Scale) {
         let view = subresources::scale(old);
-        let view = apply_patch(target.kind, None, &view, patch, options)?;
+        if let Patch::Apply(body) = patch {
+            return apply_scale(target, old, body, options);
+        }
+        let (view, _) = apply_patch(target.kind, None, &view, patch, options)?;
         return subresources::merge(target, old, &view);
     }
     let recorded = matches!(patch, Patch::Apply(_));
-    let mut object = apply_patch(target.kind, target.sub, old, patch, options)?;
-    create::check_type(target.kind, &mut object)?;
-    let changed = ["name", "namespace"].iter().find(|f| meta::text(&object, f) != meta::text(old, f));
-    if let Some(field) = changed {
-        let (was, is) = (meta::text(old, field), meta::text(&object, field));
-        let message =
-            format!("the {field} of the object ({is}) does not match the {field} on the URL ({was})");
-        return Err(ApiError::new(Reason::BadRequest, message));
+    let (mut object, mut findings) = apply_patch(target.kind, target.sub, old, patch, options)?;
+    if !recorded {
+        findings.splice(0..0, options.duplicates.iter().cloned());
     }
-    let warnings = create::check_fields(target.kind, &mut object, options)?;
+    // Refusals quote what the patch made, or the patch itself. Both are made again: it is rare.
+    let unfitting = |why: &str| match (patch, apply_patch(target.kind, target.sub, old, patch, options)) {
+        (Patch::Apply(_), _) => decode::refusal(target.kind, why),
+        (Patch::Strategic(patch), _) => patch::unfitting(&patch::printed(patch), why),
+        (_, Ok((made, _))) => patch::unfitting(&made.to_string(), why),
+        (_, Err(error)) => error,
+    };
+    if let (Patch::Strategic(_), Some(map)) = (patch, object.as_object_mut()) {
+        // It goes into the object's type as it is: what it says of the type is not looked at.
+        map.insert("apiVersion".to_owned(), target.kind.api_version().into());
+        map.insert("kind".to_owned(), target.kind.kind.into());
+    }
+    check_own_type(target.kind, &object).map_err(|why| unfitting(&why))?;
+    create::check_namespace(target.kind, target.namespace, &mut object)?;
+    check_name(target.name, &object)?;
+    check_uid(target, old, &object)?;
+    forget_managers(&mut object);
+    findings.extend(decode::decode(target.kind, &mut object).map_err(|why| unfitting(&why.to_string()))?);
+    let warnings = match options.validation {
+        FieldValidation::Strict if !findings.is_empty() => {
+            return Err(unfitting(&format!("strict decoding error: {}", findings.join(", "))));
+        }
+        FieldValidation::Warn => findings,
+        FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
+    };
     Ok(Edited { object, warnings, recorded })
+}
+
+/// Server-side apply of a Scale: that of its one field to the object, by a manager of the subresource.
+fn apply_scale(
+    target: Target<'_>,
+    old: &Value,
+    body: &Value,
+    options: &WriteOptions,
+) -> Result<Edited, ApiError> {
+    let kind = target.kind;
+    let mut config = serde_json::json!({"apiVersion": kind.api_version(), "kind": kind.kind});
+    config["metadata"] = serde_json::json!({"name": target.name});
+    if let Some(replicas) = body.pointer("/spec/replicas") {
+        config["spec"] = serde_json::json!({"replicas": replicas});
+    }
+    let mut object = apply(kind, target.sub, Some(old), &config, options)?;
+    // Only the count is anybody's here, and it is checked as that of any Scale.
+    let scale = serde_json::json!({"spec": {"replicas": object.pointer("/spec/replicas")}});
+    let edited = subresources::merge(target, old, &scale)?;
+    let managers = std::mem::take(&mut object["metadata"]["managedFields"]);
+    object = edited.object;
+    object["metadata"]["managedFields"] = managers;
+    Ok(Edited { object, warnings: Vec::new(), recorded: true })
+}
+
+/// A patch does not change what an object is.
+fn check_own_type(kind: &Kind, object: &Value) -> Result<(), String> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (version, name) = (text("apiVersion"), text("kind"));
+    if (version, name) == (kind.api_version().as_str(), kind.kind) {
+        return Ok(());
+    }
+    Err(format!(
+        "no kind {name:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+    ))
+}
+
+/// The name in the patched object is the one in the URL.
+pub(super) fn check_name(name: &str, object: &Value) -> Result<(), ApiError> {
+    let message = match meta::text(object, "name") {
+        found if found == name => return Ok(()),
+        "" => {
+            format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")
+        }
+        found => format!("the name of the object ({found}) does not match the name on the URL ({name})"),
+    };
+    Err(ApiError::new(Reason::BadRequest, message))
+}
+
+/// A patch does not make another object of an object; an update that means another one is a conflict instead.
+fn check_uid(target: Target<'_>, old: &Value, object: &Value) -> Result<(), ApiError> {
+    let uid = meta::text(object, "uid");
+    if uid.is_empty() || uid == meta::text(old, "uid") {
+        return Ok(());
+    }
+    let message = format!("Invalid value: {uid:?}: field is immutable");
+    let cause = Cause { reason: "FieldValueInvalid", field: "metadata.uid".to_owned(), message };
+    Err(ApiError::invalid(target.kind.group, target.kind.kind, target.name, vec![cause]))
+}
+
+/// An empty list of managers asks to forget them, like one with an empty entry; decoding would drop it as nothing.
+pub(super) fn forget_managers(object: &mut Value) {
+    if let Some(Value::Array(managers)) = object.pointer_mut("/metadata/managedFields")
+        && managers.is_empty()
+    {
+        managers.push(Value::Object(serde_json::Map::new()));
+    }
 }
 
 fn apply_patch(
@@ -44,12 +133,12 @@ fn apply_patch(
     old: &Value,
     patch: &Patch,
     options: &WriteOptions,
-) -> Result<Value, ApiError> {
+) -> Result<(Value, Vec<String>), ApiError> {
     Ok(match patch {
         Patch::Json(body) => patch::json(old, body)?,
-        Patch::Merge(body) => patch::merge(old, body)?,
-        Patch::Strategic(body) => patch::strategic(kind, old, body)?,
-        Patch::Apply(body) => apply(kind, sub, Some(old), body, options)?,
+        Patch::Merge(body) => (patch::merge(old, body)?, Vec::new()),
+        Patch::Strategic(body) => (patch::strategic(kind, old, body)?, Vec::new()),
+        Patch::Apply(body) => (apply(kind, sub, Some(old), body, options)?, Vec::new()),
     })
 }
 
@@ -66,7 +155,8 @@ pub(super) fn apply(
     Ok(patch::apply(kind, live, body, &writer, options.force)?)
 }
 
-/// Records in `metadata.managedFields` who wrote what.
+/// Records in `metadata.managedFields` of `new` who wrote what. `new` is as the client meant it: decoded, before
+/// anything is carried over from `old`, prepared or admitted. What the server alone changes afterwards nobody owns.
 pub(super) fn record_write(
     kind: &'static Kind,
     old: Option<&Value>,
@@ -74,15 +164,32 @@ pub(super) fn record_write(
     sub: Option<Subresource>,
     options: &WriteOptions,
 ) {
+    let mut meant = new.clone();
+    (kind.defaults)(&mut meant);
+    if kind.resource == Resource::SERVICES {
+        forget_addresses(new, &mut meant);
+    }
     let now = meta::now();
-    patch::record_update(kind, old, new, &writer(sub, options, &now));
+    patch::record_update(kind, old, &mut meant, &writer(sub, options, &now));
+    meta::carry(new, &meant, "managedFields");
+}
+
+/// What a Service is given of addresses and families comes from the server's pools, not from its type: what the client
+/// did not name is nobody's.
+fn forget_addresses(sent: &Value, meant: &mut Value) {
+    let Some(spec) = meant.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        if sent.pointer("/spec").and_then(|spec| spec.get(field)).is_none() {
+            spec.remove(field);
+        }
+    }
 }
 
 fn writer<'a>(sub: Option<Subresource>, options: &'a WriteOptions, now: &'a str) -> patch::Writer<'a> {
     let subresource = match sub {
         Some(Subresource::Status) => Some("status"),
         Some(Subresource::Scale) => Some("scale"),
-        // Upstream records the others as writes of the object.
+        Some(Subresource::Finalize) => Some("finalize"),
         _ => None,
     };
     patch::Writer { manager: &options.manager, subresource, now }

@@ -67,7 +67,9 @@ pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edi
         Some(Subresource::Binding) => bind(target, &mut object, body)?,
         _ => {}
     }
-    Ok(Edited { object, warnings: Vec::new(), recorded: false })
+    // A binding is the server's own act: nobody comes to own the node's name by it.
+    let recorded = target.sub == Some(Subresource::Binding);
+    Ok(Edited { object, warnings: Vec::new(), recorded })
 }
 
 fn scale_replicas(target: Target<'_>, body: &Value) -> Result<i64, ApiError> {

@@ -10,7 +10,7 @@ use super::{
     create, key, meta, patching, row, subresources,
 };
 use crate::{
-    kinds::{Kind, Subresource},
+    kinds::{Kind, Subresource, schema::complete},
     model::{ApiError, Cause, Key, Object, Reason, Resource, Revision},
     store::{Change, Expect, StoreError},
 };
@@ -59,7 +59,7 @@ impl Objects {
         }
         create::check_type(kind, &mut body)?;
         create::check_namespace(kind, namespace, &mut body)?;
-        check_name(name, &body)?;
+        patching::check_name(name, &body)?;
         let warnings = create::check_fields(kind, &mut body, options)?;
         let edit =
             |_: &Value| Ok(Edited { object: body.clone(), warnings: warnings.clone(), recorded: false });
@@ -100,13 +100,18 @@ impl Objects {
         if self.stored(&target.key()).is_some() {
             return Ok(None);
         }
-        let mut body = body.clone();
-        create::check_type(target.kind, &mut body)?;
-        check_name(target.name, &body)?;
-        if !meta::text(&body, "uid").is_empty() {
-            return Err(ApiError::conflict(target.kind.resource, target.name, MODIFIED));
+        let mut object = patching::apply(target.kind, None, None, body, options)?;
+        let uid = meta::text(&object, "uid");
+        if !uid.is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            return Err(ApiError::conflict(target.kind.resource, target.name, &why));
         }
-        let object = patching::apply(target.kind, None, None, &body, options)?;
+        create::check_namespace(target.kind, target.namespace, &mut object)?;
+        patching::check_name(target.name, &object)?;
+        // There is nothing that it could be a revision of.
+        meta::of_mut(&mut object).remove("resourceVersion");
         self.create_checked(target.kind, target.namespace, object, options, true).await.map(Some)
     }
 
@@ -143,13 +148,15 @@ impl Objects {
         current: Arc<Object>,
         undo: &mut Undo,
     ) -> Result<Option<Written>, ApiError> {
-        let old = decode(&current)?;
+        let mut old = decode(&current)?;
+        // What was stored by an earlier version may show less; that is no difference.
+        complete(target.kind.definition, &mut old);
         let Edited { object: mut new, mut warnings, recorded } = edit(&old)?;
         check_preconditions(target, &current, &new)?;
-        self.finish(target, options, &old, &mut new, undo).await?;
         if !recorded {
             patching::record_write(target.kind, Some(&old), &mut new, target.sub, options);
         }
+        self.finish(target, options, &old, &mut new, undo).await?;
         if unchanged(&old, &new) {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
@@ -207,6 +214,7 @@ impl Objects {
             undo,
         })
         .await?;
+        complete(kind.definition, new);
         let causes = (kind.validate)(new, Some(&subresources::before(sub, old, new)));
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
@@ -230,18 +238,6 @@ pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
         tracing::error!(error = %crate::model::Chain(&error), "a stored object does not decode");
         ApiError::new(Reason::InternalError, error.to_string())
     })
-}
-
-fn check_name(name: &str, body: &Value) -> Result<(), ApiError> {
-    match meta::text(body, "name") {
-        "" => Err(ApiError::new(Reason::BadRequest, "name must be provided")),
-        found if found == name => Ok(()),
-        found => {
-            let message =
-                format!("the name of the object ({found}) does not match the name on the URL ({name})");
-            Err(ApiError::new(Reason::BadRequest, message))
-        }
-    }
 }
 
 /// The revision and the uid that the client names are the stored ones.
@@ -285,9 +281,6 @@ fn carry_metadata(old: &Value, new: &mut Value) {
     ];
     for field in OURS {
         meta::carry(new, old, field);
-    }
-    if !meta::of(new).contains_key("managedFields") {
-        meta::carry(new, old, "managedFields");
     }
 }
 

@@ -5,11 +5,16 @@ use serde_json::Value;
 
 use super::{
     PatchError, Writer,
+    check::check,
     fields::FieldSet,
-    managed::{Managers, Operation, everything, owned, without_managed_fields},
-    typed::{Shape, compare, merge, remove, to_set, with_passed_fields},
+    managed::{Managers, Operation, comparable, nothing, reset, unowned},
+    merge::merge,
+    typed::{Shape, compare, remove, to_set, with_passed_fields},
 };
-use crate::{kinds::Kind, model::Cause};
+use crate::{
+    kinds::{Kind, schema::complete},
+    model::Cause,
+};
 
 const LAST_APPLIED_POINTER: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
 
@@ -23,14 +28,16 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, PatchError> {
-    if config.pointer("/metadata/managedFields").is_some_and(|f| f.as_array().is_none_or(|f| !f.is_empty())) {
+    check_type(kind, config)?;
+    if config.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(PatchError::Malformed("metadata.managedFields must be nil".to_owned()));
     }
-    let config = without_nulls(config);
+    if let Some(problems) = check(kind.definition, config) {
+        return Err(PatchError::Failed(typed_patch_error(kind, config, &problems)));
+    }
     let shape = Shape::of_definition(kind.definition);
-    let set = to_set(shape, &config, "")
-        .map_err(|e| PatchError::Malformed(typed_patch_error(kind, &config, &e)))?;
-    let step = Step { kind, shape, config: &config, set, writer };
+    let set = to_set(shape, config).without_subtrees(&reset(kind, writer.subresource));
+    let step = Step { kind, shape, config, set, writer };
     match step.run(live, force) {
         Err(Conflicts(conflicts)) if writer.manager == "kubectl" => {
             let allowed = live.map_or_else(FieldSet::default, |live| step.unchanged_last_applied(live));
@@ -56,27 +63,24 @@ struct Step<'a> {
     kind: &'a Kind,
     shape: Shape<'a>,
     config: &'a Value,
-    /// All that `config` sets, also what nobody owns (the name).
+    /// All that `config` sets within the writer's reach, also what nobody owns (the name).
     set: FieldSet,
     writer: &'a Writer<'a>,
 }
 
 impl Step<'_> {
     fn run(&self, live: Option<&Value>, force: bool) -> Result<Value, Conflicts> {
-        let mut managers = live.map_or_else(Managers::default, |live| self.managers_of(live));
-        let former = managers.clone();
-        let before = live.map(without_managed_fields);
-        let merged = merge(self.shape, before.as_ref(), self.config);
+        let before = live.map_or_else(|| nothing(self.kind), |live| comparable(self.kind, live));
+        let mut managers = live.map_or_else(Managers::default, |live| self.managers_of(live, &before));
+        let merged = merge(self.shape, Some(&before), self.config);
 
-        let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
+        let version = self.kind.api_version();
+        let entry = managers.entry(Operation::Apply, self.writer, &version);
         let last = std::mem::replace(&mut entry.fields, self.set.clone());
-        entry.api_version = self.kind.api_version();
         let mut after = self.prune(merged, &last, &managers);
-        let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
-        entry.fields = owned(self.kind, self.writer.subresource, &self.set);
-
-        let change = compare(self.shape, before.as_ref(), Some(&after));
-        let taken = change.modified.union(&change.added);
+        let reach = reset(self.kind, self.writer.subresource);
+        let change = compare(self.shape, Some(&before), Some(&after)).without_subtrees(&reach);
+        let taken = change.written();
         let mut conflicts = Vec::new();
         for entry in managers.0.iter_mut().filter(|e| !self.is_writer(e)) {
             let fields = entry.fields.intersection(&taken);
@@ -88,12 +92,14 @@ impl Step<'_> {
         if !force && !conflicts.is_empty() {
             return Err(Conflicts(conflicts));
         }
-        managers.0.retain(|e| !e.fields.is_empty());
-        self.follow_last_applied(&mut after);
-        if managers != former || before.as_ref() != Some(&after) {
-            let entry = managers.entry(Operation::Apply, self.writer, &self.kind.api_version());
+        let entry = managers.entry(Operation::Apply, self.writer, &version);
+        entry.fields = self.set.difference(&unowned());
+        entry.api_version = version;
+        if before != after {
             self.writer.now.clone_into(&mut entry.time);
         }
+        self.follow_last_applied(&mut after);
+        complete(self.kind.definition, &mut after);
         managers.store(&mut after);
         Ok(after)
     }
@@ -105,13 +111,11 @@ impl Step<'_> {
     }
 
     /// The managers of `live`; an object written before anybody was recorded belongs to a stand-in.
-    fn managers_of(&self, live: &Value) -> Managers {
+    fn managers_of(&self, live: &Value, before: &Value) -> Managers {
         let mut managers = Managers::of(live);
         if managers.0.is_empty() {
-            let writer = Writer { manager: "before-first-apply", subresource: None, now: self.writer.now };
-            let entry = managers.entry(Operation::Update, &writer, &self.kind.api_version());
-            entry.fields = everything(self.kind, live);
-            self.writer.now.clone_into(&mut entry.time);
+            let writer = Writer { manager: "before-first-apply", ..*self.writer };
+            managers.update(self.kind, &nothing(self.kind), before, &writer);
         }
         managers
     }
@@ -123,14 +127,13 @@ impl Step<'_> {
             return merged;
         }
         let passed = |set: &FieldSet| with_passed_fields(self.shape, set);
-        let fields = |value: &Value| passed(&to_set(self.shape, value, "").unwrap_or_default());
-        let empty = || Value::Object(serde_json::Map::new());
+        let fields = |value: &Value| passed(&to_set(self.shape, value));
         let all = fields(&merged);
-        let pruned = remove(self.shape, &merged, &passed(last)).unwrap_or_else(empty);
-        let gone = all.difference(&fields(&pruned)).difference(&passed(&managers.all_fields()));
-        let with_owned = remove(self.shape, &merged, &gone).unwrap_or_else(empty);
+        let pruned = remove(self.shape, &merged, &passed(last));
+        let kept = fields(&pruned).union(&passed(&managers.all_fields()));
+        let with_owned = remove(self.shape, &merged, &all.difference(&kept));
         let gone = all.difference(&fields(&with_owned)).intersection(&passed(last));
-        remove(self.shape, &merged, &gone).unwrap_or_else(empty)
+        remove(self.shape, &merged, &gone)
     }
 
     /// Where kubectl once applied from its side, its annotation keeps telling what it applied last, so that
@@ -148,8 +151,8 @@ impl Step<'_> {
     fn unchanged_last_applied(&self, live: &Value) -> FieldSet {
         let text = live.pointer(LAST_APPLIED_POINTER).and_then(Value::as_str).unwrap_or_default();
         let Ok(last) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
-        let change = compare(self.shape, Some(&last), Some(&without_managed_fields(live)));
-        let set = to_set(self.shape, &last, "").unwrap_or_default();
+        let change = compare(self.shape, Some(&last), Some(&comparable(self.kind, live)));
+        let set = to_set(self.shape, &last);
         set.difference(&change.modified).difference(&change.added).difference(&change.removed)
     }
 }
@@ -179,23 +182,24 @@ impl Conflicts {
     }
 }
 
-fn typed_patch_error(kind: &Kind, config: &Value, error: &PatchError) -> String {
-    let name = config["metadata"]["name"].as_str().unwrap_or_default();
-    let whole = match config["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => format!("/{name}"),
+/// The body of an apply names its own type.
+fn check_type(kind: &Kind, config: &Value) -> Result<(), PatchError> {
+    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
+    if (text("apiVersion"), text("kind")) == (kind.api_version().as_str(), kind.kind) {
+        return Ok(());
+    }
+    let (group, version) = match text("apiVersion").split_once('/') {
+        Some((group, version)) => (group, version),
+        None => ("", text("apiVersion")),
     };
-    let version = if kind.group.is_empty() { "/v1".to_owned() } else { kind.api_version() };
-    format!("failed to create typed patch object ({whole}; {version}, Kind={}): {error}", kind.kind)
+    let found = format!("{group}/{version}, Kind={}", text("kind"));
+    Err(PatchError::Malformed(format!("invalid object type: {found}")))
 }
 
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let kept = map.iter().filter(|(_, v)| !v.is_null());
-            Value::Object(kept.map(|(name, v)| (name.clone(), without_nulls(v))).collect())
-        }
-        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
-        scalar => scalar.clone(),
-    }
+fn typed_patch_error(kind: &Kind, config: &Value, problems: &str) -> String {
+    let text = |name: &str| config["metadata"][name].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let version = if kind.group.is_empty() { "/v1".to_owned() } else { kind.api_version() };
+    let object = format!("{namespace}/{name}; {version}, Kind={}", kind.kind);
+    format!("failed to create typed patch object ({object}): {problems}")
 }

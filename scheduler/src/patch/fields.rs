@@ -119,27 +119,65 @@ impl FieldSet {
         out
     }
 
-    /// Every path as messages spell it: `.spec.containers[name="web"].image`.
+    /// Every path as messages spell it (`.spec.containers[name="web"].image`), in upstream's order: at each level
+    /// what is itself in the set, then what lies below.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
-        self.collect_paths(&mut String::new(), &mut out);
+        self.collect_paths("", &mut out);
         out
     }
 
-    fn collect_paths(&self, prefix: &mut String, out: &mut Vec<String>) {
-        if self.member {
-            out.push(prefix.clone());
-        }
-        for (step, child) in &self.children {
-            let length = prefix.len();
-            prefix.push_str(&display(step));
-            child.collect_paths(prefix, out);
-            prefix.truncate(length);
+    fn collect_paths(&self, prefix: &str, out: &mut Vec<String>) {
+        let mut steps: Vec<(&String, &Self)> = self.children.iter().collect();
+        steps.sort_by_cached_key(|(step, _)| Rank::of(step));
+        let shown: Vec<String> = steps.iter().map(|(step, _)| format!("{prefix}{}", display(step))).collect();
+        let members = steps.iter().zip(&shown).filter(|((_, child), _)| child.member);
+        out.extend(members.map(|(_, path)| path.clone()));
+        for ((_, child), path) in steps.iter().zip(&shown) {
+            child.collect_paths(path, out);
         }
     }
 }
 
-fn display(step: &str) -> String {
+/// The place of a step among its siblings: fields by name, then items by keys, then items by value.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Field(String),
+    Keyed(Vec<(String, Place)>),
+    Valued(Place),
+    Other(String),
+}
+
+/// Numbers count, text is spelled.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Number(i64),
+    Text(String),
+}
+
+impl Rank {
+    fn of(step: &str) -> Self {
+        let place = |value: &Value| match value {
+            Value::Number(number) => Place::Number(number.as_i64().unwrap_or(i64::MAX)),
+            Value::String(text) => Place::Text(text.clone()),
+            other => Place::Text(other.to_string()),
+        };
+        match step.split_once(':') {
+            Some(("f", name)) => Self::Field(name.to_owned()),
+            Some(("k", keys)) => match serde_json::from_str(keys) {
+                Ok(Value::Object(keys)) => {
+                    Self::Keyed(keys.iter().map(|(name, value)| (name.clone(), place(value))).collect())
+                }
+                _ => Self::Other(step.to_owned()),
+            },
+            Some(("v", value)) => serde_json::from_str(value)
+                .map_or_else(|_| Self::Other(step.to_owned()), |value| Self::Valued(place(&value))),
+            _ => Self::Other(step.to_owned()),
+        }
+    }
+}
+
+pub(super) fn display(step: &str) -> String {
     if let Some(name) = step.strip_prefix("f:") {
         return format!(".{name}");
     }
@@ -181,7 +219,7 @@ mod tests {
         let b = FieldSet::from_json(&json!({"f:a": {"f:b": {}, "f:d": {}}}));
         assert_eq!(a.difference(&b).paths(), [".a", ".c"]);
         assert_eq!(a.intersection(&b).paths(), [".a.b"]);
-        assert_eq!(a.union(&b).paths(), [".a", ".a.b", ".a.d", ".c"]);
+        assert_eq!(a.union(&b).paths(), [".a", ".c", ".a.b", ".a.d"]);
         assert_eq!(a.without_subtrees(&FieldSet::from_names(&[&["a"]])).paths(), [".c"]);
         assert!(a.difference(&a).is_empty());
     }

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use super::{
     Writer,
     fields::FieldSet,
-    typed::{Shape, compare, to_set},
+    typed::{Shape, compare},
 };
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::{Kind, Subresource, schema::complete};
 
 /// Managers of ordinary writes kept apart; older ones are joined into one, so that objects written by ever new
 /// names stay small.
@@ -49,19 +49,23 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// `None` for what is no entry.
     fn from_json(json: &Value) -> Option<Self> {
-        let text = |name: &str| json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Some(Self {
-            manager: text("manager"),
-            operation: match json.get("operation")?.as_str()? {
-                "Apply" => Operation::Apply,
-                "Update" => Operation::Update,
-                _ => return None,
-            },
-            api_version: text("apiVersion"),
-            subresource: text("subresource"),
-            time: text("time"),
-            fields: FieldSet::from_json(json.get("fieldsV1")?),
+        let text = |name: &str| json.get(name).and_then(Value::as_str).unwrap_or_default();
+        let operation = match text("operation") {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
+            _ => return None,
+        };
+        let fields = json.get("fieldsV1").map(FieldSet::from_json).unwrap_or_default();
+        let whole = text("fieldsType") == "FieldsV1" && !text("apiVersion").is_empty();
+        whole.then(|| Self {
+            manager: text("manager").to_owned(),
+            operation,
+            api_version: text("apiVersion").to_owned(),
+            subresource: text("subresource").to_owned(),
+            time: text("time").to_owned(),
+            fields,
         })
     }
 
@@ -79,6 +83,12 @@ impl Entry {
             }
         }
         entry
+    }
+
+    /// Where the entry stands among the others.
+    fn order(&self) -> (bool, &str, &str, &str, &str) {
+        let update = self.operation == Operation::Update;
+        (update, &self.time, &self.manager, &self.api_version, &self.subresource)
     }
 
     /// The manager as conflict messages name it.
@@ -105,10 +115,11 @@ impl Entry {
 pub(super) struct Managers(pub Vec<Entry>);
 
 impl Managers {
-    /// Reads `metadata.managedFields`; an entry that does not read is dropped, as it owns nothing we know.
+    /// Reads `metadata.managedFields`; nobody owns anything when an entry of it does not read.
     pub(super) fn of(object: &Value) -> Self {
         let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-        Self(entries.into_iter().flatten().filter_map(Entry::from_json).collect())
+        let entries: Option<Vec<_>> = entries.into_iter().flatten().map(Entry::from_json).collect();
+        Self(entries.unwrap_or_default())
     }
 
     /// The entry of `writer`, made when missing.
@@ -143,11 +154,7 @@ impl Managers {
     /// Writes the entries into `object`, without those that own nothing: appliers first, then by age.
     pub(super) fn store(mut self, object: &mut Value) {
         self.0.retain(|entry| !entry.fields.is_empty());
-        self.join_ancient();
-        self.0.sort_by(|a, b| {
-            let key = |e: &Entry| (e.operation == Operation::Update, e.time.clone(), e.manager.clone());
-            key(a).cmp(&key(b))
-        });
+        self.0.sort_by(|a, b| a.order().cmp(&b.order()));
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
         if self.0.is_empty() {
             metadata.remove("managedFields");
@@ -157,72 +164,115 @@ impl Managers {
         }
     }
 
-    fn join_ancient(&mut self) {
-        let (mut updates, mut rest): (Vec<Entry>, Vec<Entry>) =
-            self.0.drain(..).partition(|e| e.operation == Operation::Update && e.subresource.is_empty());
-        updates.sort_by(|a, b| (&a.time, &a.manager).cmp(&(&b.time, &b.manager)));
-        while updates.len() > MAX_UPDATE_MANAGERS {
-            let oldest = updates.remove(0);
-            let next = &mut updates[0];
-            next.fields = next.fields.union(&oldest.fields);
-            ANCIENT.clone_into(&mut next.manager);
+    /// Records that `writer` made `after` of `before`: it comes to own what differs, everyone else loses it.
+    pub(super) fn update(&mut self, kind: &Kind, before: &Value, after: &Value, writer: &Writer<'_>) {
+        let shape = Shape::of_definition(kind.definition);
+        let change =
+            compare(shape, Some(before), Some(after)).without_subtrees(&reset(kind, writer.subresource));
+        let written = change.written();
+        for entry in &mut self.0 {
+            entry.fields = entry.fields.difference(&written).difference(&change.removed);
         }
-        rest.append(&mut updates);
-        self.0 = rest;
+        let gained = written.difference(&unowned());
+        if !gained.is_empty() {
+            let entry = self.entry(Operation::Update, writer, &kind.api_version());
+            entry.fields = entry.fields.union(&gained);
+            writer.now.clone_into(&mut entry.time);
+        }
+        self.0.retain(|entry| !entry.fields.is_empty());
     }
+
+    /// Joins the oldest updaters of each version until few enough are left.
+    fn join_ancient(&mut self) {
+        let mut updates: Vec<Entry> = Vec::new();
+        self.0.retain(|entry| {
+            let update = entry.operation == Operation::Update;
+            if update {
+                updates.push(entry.clone());
+            }
+            !update
+        });
+        updates.sort_by(|a, b| a.order().cmp(&b.order()));
+        let mut at = 0;
+        while updates.len() > MAX_UPDATE_MANAGERS && at < updates.len() {
+            let version = updates[at].api_version.clone();
+            let Some(first) = updates[..at].iter().position(|e| e.api_version == version) else {
+                at += 1;
+                continue;
+            };
+            let joined = updates.remove(at);
+            let bucket = &mut updates[first];
+            bucket.fields = bucket.fields.union(&joined.fields);
+            bucket.time = joined.time;
+            ANCIENT.clone_into(&mut bucket.manager);
+            bucket.subresource.clear();
+        }
+        self.0.append(&mut updates);
+    }
+}
+
+/// The fields that nobody owns.
+pub(super) fn unowned() -> FieldSet {
+    FieldSet::from_names(&UNOWNED)
 }
 
 /// What a writer of `subresource` cannot change, so never owns.
-pub(super) fn out_of_reach(kind: &Kind, subresource: Option<&str>) -> FieldSet {
-    let unowned = FieldSet::from_names(&UNOWNED);
+pub(super) fn reset(kind: &Kind, subresource: Option<&str>) -> FieldSet {
     match subresource {
-        None if kind.has(Subresource::Status) => unowned.union(&FieldSet::from_names(&[&["status"]])),
-        Some("status") => unowned.union(&FieldSet::from_names(&[
-            &["spec"],
-            &["metadata", "labels"],
-            &["metadata", "annotations"],
-        ])),
-        _ => unowned,
+        Some("status") => FieldSet::from_names(match kind.kind {
+            "Deployment" => &[&["spec"], &["metadata", "labels"]],
+            "Pod" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            _ => &[&["spec"]],
+        }),
+        Some("scale") => FieldSet::default(),
+        _ if kind.has(Subresource::Status) => FieldSet::from_names(&[&["status"]]),
+        _ => FieldSet::default(),
     }
 }
 
-/// Takes from `set` what nobody owns and what the writer cannot reach.
-pub(super) fn owned(kind: &Kind, subresource: Option<&str>, set: &FieldSet) -> FieldSet {
-    let out = set.difference(&FieldSet::from_names(&UNOWNED));
-    let subtrees = out_of_reach(kind, subresource).difference(&FieldSet::from_names(&UNOWNED));
-    out.without_subtrees(&subtrees)
+/// Whether a client asks with these `metadata.managedFields` that they be forgotten.
+fn forgets(sent: &Value) -> bool {
+    match sent.as_array().map(Vec::as_slice) {
+        Some([]) => true,
+        Some([Value::Object(one)]) => one.is_empty(),
+        _ => false,
+    }
 }
 
-/// Records an ordinary write: the writer comes to own what differs between `live` and `object`, everyone else
-/// loses it. Entries that the client itself sent in `object` are honoured (that is how kubectl migrates from
-/// client-side apply); an empty list makes them be forgotten.
+/// Records an ordinary write in `object`, which is as the client meant it: with the defaults of its kind, before
+/// anything is carried over or admitted. The writer comes to own what differs between `live` and `object`, everyone
+/// else loses it. Entries that the client itself sent are honoured (that is how kubectl migrates from client-side
+/// apply).
 pub fn record_update(kind: &Kind, live: Option<&Value>, object: &mut Value, writer: &Writer<'_>) {
-    let sent = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned();
-    if sent.as_ref().is_some_and(|list| matches!(list.as_slice(), [Value::Object(one)] if one.is_empty())) {
-        return Managers::default().store(object);
-    }
-    let mut managers = match (&sent, live) {
-        (Some(list), _) if !list.is_empty() && writer.subresource.is_none() => Managers::of(object),
-        (_, Some(live)) => Managers::of(live),
-        _ => Managers::default(),
+    let mut managers = match (object.pointer("/metadata/managedFields"), live) {
+        (Some(sent), _) if forgets(sent) && writer.subresource.is_none() => Managers::default(),
+        (Some(_), _) if writer.subresource.is_none() => {
+            let sent = Managers::of(object);
+            if sent.0.is_empty() { live.map(Managers::of).unwrap_or_default() } else { sent }
+        }
+        (_, live) => live.map(Managers::of).unwrap_or_default(),
     };
-    let bare = Value::Object(Map::new());
-    let before = without_managed_fields(live.unwrap_or(&bare));
-    let after = without_managed_fields(object);
-    let shape = Shape::of_definition(kind.definition);
-    let change = compare(shape, Some(&before), Some(&after));
-    let gained = owned(kind, writer.subresource, &change.modified.union(&change.added));
-    for entry in &mut managers.0 {
-        entry.fields = entry.fields.difference(&change.removed).difference(&gained);
-    }
     // An object that nobody tracked so far stays untracked until somebody applies it.
-    let tracked = live.is_none() || !managers.0.is_empty();
-    if tracked && !gained.is_empty() {
-        let entry = managers.entry(Operation::Update, writer, &kind.api_version());
-        entry.fields = entry.fields.union(&gained);
-        writer.now.clone_into(&mut entry.time);
+    if live.is_none() || !managers.0.is_empty() {
+        let before = live.map_or_else(|| nothing(kind), |live| comparable(kind, live));
+        managers.update(kind, &before, &comparable(kind, object), writer);
+        managers.join_ancient();
     }
     managers.store(object);
+}
+
+/// An object of the kind that nobody has set anything in.
+pub(super) fn nothing(kind: &Kind) -> Value {
+    let mut object = Value::Object(Map::new());
+    complete(kind.definition, &mut object);
+    object
+}
+
+/// The object without its bookkeeping, with all that it always shows.
+pub(super) fn comparable(kind: &Kind, object: &Value) -> Value {
+    let mut object = without_managed_fields(object);
+    complete(kind.definition, &mut object);
+    object
 }
 
 /// The object without its bookkeeping.
@@ -232,10 +282,4 @@ pub(super) fn without_managed_fields(object: &Value) -> Value {
         metadata.remove("managedFields");
     }
     out
-}
-
-/// Everything that `object` sets, as one owner would own it.
-pub(super) fn everything(kind: &Kind, object: &Value) -> FieldSet {
-    let set = to_set(Shape::of_definition(kind.definition), &without_managed_fields(object), "");
-    owned(kind, None, &set.unwrap_or_default())
 }

@@ -2,10 +2,15 @@
 //! object, or why not. Never: IO, a clock (times are passed in), defaults or validation.
 
 mod apply;
+mod check;
 mod fields;
+mod golang;
+mod json;
 #[cfg(test)]
 mod laws;
 mod managed;
+mod merge;
+mod restore;
 mod strategic;
 #[cfg(test)]
 mod tests;
@@ -30,6 +35,20 @@ pub enum PatchError {
     /// A well-formed patch that does not fit the object (a failed `test`, a missing path).
     #[error("{0}")]
     Unprocessable(String),
+    /// More operations than anybody needs.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A strategic merge that made what the type cannot hold.
+    #[error("{why}")]
+    Unfitting {
+        /// The patch, as upstream prints it.
+        patch: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// An applied object that is not of its type. Upstream answers it as a fault of its own (500).
+    #[error("{0}")]
+    Failed(String),
     /// Server-side apply met fields that other managers own: one cause per field.
     #[error("{message}")]
     Conflict {
@@ -44,6 +63,9 @@ impl From<PatchError> for ApiError {
     fn from(error: PatchError) -> Self {
         match error {
             PatchError::Malformed(message) => Self::new(Reason::BadRequest, message),
+            PatchError::TooLarge(message) => Self::new(Reason::RequestEntityTooLarge, message),
+            PatchError::Unfitting { patch, why } => unfitting(&patch, &why),
+            PatchError::Failed(message) => Self::new(Reason::Unknown, message),
             PatchError::Unprocessable(message) => Self::new(Reason::Invalid, message),
             PatchError::Conflict { message, causes } => {
                 Self { causes, ..Self::new(Reason::Conflict, message) }
@@ -52,23 +74,23 @@ impl From<PatchError> for ApiError {
     }
 }
 
-/// RFC 6902.
-pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Malformed(e.to_string()))?;
-    let mut out = object.clone();
-    json_patch::patch(&mut out, &patch).map_err(|e| {
-        PatchError::Unprocessable(format!(
-            "the server rejected our request due to an error in our request: {e}"
-        ))
-    })?;
-    Ok(out)
+/// RFC 6902. Returns the object, and what strict validation finds in the patch itself.
+pub fn json(object: &Value, patch: &Value) -> Result<(Value, Vec<String>), PatchError> {
+    json::apply(object, patch)
 }
 
 /// RFC 7386.
 pub fn merge(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    if !patch.is_object() {
-        return Err(PatchError::Malformed("a merge patch must be an object".to_owned()));
+    match patch {
+        Value::Object(_) => {}
+        Value::Null => return Err(PatchError::Malformed("Invalid JSON Patch".to_owned())),
+        other => {
+            let found = golang::json_type(other);
+            let why = format!(
+                "error decoding patch: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            );
+            return Err(PatchError::Malformed(why));
+        }
     }
     let mut out = object.clone();
     json_patch::merge(&mut out, patch);
@@ -77,7 +99,23 @@ pub fn merge(object: &Value, patch: &Value) -> Result<Value, PatchError> {
 
 /// Strategic merge, by the merge keys of the kind's type.
 pub fn strategic(kind: &Kind, object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    strategic::merge(kind.definition, object, patch)
+    let merged = strategic::merge(kind.definition, object, patch)?;
+    match restore::fault(kind.definition, &merged) {
+        Some(why) => Err(PatchError::Unfitting { patch: golang::spelled(patch), why }),
+        None => Ok(merged),
+    }
+}
+
+/// The refusal of a patch that makes something that the type cannot hold, or that strict validation finds fault with.
+pub fn unfitting(patch: &str, why: &str) -> ApiError {
+    let message = format!("Invalid value: {patch:?}: {why}");
+    let cause = crate::model::Cause { reason: "FieldValueInvalid", field: "patch".to_owned(), message };
+    ApiError::invalid("", "", "", vec![cause])
+}
+
+/// A value as upstream prints it in refusals of a strategic patch.
+pub fn printed(patch: &Value) -> String {
+    golang::spelled(patch)
 }
 
 /// Which write is being recorded in `metadata.managedFields`.

@@ -44,7 +44,7 @@ fn strategic_merge_merges_lists_by_their_keys() {
         {"name": "a", "image": "a:2", "env": [{"name": "Y", "value": "2"}]}, {"name": "b", "$patch": "delete"}]}});
     let out = strategic(pod(), &live, &patch).unwrap();
     let expected = json!({"spec": {"containers": [
-        {"name": "a", "image": "a:2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]}});
+        {"name": "a", "image": "a:2", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}]}});
     assert_eq!(out, expected);
 }
 
@@ -72,21 +72,63 @@ fn strategic_merge_obeys_its_directives() {
 }
 
 #[test]
-fn strategic_merge_refuses_what_it_cannot_read() {
-    let live = json!({"spec": {"containers": [{"name": "a"}]}});
-    for patch in
-        [json!({"spec": {"containers": [{"image": "x"}]}}), json!({"spec": {"$patch": "explode"}}), json!([])]
-    {
-        assert!(matches!(strategic(pod(), &live, &patch), Err(PatchError::Malformed(_))), "{patch}");
+fn strategic_merge_puts_the_items_of_the_patch_first() {
+    let names = |patch: Value| -> Vec<String> {
+        let live = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}});
+        let out = strategic(pod(), &live, &json!({ "spec": patch })).unwrap();
+        let list = out["spec"]["containers"].as_array().unwrap().clone();
+        list.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(json!({"containers": [{"name": "x"}]})), ["x", "a", "b", "c"]);
+    assert_eq!(names(json!({"containers": [{"name": "c"}, {"name": "x"}]})), ["a", "b", "c", "x"]);
+    assert_eq!(names(json!({"containers": [{"name": "x"}, {"name": "b"}]})), ["x", "a", "b", "c"]);
+    let ordered = json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "x"}, {"name": "a"}],
+        "containers": [{"name": "x"}]});
+    assert_eq!(names(ordered), ["b", "c", "x", "a"]);
+    let live = json!({"metadata": {"finalizers": ["a", "b"]}});
+    let out = strategic(pod(), &live, &json!({"metadata": {"finalizers": ["c", "a"]}})).unwrap();
+    assert_eq!(out["metadata"]["finalizers"], json!(["c", "a", "b"]));
+}
+
+#[test]
+fn strategic_merge_refuses_what_it_cannot_read_in_upstreams_words() {
+    let live = json!({"spec": {"containers": [{"name": "a"}], "volumes": []}});
+    let containers = |list: Value| json!({"spec": {"containers": list}});
+    let cases = [
+        (containers(json!([{"image": "x"}])), "map: map[image:x] does not contain declared merge key: name"),
+        (
+            containers(json!([{"name": "a", "$patch": "merge"}])),
+            "merging lists cannot yet be specified in the patch",
+        ),
+        (json!({"spec": {"$patch": "explode"}}), "unknown patch type: explode in map: map[$patch:explode]"),
+        (
+            json!({"spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}}),
+            "The order in patch list:\n[map[name:a]]\n doesn't match $setElementOrder list:\n[map[name:b]]\n",
+        ),
+        (json!({"spec": {"$retainKeys": ["x"], "nodeName": "n"}}), "invalid patch format of retainKeys"),
+        (json!([]), "json: cannot unmarshal array into Go value of type map[string]interface {}"),
+    ];
+    for (patch, expected) in cases {
+        assert_eq!(strategic(pod(), &live, &patch).unwrap_err().to_string(), expected);
     }
 }
 
 #[test]
-fn json_patch_failures_name_the_operation() {
-    let error = json(&json!({"a": 1}), &json!([{"op": "test", "path": "/a", "value": 2}])).unwrap_err();
-    assert!(matches!(error, PatchError::Unprocessable(_)));
-    let error = json(&json!({"a": 1}), &json!({"op": "remove"})).unwrap_err();
-    assert!(matches!(error, PatchError::Malformed(_)));
+fn what_a_type_cannot_hold_is_refused_in_upstreams_words() {
+    let live = json!({"metadata": {"name": "p"}});
+    for (patch, expected) in [
+        (json!({"spec": {"nodeName": 1}}), "cannot convert int64 to string"),
+        (json!({"spec": {"nodeName": {}}}), "unrecognized type: string"),
+        (json!({"spec": {"priority": "1"}}), "unrecognized type: int32"),
+        (json!({"spec": {"containers": "c"}}), "cannot restore slice from string"),
+        (json!({"metadata": {"labels": []}}), "cannot restore map from slice"),
+        (json!({"spec": []}), "cannot restore struct from: slice"),
+    ] {
+        assert_eq!(strategic(pod(), &live, &patch).unwrap_err().to_string(), expected);
+    }
+    let error = strategic(pod(), &live, &json!({"spec": {"nodeName": 1}})).unwrap_err();
+    let expected = " \"\" is invalid: patch: Invalid value: \"map[spec:map[nodeName:1]]\": cannot convert int64 to string";
+    assert_eq!(ApiError::from(error).message, expected);
 }
 
 #[test]
@@ -154,8 +196,8 @@ fn a_field_left_out_goes_unless_somebody_else_owns_it() {
     less["spec"].as_object_mut().unwrap().remove("replicas");
     less["metadata"].as_object_mut().unwrap().remove("labels");
     let out = apply(deployment(), Some(&live), &less, &writer("ci", T2), false).unwrap();
-    assert!(out["spec"].get("replicas").is_none());
-    assert!(out["metadata"].get("labels").is_none());
+    assert!(out["spec"]["replicas"].is_null());
+    assert!(out["metadata"]["labels"].is_null());
 
     let shared = apply(deployment(), Some(&live), &web(3, "web:1"), &writer("hpa", T1), false).unwrap();
     let out = apply(deployment(), Some(&shared), &less, &writer("ci", T2), false).unwrap();
@@ -251,7 +293,7 @@ fn duplicate_items_are_refused() {
     assert_eq!(
         error.to_string(),
         "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): \
-         .spec.template.spec.containers[0].ports: duplicate entries for key [containerPort=80,protocol=\"TCP\"]"
+         .spec.template.spec.containers[name=\"web\"].ports: duplicate entries for key [containerPort=80,protocol=\"TCP\"]"
     );
 }
 
@@ -268,5 +310,85 @@ fn applied_lists_keep_the_items_of_others_in_place() {
     };
     let live = apply(pod(), None, &env(&["a", "b", "c"]), &writer("one", T1), false).unwrap();
     let out = apply(pod(), Some(&live), &env(&["x", "c", "b"]), &writer("two", T2), false).unwrap();
-    assert_eq!(names(&out), ["x", "a", "c", "b"]);
+    assert_eq!(names(&out), ["a", "x", "c", "b"]);
+    let live = apply(pod(), None, &env(&["a", "b"]), &writer("one", T1), false).unwrap();
+    let out = apply(pod(), Some(&live), &env(&["c"]), &writer("two", T2), false).unwrap();
+    assert_eq!(names(&out), ["a", "b", "c"]);
+    let live = apply(pod(), None, &env(&["a", "b", "c", "d"]), &writer("one", T1), false).unwrap();
+    let out = apply(pod(), Some(&live), &env(&["x", "c", "y", "a"]), &writer("two", T2), false).unwrap();
+    assert_eq!(names(&out), ["b", "x", "c", "d", "y", "a"]);
+}
+
+#[test]
+fn conflicts_list_fields_before_what_lies_below_them_and_numbers_by_size() {
+    let ports = |ports: &[(u16, &str)]| {
+        let ports: Vec<Value> =
+            ports.iter().map(|(n, name)| json!({"containerPort": n, "name": name})).collect();
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"z": ports[0]["name"]}},
+            "spec": {"containers": [{"name": "c", "image": ports[0]["name"], "ports": ports}],
+                "nodeName": ports[0]["name"]}})
+    };
+    let live = apply(pod(), None, &ports(&[(80, "a"), (9, "b")]), &writer("one", T1), false).unwrap();
+    let error =
+        apply(pod(), Some(&live), &ports(&[(80, "x"), (9, "y")]), &writer("two", T2), false).unwrap_err();
+    let PatchError::Conflict { causes, .. } = error else { panic!("{error}") };
+    let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+    let expected = [
+        ".metadata.labels.z",
+        ".spec.nodeName",
+        ".spec.containers[name=\"c\"].image",
+        ".spec.containers[name=\"c\"].ports[containerPort=9,protocol=\"TCP\"].name",
+        ".spec.containers[name=\"c\"].ports[containerPort=80,protocol=\"TCP\"].name",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn an_applied_object_must_be_of_its_type() {
+    let spec = |spec: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"}, "spec": spec});
+    let cases = [
+        (spec(json!({"replicsa": 1})), ".spec.replicsa: field not declared in schema"),
+        (spec(json!({"priority": "high"})), ".spec.priority: expected numeric (int or float), got string"),
+        (
+            spec(json!({"nodeName": 1})),
+            ".spec.nodeName: expected string, got &value.valueUnstructured{Value:1}",
+        ),
+        (spec(json!({"hostNetwork": "yes"})), ".spec.hostNetwork: expected boolean, got &{yes}"),
+        (spec(json!({"containers": {"a": "b"}})), ".spec.containers: expected list, got &{map[a:b]}"),
+        (
+            spec(json!({"containers": [null]})),
+            ".spec.containers: element 0: associative list with keys may not have a null element",
+        ),
+        (
+            spec(json!({"nodeName": 1, "priority": true})),
+            "errors:\n  .spec.nodeName: expected string, got &value.valueUnstructured{Value:1}\n  \
+             .spec.priority: expected numeric (int or float), got bool",
+        ),
+    ];
+    for (config, expected) in cases {
+        let error = apply(pod(), None, &config, &writer("ci", T1), false).unwrap_err();
+        let expected = format!("failed to create typed patch object (n/p; /v1, Kind=Pod): {expected}");
+        assert_eq!(error.to_string(), expected);
+    }
+    let error = apply(deployment(), None, &spec(json!({})), &writer("ci", T1), false).unwrap_err();
+    assert_eq!(error.to_string(), "invalid object type: /v1, Kind=Pod");
+}
+
+#[test]
+fn an_update_owns_what_the_client_sent_and_loses_what_it_left_out() {
+    let mut live = json!({"metadata": {"name": "s", "ownerReferences": [{"uid": "u", "name": "o"}]}, "spec": {
+        "clusterIP": "10.0.0.1", "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
+    let service = kinds::by_resource(Resource::SERVICES).unwrap();
+    record_update(service, None, &mut live, &writer("one", T1));
+    let owned = |object: &Value, who: &str| {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        entries.iter().find(|e| e["manager"] == who).map(|e| e["fieldsV1"].clone())
+    };
+    assert!(owned(&live, "one").unwrap()["f:spec"].get("f:clusterIP").is_some());
+    let mut new = json!({"metadata": {"name": "s", "generation": 7}, "spec": {
+        "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
+    record_update(service, Some(&live), &mut new, &writer("two", T2));
+    assert_eq!(owned(&new, "two"), None, "it set nothing that anybody can own");
+    let left = owned(&new, "one").unwrap();
+    assert!(left["f:spec"].get("f:clusterIP").is_none() && left.get("f:metadata").is_none(), "{left}");
 }

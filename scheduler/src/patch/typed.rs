@@ -1,11 +1,13 @@
-//! Walks over typed objects: which fields an object sets, what differs between two, merging one into another,
-//! and removing a set of fields. The rules are those of structured-merge-diff.
+//! Walks over typed objects: which fields an object sets, what differs between two, and removing a set of fields.
+//! The rules are those of structured-merge-diff; merging is in [`super::merge`].
+//!
+//! A null is a value: what sets a field to null sets it, and a list or map that lost all of its content is null.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{PatchError, fields::FieldSet};
+use super::fields::FieldSet;
 use crate::kinds::schema::{Definition, Field, ListKind, Type, schema};
 
 /// How a value is taken apart.
@@ -21,6 +23,17 @@ pub(super) enum Shape<'a> {
     Set,
     /// A list of objects told apart by some of their fields.
     Keyed(&'a [String], &'a Type),
+}
+
+/// How the items of a list are told apart.
+#[derive(Clone, Copy)]
+pub(super) enum Items<'a> {
+    /// By their place: the list is one leaf.
+    Indexed,
+    /// By their value.
+    Valued,
+    /// By these fields.
+    Keyed(&'a [String]),
 }
 
 impl Shape<'static> {
@@ -42,7 +55,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn of_field(field: &'a Field) -> Self {
+    pub(super) fn of_field(field: &'a Field) -> Self {
         match (&field.ty, &field.list) {
             _ if field.atomic => Shape::Leaf,
             (Type::List(_), ListKind::Set) => Shape::Set,
@@ -51,7 +64,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn of_child(self, name: &str) -> Self {
+    pub(super) fn of_child(self, name: &str) -> Self {
         match self {
             Shape::Struct(definition) => definition.fields.get(name).map_or(Shape::Leaf, Self::of_field),
             Shape::Map(values) => Self::of_type(values),
@@ -59,10 +72,19 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn of_item(self) -> Self {
+    pub(super) fn of_item(self) -> Self {
         match self {
             Shape::Keyed(_, item) => Self::of_type(item),
             _ => Shape::Leaf,
+        }
+    }
+
+    /// How the items of a list of this shape are told apart.
+    pub(super) fn items_are(self) -> Items<'a> {
+        match self {
+            Shape::Set => Items::Valued,
+            Shape::Keyed(keys, _) => Items::Keyed(keys),
+            _ => Items::Indexed,
         }
     }
 
@@ -70,25 +92,42 @@ impl<'a> Shape<'a> {
         matches!(self, Shape::Struct(definition) if definition.fields.contains_key(name))
     }
 
-    /// The path step of a list item: its keys or its value.
-    fn step(self, item: &Value) -> String {
-        let Shape::Keyed(keys, ty) = self else { return format!("v:{item}") };
+    /// The path step of a list item: its keys or its value. `None` when it has none of its keys.
+    pub(super) fn step(self, item: &Value) -> Option<String> {
+        let Shape::Keyed(keys, ty) = self else { return Some(format!("v:{item}")) };
         let definition = match ty {
             Type::Object(name) => schema().definition(name),
             _ => None,
         };
-        let default = |key: &str| {
-            let text = definition?.fields.get(key)?.key_default.clone()?;
-            Some(Value::String(text))
-        };
-        let mut named: Vec<(&str, Value)> = keys
+        let default = |key: &str| definition?.fields.get(key)?.key_default();
+        let mut named: Vec<(&str, &Value)> = keys
             .iter()
-            .filter_map(|key| Some((key.as_str(), item.get(key).cloned().or_else(|| default(key))?)))
+            .filter_map(|key| Some((key.as_str(), item.get(key).or_else(|| default(key))?)))
             .collect();
         named.sort_by_key(|(key, _)| *key);
         let named: Vec<String> =
             named.iter().map(|(key, value)| format!("{}:{value}", Value::from(*key))).collect();
-        format!("k:{{{}}}", named.join(","))
+        (!named.is_empty()).then(|| format!("k:{{{}}}", named.join(",")))
+    }
+
+    /// The items of a list by their steps, in order; items with the same step stand together.
+    fn items(self, list: &[Value]) -> Vec<(String, Vec<&Value>)> {
+        let mut out: Vec<(String, Vec<&Value>)> = Vec::with_capacity(list.len());
+        let mut at = BTreeMap::new();
+        for item in list {
+            let Some(step) = self.step(item) else { continue };
+            match at.get(&step) {
+                Some(&index) => {
+                    let (_, items): &mut (String, Vec<&Value>) = &mut out[index];
+                    items.push(item);
+                }
+                None => {
+                    at.insert(step.clone(), out.len());
+                    out.push((step, vec![item]));
+                }
+            }
+        }
+        out
     }
 }
 
@@ -100,54 +139,55 @@ pub(super) struct Comparison {
     pub removed: FieldSet,
 }
 
-/// Struct fields that exist in every object of their type, so nobody owns their being there.
-const ALWAYS_THERE: [&str; 7] =
-    ["f:metadata", "f:spec", "f:status", "f:template", "f:strategy", "f:containers", "f:loadBalancer"];
+impl Comparison {
+    /// What the writer did: all that is new or other than it was.
+    pub(super) fn written(&self) -> FieldSet {
+        self.modified.union(&self.added)
+    }
 
-/// The fields that `value` sets. Two items of a list with the same keys are refused.
-pub(super) fn to_set(shape: Shape<'_>, value: &Value, path: &str) -> Result<FieldSet, PatchError> {
+    /// The comparison without some fields and all below them.
+    pub(super) fn without_subtrees(&self, fields: &FieldSet) -> Self {
+        Self {
+            added: self.added.without_subtrees(fields),
+            modified: self.modified.without_subtrees(fields),
+            removed: self.removed.without_subtrees(fields),
+        }
+    }
+
+    fn below(&mut self, step: String, below: Self) {
+        self.added.insert(step.clone(), below.added);
+        self.modified.insert(step.clone(), below.modified);
+        self.removed.insert(step, below.removed);
+    }
+}
+
+/// The fields that `value` sets. Items of a list with the same step count as one leaf.
+pub(super) fn to_set(shape: Shape<'_>, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
     match (shape, value) {
         (Shape::Struct(_) | Shape::Map(_), Value::Object(map)) => {
             for (name, value) in map {
-                let mut below = to_set(shape.of_child(name), value, &format!("{path}.{name}"))?;
+                let mut below = to_set(shape.of_child(name), value);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 below.member |= empty || !shape.declares(name);
                 set.insert(format!("f:{name}"), below);
             }
         }
         (Shape::Set | Shape::Keyed(..), Value::Array(list)) => {
-            for (index, item) in list.iter().enumerate() {
-                let step = shape.step(item);
-                if step == "k:{}" {
-                    let why = "associative list with keys has an element that omits all key fields";
-                    return Err(PatchError::Malformed(format!("{path}: element {index}: {why}")));
-                }
-                if set.children.contains_key(&step) {
-                    let key = FieldSet::from_json(&serde_json::json!({ step: {} })).paths().concat();
-                    return Err(PatchError::Malformed(format!("{path}: duplicate entries for key {key}")));
-                }
-                let mut below = to_set(shape.of_item(), item, &format!("{path}[{index}]"))?;
+            for (step, items) in shape.items(list) {
+                let mut below = match items.as_slice() {
+                    [one] => to_set(shape.of_item(), one),
+                    _ => FieldSet::default(),
+                };
                 below.member = true;
                 set.insert(step, below);
             }
         }
+        // An absent struct, map or list sets nothing; whoever holds it knows that it is there.
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Set | Shape::Keyed(..), Value::Null) => {}
         _ => set.member = true,
     }
-    Ok(set)
-}
-
-/// The values inside `value`, by path step; none for leaves.
-fn parts<'v, 's>(shape: Shape<'s>, value: Option<&'v Value>) -> BTreeMap<String, (&'v Value, Shape<'s>)> {
-    match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(_), Some(Value::Object(map))) => {
-            map.iter().map(|(name, v)| (format!("f:{name}"), (v, shape.of_child(name)))).collect()
-        }
-        (Shape::Set | Shape::Keyed(..), Some(Value::Array(list))) => {
-            list.iter().map(|item| (shape.step(item), (item, shape.of_item()))).collect()
-        }
-        _ => BTreeMap::new(),
-    }
+    set
 }
 
 /// Compares two states of a value; either may be absent.
@@ -156,76 +196,75 @@ pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>
     if old == new {
         return out;
     }
-    let (before, after) = (parts(shape, old), parts(shape, new));
-    for step in before.keys().chain(after.keys().filter(|step| !before.contains_key(*step))) {
-        let (a, b) = (before.get(step), after.get(step));
-        let Some((_, shape)) = a.or(b) else { continue };
-        let mut below = compare(*shape, a.map(|(v, _)| *v), b.map(|(v, _)| *v));
-        if ALWAYS_THERE.contains(&step.as_str()) {
-            below.added.member = false;
-            below.removed.member = false;
-        }
-        out.added.insert(step.clone(), below.added);
-        out.modified.insert(step.clone(), below.modified);
-        out.removed.insert(step.clone(), below.removed);
+    let leaf = match shape {
+        Shape::Leaf => true,
+        Shape::Struct(_) | Shape::Map(_) => no_fields(old) && no_fields(new),
+        Shape::Set | Shape::Keyed(..) => no_items(old) && no_items(new),
+    };
+    if leaf {
+        out.modified.member = old.is_some() && new.is_some();
+    } else if matches!(shape, Shape::Struct(_) | Shape::Map(_)) {
+        compare_fields(shape, old, new, &mut out);
+    } else {
+        compare_items(shape, old, new, &mut out);
     }
-    match (old, new) {
-        (None, _) => out.added.member = true,
-        (_, None) => out.removed.member = true,
-        _ => out.modified.member = before.is_empty() && after.is_empty(),
-    }
+    out.added.member |= old.is_none();
+    out.removed.member |= new.is_none();
     out
 }
 
-/// Merges what an applier sets into the live value. Lists follow the applier's order; items that only the live
-/// list has keep their place between their neighbours.
-pub(super) fn merge(shape: Shape<'_>, live: Option<&Value>, config: &Value) -> Value {
-    match (shape, live, config) {
-        (Shape::Struct(_) | Shape::Map(_), Some(Value::Object(live)), Value::Object(config)) => {
-            let mut out = live.clone();
-            for (name, value) in config {
-                out.insert(name.clone(), merge(shape.of_child(name), live.get(name), value));
-            }
-            Value::Object(out)
-        }
-        (Shape::Set | Shape::Keyed(..), Some(Value::Array(live)), Value::Array(config)) => {
-            Value::Array(merge_lists(shape, live, config))
-        }
-        _ => config.clone(),
+fn no_fields(value: Option<&Value>) -> bool {
+    value.and_then(Value::as_object).is_none_or(Map::is_empty)
+}
+
+fn no_items(value: Option<&Value>) -> bool {
+    value.and_then(Value::as_array).is_none_or(Vec::is_empty)
+}
+
+fn compare_fields(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) {
+    let empty = Map::new();
+    let old = old.and_then(Value::as_object).unwrap_or(&empty);
+    let new = new.and_then(Value::as_object).unwrap_or(&empty);
+    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+        let below = compare(shape.of_child(name), old.get(name), new.get(name));
+        out.below(format!("f:{name}"), below);
     }
 }
 
-fn merge_lists(shape: Shape<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
-    let live: Vec<(String, &Value)> = live.iter().map(|item| (shape.step(item), item)).collect();
-    let config: Vec<(String, &Value)> = config.iter().map(|item| (shape.step(item), item)).collect();
-    let in_config = |step: &str| config.iter().any(|(s, _)| s == step);
-    let mut out = Vec::with_capacity(live.len().max(config.len()));
-    let mut rest = live.iter();
-    let mut taken = Vec::new();
-    for (step, item) in &config {
-        let old = live.iter().find(|(s, _)| s == step).map(|(_, v)| *v);
-        // Up to the item's own place in the live list, items of others go first; an item that was overtaken
-        // already does not move the cursor.
-        if old.is_some() && !taken.contains(step) {
-            for (other, value) in rest.by_ref().take_while(|(s, _)| s != step) {
-                if in_config(other) {
-                    taken.push(other.clone());
-                } else {
-                    out.push((*value).clone());
-                }
-            }
+fn compare_items(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) {
+    let (old, new) = (items_of(shape, old), items_of(shape, new));
+    let none = Vec::new();
+    for step in old.keys().chain(new.keys().filter(|step| !old.contains_key(*step))) {
+        let (was, is) = (old.get(step).unwrap_or(&none), new.get(step).unwrap_or(&none));
+        // Items that cannot be told apart are one leaf together.
+        let mut below = match (only(was), only(is)) {
+            (None, None) => Comparison::default(),
+            (a, b) => compare(shape.of_item(), a, b),
+        };
+        match (was.len() > 1, is.len() > 1) {
+            (true, true) => below.modified.member = was != is,
+            (true, false) => below.removed.member = true,
+            (false, true) => below.added.member = true,
+            (false, false) => {}
         }
-        out.push(merge(shape.of_item(), old, item));
+        out.below(step.clone(), below);
     }
-    out.extend(rest.filter(|(step, _)| !in_config(step)).map(|(_, value)| (*value).clone()));
-    out
 }
 
-/// Removes the fields and items in `set`; containers that become empty by it go too.
-pub(super) fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Option<Value> {
+fn items_of<'v>(shape: Shape<'_>, value: Option<&'v Value>) -> BTreeMap<String, Vec<&'v Value>> {
+    value.and_then(Value::as_array).map(|list| shape.items(list)).into_iter().flatten().collect()
+}
+
+/// The item, when it is the only one.
+fn only<'v>(items: &[&'v Value]) -> Option<&'v Value> {
+    if let [one] = items { Some(*one) } else { None }
+}
+
+/// Removes the fields and items in `set`. What loses all of its content by it is null.
+pub(super) fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Value {
     let survivor = |step: &str, shape: Shape<'_>, value: &Value| match set.below(step) {
         Some(below) if below.member => None,
-        Some(below) => remove(shape, value, below),
+        Some(below) => Some(remove(shape, value, below)),
         None => Some(value.clone()),
     };
     match (shape, value) {
@@ -236,14 +275,17 @@ pub(super) fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Option<
                     Some((name.clone(), survivor(&format!("f:{name}"), shape.of_child(name), v)?))
                 })
                 .collect();
-            (!kept.is_empty() || map.is_empty()).then_some(Value::Object(kept))
+            if kept.is_empty() { Value::Null } else { Value::Object(kept) }
         }
         (Shape::Set | Shape::Keyed(..), Value::Array(list)) => {
-            let kept: Vec<Value> =
-                list.iter().filter_map(|item| survivor(&shape.step(item), shape.of_item(), item)).collect();
-            (!kept.is_empty() || list.is_empty()).then_some(Value::Array(kept))
+            let survives = |item: &Value| match shape.step(item) {
+                Some(step) => survivor(&step, shape.of_item(), item),
+                None => Some(item.clone()),
+            };
+            let kept: Vec<Value> = list.iter().filter_map(survives).collect();
+            if kept.is_empty() { Value::Null } else { Value::Array(kept) }
         }
-        _ => Some(value.clone()),
+        _ => value.clone(),
     }
 }
 
