@@ -39,7 +39,7 @@ fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
     if handler.is_empty() {
         problems.required(&path, "");
     } else {
-        problems.all(&path, handler, names::dns_label(handler));
+        problems.all(&path, handler, names::declared_label(handler));
     }
     pod::resources::overhead(&class["overhead"]["podFixed"], &Path::new("overhead"), &mut problems);
     let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));
@@ -75,6 +75,8 @@ mod tests {
     fn a_class_has_a_handler_and_keeps_it() {
         assert_eq!(problem(|_| {}, None), "");
         assert_eq!(problem(|c| c["handler"] = json!(""), None), "handler: Required value");
+        let long = problem(|c| c["handler"] = json!("h".repeat(64)), None);
+        assert!(long.ends_with(": must be no more than 63 bytes"), "{long}");
         let old = json!({"metadata": {"name": "gvisor"}, "handler": "runc"});
         assert_eq!(problem(|_| {}, Some(&old)), "handler: Invalid value: \"runsc\": field is immutable");
     }

@@ -71,6 +71,12 @@ pub(in crate::kinds) fn dns_label(text: &str) -> Vec<String> {
     collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!is_dns_label(text), syntax)])
 }
 
+/// As [`dns_label`], in the words of what upstream declares with the type.
+pub(in crate::kinds) fn declared_label(text: &str) -> Vec<String> {
+    let (long, words) = (max(MAX_LABEL), max_bytes(MAX_LABEL));
+    dns_label(text).into_iter().map(|said| if said == long { words.clone() } else { said }).collect()
+}
+
 /// An RFC 1123 subdomain: the names of most objects.
 pub(in crate::kinds) fn dns_subdomain(text: &str) -> Vec<String> {
     collect(&[(text.len() > MAX_SUBDOMAIN, &max(MAX_SUBDOMAIN)), (!is_dns_subdomain(text), DNS_SUBDOMAIN)])
