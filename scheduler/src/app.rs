@@ -18,7 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{DefaultIngressClass, PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges},
+    admission::{
+        DefaultIngressClass, NodeTaints, PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges,
+    },
     api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
     cache::Cache,
@@ -269,6 +271,7 @@ fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
         // After the tolerations that every pod gets, as upstream.
         Arc::new(RuntimeClasses),
         Arc::new(DefaultIngressClass),
+        Arc::new(NodeTaints),
         Arc::new(ServiceAddresses::new(ranges, cache)),
     ]
 }

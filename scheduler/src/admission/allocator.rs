@@ -20,8 +20,8 @@ const PROMISE: Duration = Duration::from_secs(30);
 pub(super) enum Claim {
     /// A ClusterIP.
     Address(Ipv4Addr),
-    /// A node port with its protocol.
-    Port(u16, String),
+    /// A node port. One number serves one service, whatever it carries there.
+    Port(u16),
 }
 
 #[derive(Default)]
@@ -114,9 +114,7 @@ impl State {
 fn claims(service: &Service) -> Vec<Claim> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let address = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()).map(Claim::Address);
-    let ports = spec.ports.iter().flatten().filter_map(|p| {
-        let number = u16::try_from(p.node_port?).ok().filter(|n| *n > 0)?;
-        Some(Claim::Port(number, p.protocol.clone().unwrap_or_else(|| "TCP".to_owned())))
-    });
+    let ports = spec.ports.iter().flatten().filter_map(|p| p.node_port).chain(spec.health_check_node_port);
+    let ports = ports.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port > 0).map(Claim::Port);
     address.into_iter().chain(ports).collect()
 }

@@ -6,9 +6,11 @@
 
 mod allocator;
 mod classes;
+mod nodes;
 mod pods;
 mod services;
 
 pub use classes::{DefaultIngressClass, RuntimeClasses};
+pub use nodes::NodeTaints;
 pub use pods::PodDefaults;
 pub use services::{ServiceAddresses, ServiceRanges};

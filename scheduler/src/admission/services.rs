@@ -1,6 +1,11 @@
 //! Services get a ClusterIP and node ports, and keep them through updates that do not name them.
 
-use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
@@ -10,6 +15,7 @@ use serde_json::{Value, json};
 use super::allocator::{Allocator, Claim};
 use crate::{
     cache::{Cache, Id},
+    kinds::service::{families, rules},
     model::{ApiError, Cause, Reason, Resource},
     objects::admission::{Admission, Operation, Request, Undo},
 };
@@ -73,14 +79,13 @@ impl Admission for ServiceAddresses {
             allocator: &self.allocator,
             id: Id::new(request.namespace.unwrap_or(""), request.name),
             dry_run: request.dry_run,
+            given: HashSet::new(),
             undo: &mut *request.undo,
         };
-        let object = &mut *request.object;
-        if let Some(old) = request.old {
-            carry_over(object, old);
-        }
-        write.address(object)?;
-        write.ports(object)
+        let Some(spec) = request.object.get_mut("spec").filter(|spec| spec.is_object()) else {
+            return Ok(());
+        };
+        write.allocate(spec, request.old.map(|old| &old["spec"]))
     }
 }
 
@@ -89,120 +94,66 @@ struct Write<'a> {
     allocator: &'a Arc<Allocator>,
     id: Id,
     dry_run: bool,
+    /// What this write has got: a dry run gets the same again from the allocator.
+    given: HashSet<Claim>,
     undo: &'a mut Undo,
 }
 
-fn text<'v>(spec: &'v Value, field: &str) -> &'v str {
-    spec.get(field).and_then(Value::as_str).unwrap_or("")
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or_default()
 }
 
-fn type_of(spec: &Value) -> &str {
-    match text(spec, "type") {
-        "" => "ClusterIP",
-        given => given,
-    }
-}
-
-fn wants_node_ports(spec: &Value) -> bool {
-    match type_of(spec) {
-        "NodePort" => true,
-        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
-        _ => false,
-    }
-}
-
-fn node_port(port: &Value) -> i64 {
-    port.get("nodePort").and_then(Value::as_i64).unwrap_or(0)
-}
-
-fn protocol(port: &Value) -> &str {
-    match text(port, "protocol") {
-        "" => "TCP",
-        given => given,
-    }
-}
-
-/// An update that does not name an address or a port keeps the one it had; one that has no more use for it and
-/// did not change it lets it go.
-fn carry_over(object: &mut Value, old: &Value) {
-    let (Some(spec), Some(before)) = (object.get_mut("spec"), old.get("spec")) else { return };
-    let had_address = type_of(before) != "ExternalName";
-    let wants_address = type_of(spec) != "ExternalName";
-    if had_address && wants_address && text(spec, "clusterIP").is_empty() {
-        for field in ["clusterIP", "clusterIPs"] {
-            if let Some(value) = before.get(field) {
-                spec[field] = value.clone();
-            }
-        }
-    } else if had_address && !wants_address && spec.get("clusterIP") == before.get("clusterIP") {
-        remove(spec, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
-    }
-    let keeps = wants_node_ports(spec);
-    let had = wants_node_ports(before);
-    let old_ports = before.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let same = |p: &&Value| p.get("port") == port.get("port") && protocol(p) == protocol(port);
-        let known = old_ports.iter().find(same).map_or(0, node_port);
-        if keeps && had && node_port(port) == 0 && known != 0 {
-            port["nodePort"] = known.into();
-        } else if !keeps && had && node_port(port) == known {
-            remove(port, &["nodePort"]);
-        }
-    }
-}
-
-fn remove(value: &mut Value, fields: &[&str]) {
-    if let Some(map) = value.as_object_mut() {
-        for field in fields {
-            map.remove(*field);
-        }
-    }
+fn node_ports(spec: &Value) -> Vec<i64> {
+    let ports = spec["ports"].as_array().into_iter().flatten();
+    ports.map(|port| number(&port["nodePort"])).filter(|port| *port != 0).collect()
 }
 
 impl Write<'_> {
-    fn address(&mut self, object: &mut Value) -> Result<(), ApiError> {
-        let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return Ok(()) };
-        if type_of(spec) == "ExternalName" {
-            return Ok(());
+    /// Gives out what the service is to have and has not yet; `before` on update.
+    fn allocate(&mut self, spec: &mut Value, before: Option<&Value>) -> Result<(), ApiError> {
+        families::fill(spec, before).map_err(|causes| self.refusal(causes))?;
+        if families::needs_address(spec, before) {
+            self.address(spec)?;
         }
-        let mut given = text(spec, "clusterIP").to_owned();
-        if given.is_empty() {
-            // A client may name the address in the list alone.
-            given = spec.pointer("/clusterIPs/0").and_then(Value::as_str).unwrap_or("").to_owned();
+        if rules::has_node_ports(spec) {
+            match before {
+                None => self.new_ports(spec)?,
+                Some(before) => self.changed_ports(spec, before)?,
+            }
         }
-        let address = match given.as_str() {
-            "None" => given,
-            "" => self.any_address()?.to_string(),
-            _ => self.this_address(&given)?,
-        };
-        spec["clusterIP"] = address.clone().into();
-        if spec.get("clusterIPs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            spec["clusterIPs"] = json!([address]);
-        }
-        if spec.get("ipFamilies").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            spec["ipFamilies"] = json!(["IPv4"]);
-        }
-        if text(spec, "ipFamilyPolicy").is_empty() {
-            spec["ipFamilyPolicy"] = "SingleStack".into();
+        if rules::health_checked(spec) && !before.is_some_and(rules::health_checked) {
+            self.health_check_port(spec)?;
         }
         Ok(())
     }
 
-    fn this_address(&mut self, given: &str) -> Result<String, ApiError> {
-        // What is no address at all is refused by validation, which names the field better.
-        let Ok(address) = given.parse::<Ipv4Addr>() else { return Ok(given.to_owned()) };
+    fn address(&mut self, spec: &mut Value) -> Result<(), ApiError> {
+        let given = spec["clusterIPs"][0].as_str().unwrap_or_default().to_owned();
+        let address = match families::parse(&given) {
+            Some(IpAddr::V4(address)) => {
+                self.this_address(address, spec)?;
+                given
+            }
+            _ => self.any_address()?.to_string(),
+        };
+        spec["clusterIP"] = address.clone().into();
+        spec["clusterIPs"] = json!([address]);
+        Ok(())
+    }
+
+    fn this_address(&mut self, address: Ipv4Addr, spec: &Value) -> Result<(), ApiError> {
         let range = self.ranges.addresses;
         let inside = range.contains(&address) && address != range.network() && address != range.broadcast();
         let why = if !inside {
-            format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-            )
+            let valid = format!("The range of valid IPs is {range}");
+            format!("the provided IP ({address}) is not in the valid range. {valid}")
         } else if self.ranges.reserves(address, &self.id) || !self.take(Claim::Address(address)) {
             "provided IP is already allocated".to_owned()
         } else {
-            return Ok(given.to_owned());
+            return Ok(());
         };
-        let message = format!("Invalid value: [{given:?}]: failed to allocate IP {address}: {why}");
+        let message =
+            format!("Invalid value: {}: failed to allocate IP {address}: {why}", spec["clusterIPs"]);
         Err(self.invalid("spec.clusterIPs".to_owned(), message))
     }
 
@@ -227,48 +178,106 @@ impl Write<'_> {
         }
     }
 
-    fn ports(&mut self, object: &mut Value) -> Result<(), ApiError> {
-        let Some(spec) = object.get_mut("spec") else { return Ok(()) };
-        let allocate = wants_node_ports(spec);
-        let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
-        // Those that are named come first: a random one must not take their place.
-        let Some(ports) = ports else { return Ok(()) };
-        for (index, port) in ports.iter().enumerate() {
-            if node_port(port) != 0 {
-                self.this_port(index, port)?;
+    /// Ports of a new service. Ports of one number share a node port: a name server's for TCP and UDP.
+    fn new_ports(&mut self, spec: &mut Value) -> Result<(), ApiError> {
+        let allocate = rules::wants_node_ports(spec);
+        let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
+        let named: Vec<(i64, i64)> =
+            ports.iter().map(|p| (number(&p["port"]), number(&p["nodePort"]))).filter(|p| p.1 != 0).collect();
+        let mut given: BTreeMap<i64, i64> = BTreeMap::new();
+        let mut taken = BTreeSet::new();
+        for (index, port) in ports.iter_mut().enumerate() {
+            let (own, wanted) = (number(&port["port"]), number(&port["nodePort"]));
+            if wanted == 0 && !allocate {
+                continue;
             }
-        }
-        for port in ports.iter_mut().filter(|p| allocate && node_port(p) == 0) {
-            port["nodePort"] = self.any_port(protocol(port))?.into();
+            let node = match given.get(&own) {
+                Some(known) if wanted == 0 || wanted == *known => *known,
+                Some(_) => self.this_port(index, wanted, &mut taken)?,
+                None => match named.iter().find(|(port, _)| *port == own) {
+                    Some((_, named)) => self.this_port(index, *named, &mut taken)?,
+                    None => self.any_port()?.into(),
+                },
+            };
+            given.entry(own).or_insert(node);
+            port["nodePort"] = node.into();
         }
         Ok(())
     }
 
-    fn this_port(&mut self, index: usize, port: &Value) -> Result<(), ApiError> {
-        let given = node_port(port);
-        let range = &self.ranges.ports;
-        let number = u16::try_from(given).ok().filter(|n| range.contains(n));
-        let why = match number {
-            None => format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                range.start(),
-                range.end()
-            ),
-            Some(number) if self.take(Claim::Port(number, protocol(port).to_owned())) => return Ok(()),
-            Some(_) => "provided port is already allocated".to_owned(),
-        };
-        Err(self.invalid(format!("spec.ports[{index}].nodePort"), format!("Invalid value: {given}: {why}")))
+    /// Ports of a service that was there before. Those that it had stay with it.
+    fn changed_ports(&mut self, spec: &mut Value, before: &Value) -> Result<(), ApiError> {
+        let allocate = rules::wants_node_ports(spec);
+        let (had, mut taken) = (node_ports(before), BTreeSet::new());
+        let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
+        let mut seen = BTreeSet::new();
+        for (index, port) in ports.iter_mut().enumerate() {
+            let wanted = number(&port["nodePort"]);
+            if wanted == 0 && !allocate {
+                continue;
+            }
+            if wanted == 0 {
+                port["nodePort"] = self.any_port()?.into();
+            } else if !had.contains(&wanted) && !taken.contains(&wanted) {
+                self.this_port(index, wanted, &mut taken)?;
+            }
+            let protocol = port["protocol"].as_str().unwrap_or_default().to_owned();
+            if !seen.insert((protocol.clone(), number(&port["nodePort"]))) {
+                let message = format!("duplicate nodePort: {{{protocol} {wanted}}}");
+                return Err(ApiError::new(Reason::InternalError, message));
+            }
+        }
+        Ok(())
     }
 
-    fn any_port(&mut self, protocol: &str) -> Result<u16, ApiError> {
+    /// Takes the node port that a client named; `taken` are those that this write has taken already.
+    fn this_port(&mut self, index: usize, wanted: i64, taken: &mut BTreeSet<i64>) -> Result<i64, ApiError> {
+        match self.port_taken(wanted, taken) {
+            Ok(()) => Ok(wanted),
+            Err(why) => Err(self
+                .invalid(format!("spec.ports[{index}].nodePort"), format!("Invalid value: {wanted}: {why}"))),
+        }
+    }
+
+    fn port_taken(&mut self, wanted: i64, taken: &mut BTreeSet<i64>) -> Result<(), String> {
+        let range = &self.ranges.ports;
+        let Some(number) = u16::try_from(wanted).ok().filter(|n| range.contains(n)) else {
+            let (first, last) = (range.start(), range.end());
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+            ));
+        };
+        if taken.insert(wanted) && self.take(Claim::Port(number)) {
+            return Ok(());
+        }
+        Err("provided port is already allocated".to_owned())
+    }
+
+    /// The port at which load balancers ask a node whether it has endpoints of the service.
+    fn health_check_port(&mut self, spec: &mut Value) -> Result<(), ApiError> {
+        let wanted = number(&spec["healthCheckNodePort"]);
+        if wanted == 0 {
+            spec["healthCheckNodePort"] = self.any_port()?.into();
+            return Ok(());
+        }
+        let mut taken: BTreeSet<i64> = node_ports(spec).into_iter().collect();
+        self.port_taken(wanted, &mut taken).map_err(|why| {
+            let what = "failed to allocate requested HealthCheck NodePort";
+            ApiError::new(Reason::InternalError, format!("Internal error occurred: {what} {wanted}: {why}"))
+        })
+    }
+
+    fn any_port(&mut self) -> Result<u16, ApiError> {
         let (first, last) = (*self.ranges.ports.start(), *self.ranges.ports.end());
         let count = u32::from(last - first) + 1;
         let low = (count / 32).clamp(16.min(count), 128.min(count));
         let candidates = order(low, count)
             .filter_map(|offset| u16::try_from(u32::from(first) + offset).ok())
-            .map(|number| Claim::Port(number, protocol.to_owned()));
-        match self.take_first(candidates) {
-            Some(Claim::Port(number, _)) => Ok(number),
+            .map(Claim::Port)
+            .filter(|claim| !self.given.contains(claim))
+            .collect::<Vec<_>>();
+        match self.take_first(candidates.into_iter()) {
+            Some(Claim::Port(number)) => Ok(number),
             _ => Err(ApiError::new(
                 Reason::InternalError,
                 "failed to allocate a nodePort: range is full".to_owned(),
@@ -279,6 +288,9 @@ impl Write<'_> {
     /// Takes a claim for this write, until it fails.
     fn take(&mut self, claim: Claim) -> bool {
         let taken = self.allocator.take(claim.clone(), &self.id, self.dry_run);
+        if taken {
+            self.given.insert(claim.clone());
+        }
         if taken && !self.dry_run {
             let (allocator, id) = (self.allocator.clone(), self.id.clone());
             self.undo.push(move || allocator.give_back(&claim, &id));
@@ -292,8 +304,11 @@ impl Write<'_> {
     }
 
     fn invalid(&self, field: String, message: String) -> ApiError {
-        let cause = Cause { reason: "FieldValueInvalid", field, message };
-        ApiError::invalid("", "Service", &self.id.name, vec![cause])
+        self.refusal(vec![Cause { reason: "FieldValueInvalid", field, message }])
+    }
+
+    fn refusal(&self, causes: Vec<Cause>) -> ApiError {
+        ApiError::invalid("", "Service", &self.id.name, causes)
     }
 }
 

@@ -145,7 +145,16 @@ impl Params {
             }
         };
         let force = self.is_set("force");
-        Ok(WriteOptions { actor, manager, dry_run, validation, force, duplicates: Vec::new(), source: None })
+        Ok(WriteOptions {
+            actor,
+            manager,
+            dry_run,
+            validation,
+            force,
+            duplicates: Vec::new(),
+            source: None,
+            view: None,
+        })
     }
 
     /// Deletion options; the body's, read by the caller, win.

@@ -38,6 +38,7 @@ pub(super) async fn create(
     options.duplicates = decoded.duplicates;
     // A view's body is of another type than what is checked.
     options.source = decoded.source.filter(|_| kind.view.is_none());
+    options.view = kind.view.is_some().then_some(kind);
     let object = to_stored(kind, decoded.value);
     let written = api.objects.create(kind.resource, namespace, object, &options).await?;
     written_response(ask, kind, None, &written).await
@@ -80,6 +81,7 @@ pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
     let decoded = body::decode(ask.headers, &body::read(body).await?)?;
     options.duplicates = decoded.duplicates;
     options.source = decoded.source.filter(|_| at.kind.view.is_none());
+    options.view = at.kind.view.is_some().then_some(at.kind);
     let object = if at.sub.is_none() { to_stored(at.kind, decoded.value) } else { decoded.value };
     let written =
         api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, &options).await?;
@@ -100,6 +102,7 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
     }
     let decoded = if apply { body::applied(&bytes)? } else { body::patch(&bytes)? };
     options.duplicates = decoded.duplicates;
+    options.view = at.kind.view.is_some().then_some(at.kind);
     let patch = match media {
         "application/json-patch+json" => Patch::Json(decoded.value),
         "application/merge-patch+json" => Patch::Merge(decoded.value),

@@ -1,76 +1,425 @@
-//! The kinds around the workloads: Namespaces, Nodes, ServiceAccounts, Events, Leases.
+//! The kinds around the workloads: Namespaces, Nodes, ServiceAccounts, Leases.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    json::{items, text},
-    validate::{Path, Problems, meta, names},
+    Subresource,
+    json::{ensure, items, items_mut, members, set_default, text},
+    quantity::Quantity,
+    validate::{Path, Problems, addresses, meta, names},
 };
 use crate::model::Cause;
 
-/// A Namespace.
-pub(super) fn validate_namespace(namespace: &Value, _old: Option<&Value>) -> Vec<Cause> {
+/// Every namespace is labelled with its own name, so that selectors can name it.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// The finalizer behind which a namespace waits for its content.
+const CONTENT: &str = "kubernetes";
+/// Resources that come in whole ones.
+const WHOLE: [&str; 9] = [
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// A new Namespace waits for its content before it goes.
+pub(super) fn prepare_namespace(namespace: &mut Value) {
+    namespace["status"] = json!({"phase": "Active"});
+    let Some(namespace) = namespace.as_object_mut() else { return };
+    let finalizers = ensure(namespace, "spec").entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = finalizers.as_array_mut().filter(|list| list.iter().all(|f| f != CONTENT)) {
+        list.push(CONTENT.into());
+    }
+}
+
+/// What upstream fills in for a Namespace.
+pub(super) fn namespace_defaults(namespace: &mut Value) {
+    let name = namespace["metadata"]["name"].clone();
+    if let Some(namespace) = namespace.as_object_mut() {
+        ensure(ensure(namespace, "metadata"), "labels").insert(NAME_LABEL.to_owned(), name);
+        set_default(ensure(namespace, "status"), "phase", "Active");
+    }
+}
+
+/// A Namespace; `old` on update.
+pub(super) fn validate_namespace(namespace: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta(namespace, names::dns_label, &mut problems);
+    content_finalizers(namespace, |path, _| path.clone(), &mut problems);
+    if let Some(old) = old {
+        meta::object_meta_update(namespace, old, &mut problems);
+    }
     problems.into_causes()
+}
+
+/// A write of a Namespace's status, or of its finalizers.
+pub(super) fn validate_namespace_sub(sub: Subresource, namespace: &Value, old: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::object_meta_update(namespace, old, &mut problems);
+    if sub == Subresource::Finalize {
+        content_finalizers(namespace, Path::index, &mut problems);
+        return problems.into_causes();
+    }
+    let (going, phase) =
+        (!old["metadata"]["deletionTimestamp"].is_null(), text(&namespace["status"], "phase"));
+    let (wanted, which) = if going { ("Terminating", "not empty") } else { ("Active", "empty") };
+    if phase != wanted {
+        let why = format!("may only be '{wanted}' if `deletionTimestamp` is {which}");
+        problems.invalid(&Path::new("status.Phase"), phase, why);
+    }
+    problems.into_causes()
+}
+
+fn content_finalizers(namespace: &Value, at: fn(&Path, usize) -> Path, problems: &mut Problems) {
+    let path = Path::new("spec.finalizers");
+    for (index, name) in items(&namespace["spec"]["finalizers"]).iter().filter_map(Value::as_str).enumerate()
+    {
+        let path = at(&path, index);
+        problems.all(&path, name, names::qualified_name(name));
+        meta::standard_finalizer(name, &path, problems);
+    }
+}
+
+/// What upstream fills in for a Node, and what it takes no longer.
+pub(super) fn node_defaults(node: &mut Value) {
+    let Some(node) = node.as_object_mut() else { return };
+    pod_ranges(ensure(node, "spec"));
+    let status = ensure(node, "status");
+    if let (None, Some(capacity)) = (status.get("allocatable"), status.get("capacity").cloned()) {
+        status.insert("allocatable".to_owned(), capacity);
+    }
+}
+
+/// One range and the list of them say the same; of two that differ, the one is meant.
+fn pod_ranges(spec: &mut serde_json::Map<String, Value>) {
+    let one = spec.get("podCIDR").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let first = spec.get("podCIDRs").and_then(|list| list.get(0)).and_then(Value::as_str);
+    match (one.as_str(), first) {
+        ("", None) => {}
+        ("", Some(first)) => {
+            let first = first.to_owned();
+            spec.insert("podCIDR".to_owned(), first.into());
+        }
+        (one, first) if first != Some(one) => drop(spec.insert("podCIDRs".to_owned(), json!([one]))),
+        _ => {}
+    }
+}
+
+/// Configuration from afar is no longer taken.
+pub(super) fn prepare_node(node: &mut Value) {
+    for part in ["spec", "status"] {
+        if let Some(part) = node.get_mut(part).and_then(Value::as_object_mut) {
+            for field in ["configSource", "config", "podPreemptionPolicy"] {
+                part.remove(field);
+            }
+        }
+    }
 }
 
 /// A Node; `old` on update.
 pub(super) fn validate_node(node: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta(node, names::dns_subdomain, &mut problems);
-    let mut seen = BTreeSet::new();
-    for (index, taint) in items(&node["spec"]["taints"]).iter().enumerate() {
-        let path = Path::new("spec.taints").index(index);
-        let (key, effect) = (text(taint, "key"), text(taint, "effect"));
-        problems.all(&path.field("key"), key, names::qualified_name(key));
-        problems.all(&path.field("value"), text(taint, "value"), names::label_value(text(taint, "value")));
-        problems.one_of(&path.field("effect"), effect, &["NoExecute", "NoSchedule", "PreferNoSchedule"]);
-        if !seen.insert((key, effect)) {
-            problems.duplicate(&path, taint.clone());
-        }
-    }
-    for field in ["podCIDR", "providerID"] {
-        let before = old.map(|old| text(&old["spec"], field)).unwrap_or_default();
-        if !before.is_empty() && before != text(&node["spec"], field) {
-            let path = Path::new("spec").field(field);
-            problems.forbidden(&path, "node updates may not change it except from \"\" to valid");
-        }
+    taints(node, &mut problems);
+    resources(node, &mut problems);
+    features(node, &mut problems);
+    ranges(node, &mut problems);
+    if let Some(old) = old {
+        node_update(node, old, &mut problems);
     }
     problems.into_causes()
 }
 
-/// A ServiceAccount.
-pub(super) fn validate_service_account(account: &Value, _old: Option<&Value>) -> Vec<Cause> {
+/// What holds for every change of a Node, that of its status too.
+pub(super) fn validate_node_status(node: &Value, old: &Value) -> Vec<Cause> {
     let mut problems = Problems::default();
+    node_update(node, old, &mut problems);
+    problems.into_causes()
+}
+
+fn node_update(node: &Value, old: &Value, problems: &mut Problems) {
+    meta::object_meta_update(node, old, problems);
+    resources(node, problems);
+    features(node, problems);
+    let mut seen = BTreeSet::new();
+    for (index, address) in items(&node["status"]["addresses"]).iter().enumerate() {
+        let (kind, value) = (text(address, "type"), text(address, "address"));
+        if !seen.insert((kind, value)) {
+            let shown = format!("{{\"Type\":{kind:?},\"Address\":{value:?}}}");
+            problems.duplicate_shown(&Path::new("status.addresses").index(index), &shown, "");
+        }
+    }
+    let (spec, before, path) = (&node["spec"], &old["spec"], Path::new("spec"));
+    let (new, was) = (items(&spec["podCIDRs"]), items(&before["podCIDRs"]));
+    let changed =
+        if new.len() == was.len() { was.iter().zip(new).filter(|(a, b)| a != b).count() } else { 1 };
+    if !was.is_empty() {
+        for _ in 0..changed {
+            let why = "node updates may not change podCIDR except from \"\" to valid";
+            problems.forbidden(&path.field("podCIDRs"), why);
+        }
+    }
+    match (text(before, "providerID"), text(spec, "providerID")) {
+        ("", _) => {}
+        (_, "") => {
+            let why = "field cannot be cleared once set";
+            problems.invalid(&path.field("providerID"), Value::Null, why);
+        }
+        (was, is) if was != is => {
+            let why = "field cannot be modified once set";
+            problems.invalid(&path.field("providerID"), Value::Null, why);
+        }
+        _ => {}
+    }
+    taints(node, problems);
+    if text(spec, "externalID") != text(before, "externalID") {
+        problems.forbidden(&path.field("externalID"), "may not be updated");
+    }
+}
+
+fn taints(node: &Value, problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for (index, taint) in items(&node["spec"]["taints"]).iter().enumerate() {
+        // Upstream's own path.
+        let path = Path::new("metadata.taints").index(index);
+        let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
+        problems.all(&path.field("key"), key, names::qualified_name(key));
+        let complaints = names::label_value(value);
+        if !complaints.is_empty() {
+            problems.invalid(&path.field("value"), value, complaints.join(";"));
+        }
+        problems.one_of(&path.field("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if !seen.insert((key, effect)) {
+            let added = &taint["timeAdded"];
+            let shown = format!(
+                "{{\"Key\":{key:?},\"Value\":{value:?},\"Effect\":{effect:?},\"TimeAdded\":{added}}}"
+            );
+            problems.duplicate_shown(&path, &shown, "taints must be unique by key and effect pair");
+        }
+    }
+}
+
+fn resources(node: &Value, problems: &mut Problems) {
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in members(&node["status"][list]) {
+            let path = Path::new("status").field(list).field(name);
+            let given = value.as_str().unwrap_or_default();
+            let Ok(quantity) = given.parse::<Quantity>() else { continue };
+            if quantity.is_negative() {
+                problems.invalid(&path, given, "must be greater than or equal to 0");
+            }
+            if is_whole(name) && quantity.milli() % 1000 != 0 {
+                problems.invalid(&path, given, "must be an integer");
+            }
+        }
+    }
+}
+
+/// Resources that upstream counts: its own list, and those that others bring.
+fn is_whole(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    WHOLE.contains(&name) || !(native || name.starts_with("requests."))
+}
+
+fn features(node: &Value, problems: &mut Problems) {
+    let path = Path::new("status.declaredFeatures");
+    let list: Vec<&str> =
+        items(&node["status"]["declaredFeatures"]).iter().filter_map(Value::as_str).collect();
+    for (index, feature) in list.iter().enumerate() {
+        if let Some(why) = bad_feature(feature) {
+            problems.invalid(
+                &path.index(index),
+                *feature,
+                format!("invalid feature name {feature:?}: {why}"),
+            );
+        }
+        match list.get(index + 1) {
+            Some(next) if next == feature => problems.duplicate(&path.index(index + 1), *next),
+            Some(next) if next < feature => {
+                problems.invalid(&path.index(index + 1), *next, "list must be sorted alphabetically");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn bad_feature(name: &str) -> Option<&'static str> {
+    if name.len() > 253 {
+        return Some("must be no more than 253 characters");
+    }
+    let word = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric());
+    let mut parts = name.split('/');
+    let first = parts.next().unwrap_or_default();
+    let good = first.starts_with(|c: char| c.is_ascii_uppercase())
+        && word(first)
+        && parts.all(|part| part.starts_with(|c: char| c.is_ascii_alphabetic()) && word(part));
+    (!good).then_some(
+        "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or \
+         MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+    )
+}
+
+fn ranges(node: &Value, problems: &mut Problems) {
+    let (list, path) = (items(&node["spec"]["podCIDRs"]), Path::new("spec.podCIDRs"));
+    for (index, range) in list.iter().filter_map(Value::as_str).enumerate() {
+        addresses::legacy_range(range, &[], &path.index(index), problems);
+    }
+    if list.len() > 1 {
+        let v6 = |range: &Value| range.as_str().is_some_and(|range| range.contains(':'));
+        let both = list.iter().any(v6) && !list.iter().all(v6);
+        if !both || list.len() > 2 {
+            problems.invalid(&path, list.to_vec(), "may specify no more than one CIDR for each IP family");
+        }
+    }
+}
+
+/// Warnings about a Node.
+pub(super) fn node_warnings(node: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    if !node["spec"]["configSource"].is_null() {
+        out.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !text(&node["spec"], "externalID").is_empty() {
+        out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    let path = Path::new("spec.podCIDRs");
+    for (index, range) in items(&node["spec"]["podCIDRs"]).iter().filter_map(Value::as_str).enumerate() {
+        out.extend(addresses::range_warnings(&path.index(index), range));
+    }
+    out
+}
+
+/// Of the secrets that a ServiceAccount names, the name alone counts.
+pub(super) fn prepare_service_account(account: &mut Value) {
+    let Some(account) = account.as_object_mut() else { return };
+    for secret in items_mut(account, "secrets") {
+        secret.retain(|field, value| field == "name" && value != "");
+    }
+}
+
+/// A ServiceAccount; `old` on update.
+pub(super) fn validate_service_account(account: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    if let Some(old) = old {
+        meta::object_meta_update(account, old, &mut problems);
+    }
     meta::object_meta(account, names::dns_subdomain, &mut problems);
     problems.into_causes()
 }
 
-/// An Event.
-pub(super) fn validate_event(event: &Value, _old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    meta::object_meta(event, names::dns_subdomain, &mut problems);
-    let (own, about) = (text(&event["metadata"], "namespace"), text(&event["involvedObject"], "namespace"));
-    let path = Path::new("involvedObject.namespace");
-    // An event about a cluster-scoped object is kept in the default namespace.
-    let cluster_scoped = about.is_empty() && matches!(own, "" | "default");
-    if !cluster_scoped && about != own {
-        problems.invalid(&path, about, "does not match event.namespace");
+/// Warnings about a ServiceAccount.
+pub(super) fn service_account_warnings(account: &Value) -> Vec<String> {
+    if account["metadata"]["annotations"][MOUNTABLE].is_null() {
+        return Vec::new();
     }
-    problems.into_causes()
+    let why = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+    vec![format!("metadata.annotations[{MOUNTABLE}]: {why}")]
 }
 
-/// A Lease.
-pub(super) fn validate_lease(lease: &Value, _old: Option<&Value>) -> Vec<Cause> {
+/// Coordinated elections are not taken part in, so what only they use is not kept.
+pub(super) fn prepare_lease(lease: &mut Value) {
+    if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
+
+/// A Lease; `old` on update.
+pub(super) fn validate_lease(lease: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(lease, names::dns_subdomain, &mut problems);
+    match old {
+        None => meta::plain_object_meta(lease, names::dns_subdomain, &mut problems),
+        Some(old) => meta::plain_object_meta_update(lease, old, &mut problems),
+    }
     let (spec, path) = (&lease["spec"], Path::new("spec"));
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|s| *s <= 0) {
         problems.invalid(&path.field("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
     problems.not_negative(&path.field("leaseTransitions"), &spec["leaseTransitions"]);
     problems.into_causes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(causes: Vec<Cause>) -> Vec<String> {
+        causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    fn node(spec: Value, status: Value) -> Value {
+        let mut node = json!({"metadata": {"name": "n"}, "spec": spec, "status": status});
+        node_defaults(&mut node);
+        node
+    }
+
+    #[test]
+    fn a_node_keeps_its_ranges_and_its_provider() {
+        let old = node(json!({"podCIDR": "10.1.0.0/24", "providerID": "a"}), json!({}));
+        assert_eq!(old["spec"]["podCIDRs"], json!(["10.1.0.0/24"]));
+        let new = node(json!({"podCIDR": "10.2.0.0/24"}), json!({}));
+        assert_eq!(
+            said(validate_node(&new, Some(&old))),
+            [
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+                "spec.providerID: Invalid value: null: field cannot be cleared once set",
+            ]
+        );
+        assert!(validate_node(&old, Some(&old)).is_empty());
+    }
+
+    #[test]
+    fn taints_and_resources_of_a_node_are_checked() {
+        let taint = json!({"key": "a", "effect": "NoSchedule"});
+        let found = said(validate_node(&node(json!({"taints": [taint, taint]}), json!({})), None));
+        assert_eq!(
+            found,
+            [
+                "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}: \
+              taints must be unique by key and effect pair"
+            ]
+        );
+        let status = json!({"capacity": {"pods": "1500m", "cpu": "1500m", "memory": "-1"}});
+        let made = node(json!({}), status);
+        assert_eq!(made["status"]["allocatable"], made["status"]["capacity"]);
+        let found = said(validate_node(&made, None));
+        assert_eq!(
+            found[..2],
+            [
+                "status.capacity.memory: Invalid value: \"-1\": must be greater than or equal to 0",
+                "status.capacity.pods: Invalid value: \"1500m\": must be an integer",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_phase_of_a_namespace_follows_its_deletion() {
+        let namespace = |phase: &str| json!({"metadata": {"name": "n"}, "status": {"phase": phase}});
+        let write = |phase: &str| {
+            said(validate_namespace_sub(Subresource::Status, &namespace(phase), &namespace("Active")))
+        };
+        assert!(write("Active").is_empty());
+        assert_eq!(
+            write("Terminating"),
+            [
+                "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_lease_takes_finalizers_of_any_name() {
+        let lease =
+            json!({"metadata": {"name": "l", "finalizers": ["mine"]}, "spec": {"leaseDurationSeconds": 0}});
+        let expected = "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0";
+        assert_eq!(said(validate_lease(&lease, None)), [expected]);
+    }
 }

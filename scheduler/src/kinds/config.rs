@@ -9,15 +9,16 @@ use super::{
 };
 use crate::model::Cause;
 
-/// What upstream fills in for a Secret.
+/// What upstream fills in for a Secret, after `stringData` has gone into `data`.
 pub(super) fn secret_defaults(secret: &mut Value) {
+    merge_string_data(secret);
     if let Some(secret) = secret.as_object_mut() {
         set_default(secret, "type", "Opaque");
     }
 }
 
 /// `stringData` is for writing only: it goes over `data`, encoded, and is never stored.
-pub(super) fn merge_string_data(secret: &mut Value) {
+fn merge_string_data(secret: &mut Value) {
     let Some(secret) = secret.as_object_mut() else { return };
     let Some(Value::Object(plain)) = secret.remove("stringData") else { return };
     if plain.is_empty() {
@@ -29,20 +30,16 @@ pub(super) fn merge_string_data(secret: &mut Value) {
     }
 }
 
-/// A Secret keeps its type unless the update names another, which validation then refuses.
-pub(super) fn prepare_secret_update(new: &mut Value, old: &Value) {
-    merge_string_data(new);
-    if let (Some(secret), Some(ty)) = (new.as_object_mut(), old.get("type")) {
-        set_default(secret, "type", ty.clone());
-    }
-}
-
 /// Everything that a ConfigMap or Secret holds.
 const MAX_DATA: usize = 1024 * 1024;
 
 /// A ConfigMap; `old` on update.
 pub(super) fn validate_config_map(map: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
+    if let Some(old) = old {
+        meta::object_meta_update(map, old, &mut problems);
+        stays(map, old, &["data", "binaryData"], &mut problems);
+    }
     meta::object_meta(map, names::dns_subdomain, &mut problems);
     let mut size = 0;
     for (key, value) in members(&map["data"]) {
@@ -58,11 +55,8 @@ pub(super) fn validate_config_map(map: &Value, old: Option<&Value>) -> Vec<Cause
         size += decoded_length(value);
     }
     if size > MAX_DATA {
-        // Of no one field; upstream's words.
-        problems.too_long(&Path::new("[]"), MAX_DATA);
-    }
-    if let Some(old) = old {
-        stays(map, old, &["data", "binaryData"], &mut problems);
+        // Of no one field.
+        problems.too_long(&Path::new(""), MAX_DATA);
     }
     problems.into_causes()
 }
@@ -70,6 +64,11 @@ pub(super) fn validate_config_map(map: &Value, old: Option<&Value>) -> Vec<Cause
 /// A Secret; `old` on update.
 pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
+    if let Some(old) = old {
+        meta::object_meta_update(secret, old, &mut problems);
+        problems.immutable(&Path::new("type"), &secret["type"], &old["type"]);
+        stays(secret, old, &["data"], &mut problems);
+    }
     meta::object_meta(secret, names::dns_subdomain, &mut problems);
     let mut size = 0;
     for (key, value) in members(&secret["data"]) {
@@ -79,32 +78,54 @@ pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause>
     if size > MAX_DATA {
         problems.too_long(&Path::new("data"), MAX_DATA);
     }
-    let ty = text(secret, "type");
-    let present = |key: &str| secret["data"].get(key).is_some();
-    let (needed, any): (&[&str], bool) = match ty {
-        "kubernetes.io/dockercfg" => (&[".dockercfg"], false),
-        "kubernetes.io/dockerconfigjson" => (&[".dockerconfigjson"], false),
-        "kubernetes.io/basic-auth" => (&["username", "password"], true),
-        "kubernetes.io/ssh-auth" => (&["ssh-privatekey"], false),
-        "kubernetes.io/tls" => (&["tls.crt", "tls.key"], false),
-        _ => (&[], false),
-    };
-    if !(any && needed.iter().any(|k| present(k))) {
-        for key in needed.iter().filter(|key| !present(key)) {
-            problems.required(&Path::new("data").key(key), "");
-        }
-    }
-    for key in needed.iter().filter(|key| key.starts_with(".docker")) {
-        let text = secret["data"][key].as_str().and_then(|text| STANDARD.decode(text).ok());
-        if let Some(error) = text.and_then(|text| serde_json::from_slice::<Value>(&text).err()) {
-            problems.invalid(&Path::new("data").key(key), "<secret contents redacted>", what(&error));
-        }
-    }
-    if let Some(old) = old {
-        problems.immutable(&Path::new("type"), &secret["type"], &old["type"]);
-        stays(secret, old, &["data"], &mut problems);
-    }
+    keys_of_type(secret, &mut problems);
     problems.into_causes()
+}
+
+/// What the readers of a secret of this type look for.
+fn keys_of_type(secret: &Value, problems: &mut Problems) {
+    let path = Path::new("data");
+    let present = |key: &str| secret["data"].get(key).is_some();
+    let mut need = |keys: &[&str]| {
+        for key in keys.iter().filter(|key| !present(key)) {
+            problems.required(&path.key(key), "");
+        }
+    };
+    match text(secret, "type") {
+        "kubernetes.io/service-account-token" => {
+            let name = "kubernetes.io/service-account.name";
+            if text(&secret["metadata"]["annotations"], name).is_empty() {
+                problems.required(&Path::new("metadata.annotations").key(name), "");
+            }
+        }
+        "kubernetes.io/basic-auth" if present("username") || present("password") => {}
+        "kubernetes.io/basic-auth" => need(&["username", "password"]),
+        "kubernetes.io/ssh-auth" => {
+            if text(&secret["data"], "ssh-privatekey").is_empty() {
+                problems.required(&path.key("ssh-privatekey"), "");
+            }
+        }
+        "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
+        "kubernetes.io/dockercfg" => registry_logins(secret, ".dockercfg", problems),
+        "kubernetes.io/dockerconfigjson" => registry_logins(secret, ".dockerconfigjson", problems),
+        _ => {}
+    }
+}
+
+fn registry_logins(secret: &Value, key: &str, problems: &mut Problems) {
+    let path = Path::new("data").key(key);
+    let Some(text) = secret["data"][key].as_str() else { return problems.required(&path, "") };
+    let text = STANDARD.decode(text).unwrap_or_default();
+    let why = match serde_json::from_slice::<Value>(&text) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(other) => format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            super::decode::go_name(&other)
+        ),
+        Err(_) if text.is_empty() => "unexpected end of JSON input".to_owned(),
+        Err(error) => what(&error),
+    };
+    problems.invalid(&path, "<secret contents redacted>", why);
 }
 
 /// Where it is wrong, and nothing of what it is.

@@ -212,12 +212,27 @@ fn base64(text: &mut String) -> Result<(), DecodeError> {
     result
 }
 
+/// Go reads exactly six digits of a second where its layout has six.
+fn micro(text: &str) -> Result<(), String> {
+    let at = text.len().min("2006-01-02T15:04:05".len());
+    let rest = text.get(at..).unwrap_or_default();
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    match digits {
+        6 => Ok(()),
+        0..6 => Err(format!("cannot parse {rest:?} as \".000000\"")),
+        _ => Err(format!("cannot parse {:?} as \"Z07:00\"", rest.get(7..).unwrap_or_default())),
+    }
+}
+
 fn time(text: &mut String, ty: &Type) -> Result<(), DecodeError> {
     let layout =
         if *ty == Type::Time { "2006-01-02T15:04:05Z07:00" } else { "2006-01-02T15:04:05.000000Z07:00" };
     let parsed: jiff::Timestamp = text.parse().map_err(|_| {
         DecodeError(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
     })?;
+    if *ty == Type::MicroTime {
+        micro(text).map_err(|why| DecodeError(format!("parsing time {text:?} as {layout:?}: {why}")))?;
+    }
     *text = match ty {
         Type::Time => parsed.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         _ => parsed.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
@@ -225,7 +240,8 @@ fn time(text: &mut String, ty: &Type) -> Result<(), DecodeError> {
     Ok(())
 }
 
-fn go_name(value: &Value) -> &'static str {
+/// What Go's decoder calls a value of this kind.
+pub(super) fn go_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
@@ -367,6 +383,26 @@ mod tests {
             "terminationGracePeriodSeconds": 0, "priorityClassName": ""}});
         let expected = json!({"spec": {"hostUsers": false, "terminationGracePeriodSeconds": 0}});
         assert_eq!(pod(body).unwrap().0, expected);
+    }
+
+    #[test]
+    fn micro_times_have_six_digits() {
+        let kind = by_resource(Resource::LEASES).unwrap();
+        let decoded = |text: &str| {
+            let mut lease = json!({"spec": {"renewTime": text}});
+            decode(kind, &mut lease).map(|_| lease["spec"]["renewTime"].clone()).map_err(|e| e.to_string())
+        };
+        assert_eq!(decoded("2026-01-02T03:04:05.678901Z").unwrap(), "2026-01-02T03:04:05.678901Z");
+        assert_eq!(
+            decoded("2026-01-02T03:04:05Z").unwrap_err(),
+            "parsing time \"2026-01-02T03:04:05Z\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"Z\" as \
+             \".000000\""
+        );
+        assert!(
+            decoded("2026-01-02T03:04:05.123456789Z")
+                .unwrap_err()
+                .ends_with("cannot parse \"789Z\" as \"Z07:00\"")
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Events in the form of `events.k8s.io/v1`, over the core events that are stored.
 
+pub(super) mod validate;
+
 use serde_json::{Map, Value};
 
 /// Field of a core event, field of an `events.k8s.io` event; all others are called the same in both.

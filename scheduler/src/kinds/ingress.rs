@@ -32,6 +32,7 @@ pub(super) const INGRESS: Kind = Kind {
     prepare_create: |ingress| ingress["status"] = json!({"loadBalancer": {}}),
     prepare_update: keep_status,
     validate: validate_ingress,
+    validate_sub: |_, new, old| validate_ingress(new, Some(old)),
     warnings: |ingress| {
         let annotated = !ingress["metadata"]["annotations"][CLASS_ANNOTATION].is_null();
         if !annotated || !ingress["spec"]["ingressClassName"].is_null() {

@@ -14,7 +14,7 @@ pub mod quantity;
 mod replication;
 mod runtime_class;
 pub mod schema;
-mod service;
+pub(crate) mod service;
 mod table;
 mod validate;
 pub mod wire;
@@ -57,6 +57,16 @@ pub fn unset_field(path: &str) -> &'static str {
         "status.replicas" => "0",
         _ => "",
     }
+}
+
+/// What every new object is checked for after what its kind asks, whose words are better.
+pub fn validate_create(new: &Value) -> Vec<Cause> {
+    validate::meta::common_create(new)
+}
+
+/// What every update of any kind is checked for, before what its kind asks.
+pub fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
+    validate::meta::common_update(new, old)
 }
 
 /// Whether objects live in a namespace.
@@ -160,8 +170,16 @@ pub struct Kind {
     pub definition: &'static str,
     /// Fields a field selector may use besides `metadata.name` and `metadata.namespace`, with their JSON path.
     pub fields: &'static [&'static str],
-    /// Whether `metadata.generation` counts changes of the spec.
+    /// Whether `metadata.generation` counts changes, beginning with 1.
     pub generation: bool,
+    /// Whether an update changes what `metadata.generation` counts, given (new, old): mostly the spec.
+    pub counts: fn(&Value, &Value) -> bool,
+    /// What a write of `status` leaves as it was, as paths.
+    pub status_keeps: &'static [&'static [&'static str]],
+    /// Whether a `PUT` of an object that is not there makes it.
+    pub create_on_update: bool,
+    /// Whether a `PUT` must name the `resourceVersion` that it replaces.
+    pub revision_on_update: bool,
     /// Set for a kind that shows objects stored as another (`events.k8s.io` over core events). Defaults,
     /// preparation, validation and table cells all see the stored form.
     pub view: Option<View>,
@@ -174,8 +192,12 @@ pub struct Kind {
     pub prepare_update: fn(&mut Value, &Value),
     /// Validates the whole object; `old` is there on update. Empty when valid.
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
+    /// Validates what a write of `status` or `finalize` made, given (subresource, new, old).
+    pub validate_sub: fn(Subresource, &Value, &Value) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// The same for an update, given (new, old). `None`: those of the new object that the old one did not have.
+    pub update_warnings: Option<fn(&Value, &Value) -> Vec<String>>,
     /// Whether a deletion that does not say otherwise leaves the dependents behind.
     pub orphans: bool,
     /// What to use instead, for kubectl to show with every answer.
@@ -185,6 +207,12 @@ pub struct Kind {
     /// Cells of one object in the order of `columns`; the second argument is now, in Unix
     /// seconds, for ages.
     pub cells: fn(&Value, i64) -> Vec<Value>,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kind").field("group", &self.group).field("kind", &self.kind).finish_non_exhaustive()
+    }
 }
 
 impl Kind {

@@ -49,6 +49,7 @@ pub(super) const REPLICATION_CONTROLLER: Kind = Kind {
     prepare_create: |controller| controller["status"] = json!({"replicas": 0}),
     prepare_update: keep_status,
     validate: validate_controller,
+    validate_sub: |_, new, old| validate_controller(new, Some(old)),
     warnings: workload::warnings,
     orphans: true,
     columns: print::REPLICATION_CONTROLLER_COLUMNS,

@@ -1,10 +1,10 @@
 //! The rows themselves: one constant per kind, in the order of discovery.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    Kind, Scope, Subresource, View, cluster, config, endpoints, events, ingress, json::ensure, pod, print,
-    replication, runtime_class, service, workload,
+    Kind, Scope, Subresource, View, cluster, config, endpoints, events, ingress, pod, print, replication,
+    runtime_class, service, workload,
 };
 use crate::model::{Cause, Resource};
 
@@ -31,13 +31,21 @@ pub(super) static KINDS: &[Kind] = &[
     runtime_class::RUNTIME_CLASS,
 ];
 
-/// Every namespace is labelled with its own name, so that selectors can name it.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
-
 fn nothing(_: &mut Value) {}
 fn nothing_kept(_: &mut Value, _: &Value) {}
 fn no_causes(_: &Value, _: Option<&Value>) -> Vec<Cause> {
     Vec::new()
+}
+fn no_causes_of_sub(_: Subresource, _: &Value, _: &Value) -> Vec<Cause> {
+    Vec::new()
+}
+/// Everything but what describes the object and what was observed.
+fn wish_changed(new: &Value, old: &Value) -> bool {
+    fn wish(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        fields.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+    }
+    wish(new).ne(wish(old))
 }
 fn no_warnings(_: &Value) -> Vec<String> {
     Vec::new()
@@ -72,12 +80,18 @@ pub(super) const BASE: Kind = Kind {
     definition: "",
     fields: &[],
     generation: false,
+    counts: wish_changed,
+    status_keeps: &[&["spec"]],
+    create_on_update: false,
+    revision_on_update: false,
     view: None,
     defaults: nothing,
     prepare_create: nothing,
     prepare_update: nothing_kept,
     validate: no_causes,
+    validate_sub: no_causes_of_sub,
     warnings: no_warnings,
+    update_warnings: None,
     orphans: false,
     deprecated: None,
     columns: &[],
@@ -94,22 +108,15 @@ const NAMESPACE: Kind = Kind {
     subresources: &[Subresource::Status, Subresource::Finalize],
     definition: "io.k8s.api.core.v1.Namespace",
     fields: &["status.phase"],
-    prepare_create: |namespace| {
-        namespace["status"] = json!({"phase": "Active"});
-        namespace["spec"] = json!({"finalizers": ["kubernetes"]});
-    },
-    defaults: |namespace| {
-        let name = namespace["metadata"]["name"].clone();
-        if let Some(namespace) = namespace.as_object_mut() {
-            ensure(ensure(namespace, "metadata"), "labels").insert(NAME_LABEL.to_owned(), name);
-        }
-    },
+    prepare_create: cluster::prepare_namespace,
+    defaults: cluster::namespace_defaults,
     prepare_update: |new, old| {
         keep_status(new, old);
         // Finalizers of the content go through `finalize` alone.
         new["spec"] = old["spec"].clone();
     },
     validate: cluster::validate_namespace,
+    validate_sub: cluster::validate_namespace_sub,
     columns: print::NAMESPACE_COLUMNS,
     cells: print::namespace,
     ..BASE
@@ -125,8 +132,16 @@ const NODE: Kind = Kind {
     subresources: &[Subresource::Status, Subresource::Proxy],
     definition: "io.k8s.api.core.v1.Node",
     fields: &["spec.unschedulable"],
-    prepare_update: keep_status,
+    defaults: cluster::node_defaults,
+    prepare_create: cluster::prepare_node,
+    prepare_update: |new, old| {
+        keep_status(new, old);
+        cluster::prepare_node(new);
+    },
     validate: cluster::validate_node,
+    validate_sub: |_, new, old| cluster::validate_node_status(new, old),
+    warnings: cluster::node_warnings,
+    update_warnings: Some(|new, _| cluster::node_warnings(new)),
     columns: print::NODE_COLUMNS,
     cells: print::node,
     ..BASE
@@ -161,6 +176,8 @@ const POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     generation: true,
+    // Old kubelets broke the owners of pods when they wrote a status.
+    status_keeps: &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
     defaults: pod::defaults::pod,
     prepare_create: pod::prepare::new_pod,
     prepare_update: |new, old| {
@@ -168,6 +185,7 @@ const POD: Kind = Kind {
         pod::prepare::changed_pod(new, old);
     },
     validate: pod::validate::pod,
+    validate_sub: |_, new, old| pod::validate::pod(new, Some(old)),
     warnings: pod::warnings::pod,
     columns: print::POD_COLUMNS,
     cells: print::pod,
@@ -185,12 +203,16 @@ const SERVICE: Kind = Kind {
     definition: "io.k8s.api.core.v1.Service",
     fields: &["spec.clusterIP", "spec.type"],
     defaults: service::defaults,
-    prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
+    create_on_update: true,
+    prepare_create: service::prepare_create,
     prepare_update: |new, old| {
         keep_status(new, old);
-        service::update::prepare(new, old);
+        service::prepare_update(new, old);
     },
     validate: service::validate::service,
+    validate_sub: |_, new, old| service::validate::status(new, old),
+    warnings: service::warnings::warnings,
+    update_warnings: Some(|new, _| service::warnings::warnings(new)),
     columns: print::SERVICE_COLUMNS,
     cells: print::service,
     ..BASE
@@ -204,7 +226,10 @@ const ENDPOINTS: Kind = Kind {
     short_names: &["ep"],
     definition: "io.k8s.api.core.v1.Endpoints",
     defaults: endpoints::defaults,
+    create_on_update: true,
     validate: endpoints::validate,
+    warnings: endpoints::warnings,
+    update_warnings: Some(|new, _| endpoints::warnings(new)),
     deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     columns: print::ENDPOINTS_COLUMNS,
     cells: print::endpoints,
@@ -232,8 +257,6 @@ const SECRET: Kind = Kind {
     definition: "io.k8s.api.core.v1.Secret",
     fields: &["type"],
     defaults: config::secret_defaults,
-    prepare_create: config::merge_string_data,
-    prepare_update: config::prepare_secret_update,
     validate: config::validate_secret,
     columns: print::SECRET_COLUMNS,
     cells: print::secret,
@@ -247,7 +270,10 @@ const SERVICE_ACCOUNT: Kind = Kind {
     singular: "serviceaccount",
     short_names: &["sa"],
     definition: "io.k8s.api.core.v1.ServiceAccount",
+    prepare_create: cluster::prepare_service_account,
+    prepare_update: |new, _| cluster::prepare_service_account(new),
     validate: cluster::validate_service_account,
+    warnings: cluster::service_account_warnings,
     columns: print::SERVICE_ACCOUNT_COLUMNS,
     cells: print::service_account,
     ..BASE
@@ -272,7 +298,8 @@ const EVENT: Kind = Kind {
         "reportingComponent",
         "type",
     ],
-    validate: cluster::validate_event,
+    create_on_update: true,
+    validate: events::validate::core,
     columns: print::EVENT_COLUMNS,
     cells: print::event,
     ..BASE
@@ -284,6 +311,7 @@ const EVENT_VIEW: Kind = Kind {
     short_names: &[],
     definition: "io.k8s.api.events.v1.Event",
     view: Some(View { from_stored: events::from_stored, to_stored: events::to_stored }),
+    validate: events::validate::newer,
     ..EVENT
 };
 
@@ -294,6 +322,10 @@ const LEASE: Kind = Kind {
     plural: "leases",
     singular: "lease",
     definition: "io.k8s.api.coordination.v1.Lease",
+    create_on_update: true,
+    revision_on_update: true,
+    prepare_create: cluster::prepare_lease,
+    prepare_update: |new, _| cluster::prepare_lease(new),
     validate: cluster::validate_lease,
     columns: print::LEASE_COLUMNS,
     cells: print::lease,
@@ -309,7 +341,12 @@ const ENDPOINT_SLICE: Kind = Kind {
     definition: "io.k8s.api.discovery.v1.EndpointSlice",
     defaults: endpoints::slice_defaults,
     generation: true,
+    counts: endpoints::slice_changed,
+    prepare_create: endpoints::drop_topology,
+    prepare_update: endpoints::prepare_slice_update,
     validate: endpoints::validate_slice,
+    warnings: endpoints::slice_warnings,
+    update_warnings: Some(endpoints::slice_update_warnings),
     columns: print::ENDPOINT_SLICE_COLUMNS,
     cells: print::endpoint_slice,
     ..BASE
@@ -327,9 +364,12 @@ const DEPLOYMENT: Kind = Kind {
     definition: "io.k8s.api.apps.v1.Deployment",
     defaults: workload::deployment_defaults,
     generation: true,
+    counts: workload::deployment_changed,
+    status_keeps: &[&["spec"], &["metadata", "labels"]],
     prepare_create: drop_status,
     prepare_update: keep_status,
     validate: workload::validate_deployment,
+    validate_sub: |_, new, old| workload::validate_deployment_status(new, old),
     warnings: workload::warnings,
     columns: print::DEPLOYMENT_COLUMNS,
     cells: print::deployment,
@@ -352,6 +392,7 @@ const REPLICA_SET: Kind = Kind {
     prepare_create: drop_status,
     prepare_update: keep_status,
     validate: workload::validate_replica_set,
+    validate_sub: |_, new, old| workload::validate_replica_set_status(new, old),
     warnings: workload::warnings,
     columns: print::REPLICA_SET_COLUMNS,
     cells: print::replica_set,

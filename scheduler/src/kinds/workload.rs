@@ -24,8 +24,10 @@ fn rolling_update_defaults(strategy: &mut Map<String, Value>) {
     set_default(strategy, "type", "RollingUpdate");
     if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
         let update = ensure(strategy, "rollingUpdate");
-        set_default(update, "maxUnavailable", "25%");
-        set_default(update, "maxSurge", "25%");
+        for field in ["maxUnavailable", "maxSurge"] {
+            // An empty text is a value, and a wrong one.
+            update.entry(field).or_insert_with(|| "25%".into());
+        }
     }
 }
 
@@ -40,11 +42,12 @@ pub(super) fn replica_set_defaults(set: &mut Value) {
 /// A Deployment; `old` on update.
 pub(super) fn validate_deployment(deployment: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(deployment, names::dns_subdomain, &mut problems);
+    metadata(deployment, old, &mut problems);
     let (spec, path) = (&deployment["spec"], Path::new("spec"));
-    scaled_spec(spec, "deployment", &path, &mut problems);
+    problems.not_negative(&path.field("replicas"), &spec["replicas"]);
+    selected_template(spec, &path, &mut problems);
     strategy(&spec["strategy"], &path.field("strategy"), &mut problems);
-    for field in ["revisionHistoryLimit", "progressDeadlineSeconds"] {
+    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         problems.not_negative(&path.field(field), &spec[field]);
     }
     if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64()
@@ -60,10 +63,21 @@ pub(super) fn validate_deployment(deployment: &Value, old: Option<&Value>) -> Ve
 /// A ReplicaSet; `old` on update.
 pub(super) fn validate_replica_set(set: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(set, names::dns_subdomain, &mut problems);
-    scaled_spec(&set["spec"], "replicaset", &Path::new("spec"), &mut problems);
+    metadata(set, old, &mut problems);
+    let (spec, path) = (&set["spec"], Path::new("spec"));
+    for field in ["replicas", "minReadySeconds"] {
+        problems.not_negative(&path.field(field), &spec[field]);
+    }
+    selected_template(spec, &path, &mut problems);
     selector_stays(set, old, &mut problems);
     problems.into_causes()
+}
+
+fn metadata(object: &Value, old: Option<&Value>, problems: &mut Problems) {
+    match old {
+        None => meta::object_meta(object, names::dns_subdomain, problems),
+        Some(old) => meta::object_meta_update(object, old, problems),
+    }
 }
 
 fn selector_stays(new: &Value, old: Option<&Value>, problems: &mut Problems) {
@@ -72,50 +86,97 @@ fn selector_stays(new: &Value, old: Option<&Value>, problems: &mut Problems) {
     }
 }
 
-/// What everything with replicas, a selector and a template has in common.
-fn scaled_spec(spec: &Value, kind: &str, path: &Path, problems: &mut Problems) {
-    for field in ["replicas", "minReadySeconds"] {
-        problems.not_negative(&path.field(field), &spec[field]);
-    }
+/// A selector, and a template that it selects.
+fn selected_template(spec: &Value, path: &Path, problems: &mut Problems) {
     let (selector, template) = (&spec["selector"], &spec["template"]);
+    let path_of_selector = path.field("selector");
     if selector.is_null() {
-        problems.required(&path.field("selector"), "");
+        problems.required(&path_of_selector, "");
     } else {
-        selectors::label_selector(selector, &path.field("selector"), problems);
+        selectors::label_selector(selector, &path_of_selector, problems);
+        let shown = selectors::shown(selector);
         if selectors::is_empty(selector) {
-            let why = format!("empty selector is invalid for {kind}");
-            problems.invalid(&path.field("selector"), selector.clone(), why);
+            // Upstream says so of ReplicaSets too.
+            let why = "empty selector is invalid for deployment";
+            problems.invalid_shown(&path_of_selector, &shown, why);
         }
-        let labels = match &template["metadata"]["labels"] {
-            Value::Null => empty(),
-            labels => labels.clone(),
-        };
-        if !selectors::is_empty(selector) && !selectors::matches(selector, &labels) {
-            let path = path.field("template").field("metadata").field("labels");
-            problems.invalid(&path, labels, "`selector` does not match template `labels`");
+        if !selectors::parses(selector) {
+            return problems.invalid_shown(&path_of_selector, &shown, "invalid label selector");
         }
+    }
+    let labels = &template["metadata"]["labels"];
+    // No selector at all selects nothing, an empty one everything.
+    if selector.is_null() || (!selectors::is_empty(selector) && !selectors::matches(selector, labels)) {
+        let path = path.field("template").field("metadata").field("labels");
+        problems.invalid(&path, labels.clone(), "`selector` does not match template `labels`");
     }
     pod::validate::template(template, "ReplicaSet", &path.field("template"), problems);
+}
+
+/// The status of a Deployment as a client writes it.
+pub(super) fn validate_deployment_status(deployment: &Value, old: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::object_meta_update(deployment, old, &mut problems);
+    let (status, path) = (&deployment["status"], Path::new("status"));
+    for field in ["observedGeneration", "replicas", "updatedReplicas"] {
+        problems.not_negative(&path.field(field), &status[field]);
+    }
+    for field in
+        ["readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas", "collisionCount"]
+    {
+        problems.not_negative(&path.field(field), &status[field]);
+    }
+    at_most(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut problems);
+    let (count, before) = (number(&status["collisionCount"]), number(&old["status"]["collisionCount"]));
+    if count < before {
+        problems.invalid(&path.field("collisionCount"), count, "cannot be decremented");
+    }
+    problems.into_causes()
+}
+
+/// The status of a ReplicaSet as a client writes it.
+pub(super) fn validate_replica_set_status(set: &Value, old: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::object_meta_update(set, old, &mut problems);
+    replica_status(&set["status"], &mut problems);
+    problems.into_causes()
 }
 
 /// The counts in the status of a ReplicaSet or ReplicationController that a client writes.
 pub(super) fn replica_status(status: &Value, problems: &mut Problems) {
     let path = Path::new("status");
-    for field in
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-    {
+    for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
         problems.not_negative(&path.field(field), &status[field]);
     }
-    let count = |field: &str| status[field].as_i64().unwrap_or_default();
-    let mut at_most = |field: &str, limit: &str, words: &str| {
-        if count(field) > count(limit) {
-            problems.invalid(&path.field(field), count(field), format!("cannot be greater than {words}"));
-        }
+    for field in ["observedGeneration", "terminatingReplicas"] {
+        problems.not_negative(&path.field(field), &status[field]);
+    }
+    at_most(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], problems);
+}
+
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or_default()
+}
+
+/// None of these is more than there are replicas, and none is available that is not ready.
+fn at_most(status: &Value, counts: &[&str], problems: &mut Problems) {
+    let (path, count) = (Path::new("status"), |field: &str| number(&status[field]));
+    for field in counts.iter().filter(|field| count(field) > count("replicas")) {
+        problems.invalid(&path.field(field), count(field), "cannot be greater than status.replicas");
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        let why = "cannot be greater than readyReplicas";
+        problems.invalid(&path.field("availableReplicas"), count("availableReplicas"), why);
+    }
+}
+
+/// Annotations of a Deployment are copied to its ReplicaSets: they count as its spec does.
+pub(super) fn deployment_changed(new: &Value, old: &Value) -> bool {
+    let annotations = |object: &'_ Value| match &object["metadata"]["annotations"] {
+        Value::Null => empty(),
+        annotations => annotations.clone(),
     };
-    at_most("fullyLabeledReplicas", "replicas", "status.replicas");
-    at_most("readyReplicas", "replicas", "status.replicas");
-    at_most("availableReplicas", "replicas", "status.replicas");
-    at_most("availableReplicas", "readyReplicas", "readyReplicas");
+    new["spec"] != old["spec"] || annotations(new) != annotations(old)
 }
 
 fn strategy(strategy: &Value, path: &Path, problems: &mut Problems) {
@@ -124,11 +185,28 @@ fn strategy(strategy: &Value, path: &Path, problems: &mut Problems) {
         "Recreate" if !update.is_null() => {
             problems.forbidden(&update_path, "may not be specified when strategy `type` is 'Recreate'");
         }
+        "Recreate" => {}
         "RollingUpdate" if update.is_null() => {
             problems.required(&update_path, "this should be defaulted and never be nil");
         }
         "RollingUpdate" => rolling_update(update, &update_path, problems),
-        other => problems.one_of(&path.field("type"), other, &["Recreate", "RollingUpdate"]),
+        other => {
+            let update = rolling_update_shown(update);
+            let shown = format!("{{\"Type\":{other:?},\"RollingUpdate\":{update}}}");
+            problems.unsupported_shown(path, &shown, &["Recreate", "RollingUpdate"]);
+        }
+    }
+}
+
+/// A rolling update as upstream prints it.
+fn rolling_update_shown(update: &Value) -> String {
+    let field = |name: &str| if update[name].is_null() { "0".to_owned() } else { update[name].to_string() };
+    match update {
+        Value::Null => "null".to_owned(),
+        _ => {
+            let (unavailable, surge) = (field("maxUnavailable"), field("maxSurge"));
+            format!("{{\"MaxUnavailable\":{unavailable},\"MaxSurge\":{surge}}}")
+        }
     }
 }
 
@@ -212,12 +290,22 @@ mod tests {
 
     #[test]
     fn wrong_deployments_are_refused_as_upstream_refuses_them() {
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 11] = [
             (
                 |d| d["spec"]["selector"]["matchLabels"]["app"] = json!("other"),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
             ),
-            (|d| d["spec"]["selector"] = json!(null), "spec.selector: Required value"),
+            (
+                |d| d["spec"]["selector"] = json!(null),
+                "spec.selector: Required value; spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: \
+                 `selector` does not match template `labels`",
+            ),
+            (
+                |d| d["spec"]["selector"]["matchExpressions"] = json!([{"key": "a", "operator": "b"}]),
+                "spec.selector.matchExpressions[0].operator: Invalid value: \"b\": not a valid selector operator; \
+                 spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"web\"},\"matchExpressions\":[{\"key\":\"a\",\
+                 \"operator\":\"b\"}]}: invalid label selector",
+            ),
             (
                 |d| d["spec"]["selector"] = json!({}),
                 "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
@@ -236,7 +324,13 @@ mod tests {
             ),
             (
                 |d| d["spec"]["strategy"] = json!({"type": "BlueGreen"}),
-                "spec.strategy.type: Unsupported value: \"BlueGreen\": supported values: \"Recreate\", \"RollingUpdate\"",
+                "spec.strategy: Unsupported value: {\"Type\":\"BlueGreen\",\"RollingUpdate\":null}: supported values: \
+                 \"Recreate\", \"RollingUpdate\"",
+            ),
+            (
+                |d| d["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": "a"}}),
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"a\": a valid percent string must be a \
+                 numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
             ),
             (
                 |d| d["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
@@ -264,5 +358,31 @@ mod tests {
             causes[0].message,
             "Invalid value: {\"matchLabels\":{\"app\":\"new\"}}: field is immutable"
         );
+    }
+
+    #[test]
+    fn annotations_of_a_deployment_count_as_its_spec() {
+        let old = deployment(|_| {});
+        assert!(!deployment_changed(&deployment(|d| d["metadata"]["labels"] = json!({"a": "b"})), &old));
+        assert!(!deployment_changed(&deployment(|d| d["metadata"]["annotations"] = json!({})), &old));
+        assert!(deployment_changed(&deployment(|d| d["metadata"]["annotations"] = json!({"a": "b"})), &old));
+        assert!(deployment_changed(&deployment(|d| d["spec"]["paused"] = json!(true)), &old));
+    }
+
+    #[test]
+    fn counts_in_a_status_fit_together() {
+        let set = |status: Value| json!({"metadata": {"name": "s"}, "status": status});
+        let write = |status: Value| {
+            let causes = validate_replica_set_status(&set(status), &set(json!({})));
+            causes.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>()
+        };
+        assert!(write(json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1})).is_empty());
+        assert_eq!(
+            write(json!({"replicas": 1, "availableReplicas": 1})),
+            ["status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas"]
+        );
+        let deployment = |count: i64| json!({"metadata": {"name": "d"}, "status": {"collisionCount": count}});
+        let causes = validate_deployment_status(&deployment(1), &deployment(2));
+        assert_eq!(causes[0].message, "Invalid value: 1: cannot be decremented");
     }
 }

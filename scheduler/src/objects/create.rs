@@ -8,7 +8,7 @@ use super::{
     key, meta, row,
 };
 use crate::{
-    kinds::{Kind, Scope, decode, schema::complete},
+    kinds::{self, Kind, Scope, decode, schema::complete},
     model::{ApiError, Key, Reason, Resource},
     store::{Change, Draft, Expect, StoreError},
 };
@@ -43,7 +43,8 @@ impl Objects {
             let message = "resourceVersion should not be set on objects to be created";
             return Err(ApiError::new(Reason::BadRequest, message));
         }
-        let warnings = check_fields(kind, &mut body, options)?;
+        let mut warnings = check_fields(kind, &mut body, options)?;
+        warnings.extend(meta::join_owners(&mut body));
         let generate = meta::text(&body, "name").is_empty();
         let base = meta::text(&body, "generateName").to_owned();
         for attempt in 1.. {
@@ -117,7 +118,11 @@ impl Objects {
         })
         .await?;
         complete(kind.definition, &mut object);
-        let causes = (kind.validate)(&object, None);
+        let written = options.view.unwrap_or(kind);
+        let mut causes = (written.validate)(&object, None);
+        if causes.is_empty() {
+            causes = kinds::validate_create(&object);
+        }
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
         }
@@ -181,8 +186,6 @@ fn prepare_metadata(kind: &Kind, namespace: Option<&str>, object: &mut Value) {
     };
     if kind.generation {
         metadata.insert("generation".to_owned(), 1.into());
-    } else {
-        metadata.remove("generation");
     }
 }
 
@@ -209,7 +212,7 @@ pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> 
         }
     }
     match object.get("metadata") {
-        None | Some(Value::Object(_)) => Ok(()),
+        None | Some(Value::Object(_) | Value::Null) => Ok(()),
         Some(_) => Err(ApiError::new(Reason::BadRequest, "metadata is not a JSON object")),
     }
 }

@@ -79,6 +79,8 @@ pub struct WriteOptions {
     pub duplicates: Vec<String>,
     /// The JSON of the object as it came, to list findings in its order. Patches have none.
     pub source: Option<bytes::Bytes>,
+    /// The kind that the client writes, where it is a view of the stored one: it has rules of its own.
+    pub view: Option<&'static Kind>,
 }
 
 impl WriteOptions {
@@ -92,6 +94,7 @@ impl WriteOptions {
             force: true,
             duplicates: Vec::new(),
             source: None,
+            view: None,
         }
     }
 }

@@ -50,13 +50,14 @@ pub(super) fn patched(
     check_uid(target, old, &object)?;
     forget_managers(&mut object);
     findings.extend(decode::decode(target.kind, &mut object).map_err(|why| unfitting(&why.to_string()))?);
-    let warnings = match options.validation {
+    let mut warnings = match options.validation {
         FieldValidation::Strict if !findings.is_empty() => {
             return Err(unfitting(&format!("strict decoding error: {}", findings.join(", "))));
         }
         FieldValidation::Warn => findings,
         FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
     };
+    warnings.extend(meta::join_owners(&mut object));
     Ok(Edited { object, warnings, recorded })
 }
 

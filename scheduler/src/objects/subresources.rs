@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{meta, update::Edited, update::Target};
 use crate::{
-    kinds::Subresource,
+    kinds::{Kind, Subresource},
     model::{ApiError, Cause, LabelSelector, Reason, Requirement},
 };
 
@@ -17,24 +17,29 @@ pub(super) fn has_own_body(sub: Subresource) -> bool {
 }
 
 /// Undoes whatever a subresource may not touch.
-pub(super) fn restrict(sub: Subresource, old: &Value, new: &mut Value) {
-    let wanted = std::mem::replace(new, old.clone());
-    let path = match sub {
-        Subresource::Status => "/status",
-        Subresource::Finalize => "/spec/finalizers",
-        // Made from the old object by `merge`: there is nothing else in it.
-        _ => {
-            *new = wanted;
-            return;
+pub(super) fn restrict(kind: &Kind, sub: Subresource, old: &Value, new: &mut Value) {
+    match sub {
+        Subresource::Status => {
+            for path in kind.status_keeps {
+                keep(path, old, new);
+            }
         }
-    };
-    meta::carry(new, &wanted, "managedFields");
-    let value = wanted.pointer(path).cloned();
-    let (parent, field) = path.rsplit_once('/').unwrap_or(("", path));
-    let Some(parent) = new.pointer_mut(parent).and_then(Value::as_object_mut) else { return };
-    match value {
-        Some(value) => drop(parent.insert(field.to_owned(), value)),
-        None => drop(parent.remove(field)),
+        Subresource::Finalize => keep(&["status"], old, new),
+        // Made from the old object by `merge`: there is nothing else in it.
+        _ => {}
+    }
+}
+
+/// Takes what stands at `path` from the old object.
+fn keep(path: &[&str], old: &Value, new: &mut Value) {
+    let (Some(object), [first, rest @ ..]) = (new.as_object_mut(), path) else { return };
+    match (old.get(*first), rest) {
+        (Some(value), []) => drop(object.insert((*first).to_owned(), value.clone())),
+        (None, []) => drop(object.remove(*first)),
+        (before, rest) => {
+            let inner = object.entry(*first).or_insert_with(|| json!({}));
+            keep(rest, before.unwrap_or(&Value::Null), inner);
+        }
     }
 }
 

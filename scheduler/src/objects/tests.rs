@@ -165,6 +165,7 @@ async fn a_bound_pod_is_deleted_by_its_node_and_a_pending_one_at_once() {
     objects.create(Resource::PODS, Some("default"), pod("b"), &options()).await.unwrap();
     let bound = value(&bind(&objects, "b").await.unwrap().object);
     assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["metadata"]["generation"], 1, "where a pod runs is no wish of its author");
     assert!(bound["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "PodScheduled"));
     assert_eq!(bind(&objects, "b").await.unwrap_err().reason, Reason::Conflict);
     let first = delete("b", None).await;
@@ -190,6 +191,95 @@ async fn status_writes_leave_the_spec_alone_and_the_reverse() {
     let written = objects.patch(Resource::PODS, Some("default"), "a", None, patch, &options()).await.unwrap();
     let v = value(&written.object);
     assert_eq!((&v["status"]["phase"], &v["metadata"]["labels"]["x"]), (&json!("Running"), &json!("y")));
+}
+
+fn deployment() -> Value {
+    json!({
+        "metadata": {"name": "web", "labels": {"l": "1"}, "annotations": {"a": "1"}},
+        "spec": {"selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    })
+}
+
+#[tokio::test]
+async fn a_status_write_reaches_the_metadata_that_upstream_lets_it() {
+    let objects = machine().await;
+    let service =
+        json!({"metadata": {"name": "web", "annotations": {"a": "1"}}, "spec": {"ports": [{"port": 80}]}});
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]);
+    for (resource, body, labels, owners) in [
+        (Resource::SERVICES, service, true, true),
+        (Resource::DEPLOYMENTS, deployment(), false, true),
+        (Resource::PODS, pod("web"), true, false),
+    ] {
+        objects.create(resource, Some("default"), body, &options()).await.unwrap();
+        let patch = json!({"spec": {"paused": true}, "metadata": {"annotations": {"b": "2"}, "labels": {"b": "2"},
+            "finalizers": ["x.y/z"], "ownerReferences": owner}});
+        let sub = Some(Subresource::Status);
+        let written = objects
+            .patch(resource, Some("default"), "web", sub, Patch::Merge(patch), &options())
+            .await
+            .unwrap();
+        let v = value(&written.object);
+        let metadata = &v["metadata"];
+        assert_eq!(
+            (&metadata["annotations"]["b"], &metadata["finalizers"][0]),
+            (&json!("2"), &json!("x.y/z"))
+        );
+        assert_eq!(metadata["labels"]["b"] == "2", labels, "{resource}");
+        assert_eq!(!metadata["ownerReferences"].is_null(), owners, "{resource}");
+        assert!(v["spec"].get("paused").is_none(), "{resource}");
+        assert_ne!(metadata["generation"], 2, "{resource}");
+    }
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"c": "3"}}}));
+    let written =
+        objects.patch(Resource::DEPLOYMENTS, Some("default"), "web", None, patch, &options()).await.unwrap();
+    assert_eq!(value(&written.object)["metadata"]["generation"], 2, "annotations go on to the sets");
+}
+
+#[tokio::test]
+async fn some_kinds_are_made_by_an_update_and_leases_only_changed_by_who_read_them() {
+    let objects = machine().await;
+    let put = async |resource: Resource, body: Value| {
+        objects.update(resource, Some("default"), "x", None, body, &options()).await
+    };
+    let body = json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}});
+    assert!(put(Resource::SERVICES, body).await.unwrap().created);
+    let missing = put(Resource::CONFIG_MAPS, config_map("x", &json!({}))).await.unwrap_err();
+    assert_eq!(missing.message, "configmaps \"x\" not found");
+    let lease = json!({"metadata": {"name": "x"}, "spec": {"leaseDurationSeconds": 7}});
+    let made = put(Resource::LEASES, lease.clone()).await.unwrap();
+    assert!(made.created);
+    assert_eq!(
+        put(Resource::LEASES, lease).await.unwrap_err().message,
+        "leases.coordination.k8s.io \"x\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified \
+         for an update"
+    );
+    assert!(!put(Resource::LEASES, value(&made.object)).await.unwrap().created);
+}
+
+#[tokio::test]
+async fn an_owner_that_is_named_twice_is_kept_once() {
+    let objects = machine().await;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+    let mut body = config_map("a", &json!({}));
+    body["metadata"]["ownerReferences"] = json!([owner, owner]);
+    body["metadata"]["generation"] = 7.into();
+    let made = objects.create(Resource::CONFIG_MAPS, Some("default"), body, &options()).await.unwrap();
+    assert!(made.warnings[0].ends_with("duplicate UID(s) observed: u"), "{:?}", made.warnings);
+    let v = value(&made.object);
+    assert_eq!(v["metadata"]["ownerReferences"], json!([owner]));
+    assert_eq!(v["metadata"]["generation"], 7, "nobody counts for this kind");
+    let patch = Patch::Merge(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    let refused = objects.patch(Resource::CONFIG_MAPS, Some("default"), "a", None, patch, &options()).await;
+    assert!(refused.unwrap_err().message.contains("metadata.deletionTimestamp: Invalid value"));
+    let patch = Patch::Merge(json!({"metadata": {"uid": "abc"}}));
+    let refused = objects.patch(Resource::CONFIG_MAPS, Some("default"), "a", None, patch, &options()).await;
+    assert_eq!(
+        refused.unwrap_err().message,
+        "ConfigMap \"a\" is invalid: metadata.uid: Invalid value: \"abc\": field is immutable"
+    );
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{
     create, key, meta, patching, row, subresources,
 };
 use crate::{
-    kinds::{Kind, Subresource, schema::complete},
+    kinds::{self, Kind, Subresource, schema::complete},
     model::{ApiError, Cause, Key, Object, Reason, Resource, Revision},
     store::{Change, Expect, StoreError},
 };
@@ -60,7 +60,17 @@ impl Objects {
         create::check_type(kind, &mut body)?;
         create::check_namespace(kind, namespace, &mut body)?;
         patching::check_name(name, &body)?;
-        let warnings = create::check_fields(kind, &mut body, options)?;
+        if sub.is_none() && self.stored(&target.key()).is_none() && kind.create_on_update {
+            return self.create_checked(kind, namespace, body, options, false).await;
+        }
+        let mut warnings = create::check_fields(kind, &mut body, options)?;
+        warnings.extend(meta::join_owners(&mut body));
+        if sub.is_none()
+            && kind.revision_on_update
+            && matches!(meta::text(&body, "resourceVersion"), "" | "0")
+        {
+            return Err(revision_needed(target));
+        }
         let edit =
             |_: &Value| Ok(Edited { object: body.clone(), warnings: warnings.clone(), recorded: false });
         self.edit(target, options, edit).await
@@ -161,10 +171,7 @@ impl Objects {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
         if target.sub.is_none() {
-            // What was so before was told then.
-            let told = (target.kind.warnings)(&old);
-            warnings
-                .extend((target.kind.warnings)(&new).into_iter().filter(|warning| !told.contains(warning)));
+            warnings.extend(update_warnings(target.kind, &new, &old));
         }
         let draft = create::draft(target.kind, target.key(), &new)?;
         if options.dry_run {
@@ -194,9 +201,8 @@ impl Objects {
     ) -> Result<(), ApiError> {
         let Target { kind, namespace, name, sub } = target;
         carry_metadata(old, new);
-        check_finalizers(kind, name, old, new)?;
         match sub {
-            Some(sub) => subresources::restrict(sub, old, new),
+            Some(sub) => subresources::restrict(kind, sub, old, new),
             None => (kind.prepare_update)(new, old),
         }
         (kind.defaults)(new);
@@ -215,21 +221,24 @@ impl Objects {
         })
         .await?;
         complete(kind.definition, new);
-        let causes = (kind.validate)(new, Some(&subresources::before(sub, old, new)));
+        let written = options.view.unwrap_or(kind);
+        let mut causes = kinds::validate_update(new, old);
+        match sub {
+            Some(sub @ (Subresource::Status | Subresource::Finalize)) => {
+                causes.extend((kind.validate_sub)(sub, new, old));
+            }
+            _ => causes.extend((written.validate)(new, Some(&subresources::before(sub, old, new)))),
+        }
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
         }
-        if kind.generation && wanted(new).ne(wanted(old)) {
+        // A status is no wish, and where a pod runs is the scheduler's answer to one.
+        let counted = !matches!(sub, Some(Subresource::Status | Subresource::Binding));
+        if kind.generation && counted && (kind.counts)(new, old) {
             meta::raise_generation(new, old);
         }
         Ok(())
     }
-}
-
-/// What `metadata.generation` counts the changes of: everything but what describes the object and what was observed.
-fn wanted(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    let fields = object.as_object().into_iter().flatten();
-    fields.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
 }
 
 /// Decodes a stored object.
@@ -238,6 +247,16 @@ pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
         tracing::error!(error = %crate::model::Chain(&error), "a stored object does not decode");
         ApiError::new(Reason::InternalError, error.to_string())
     })
+}
+
+/// Of kinds by which clients agree who leads, nobody replaces what they have not read.
+fn revision_needed(target: Target<'_>) -> ApiError {
+    let cause = Cause {
+        reason: "FieldValueInvalid",
+        field: "metadata.resourceVersion".to_owned(),
+        message: "Invalid value: 0: must be specified for an update".to_owned(),
+    };
+    ApiError::invalid(target.kind.group, target.kind.plural, target.name, vec![cause])
 }
 
 /// The revision and the uid that the client names are the stored ones.
@@ -266,41 +285,33 @@ pub(super) fn uid_conflict(resource: Resource, name: &str, wanted: &str, found: 
     ApiError::conflict(resource, name, &why)
 }
 
-/// Metadata that only the server writes stays as it is.
-fn carry_metadata(old: &Value, new: &mut Value) {
-    const OURS: [&str; 9] = [
-        "name",
-        "namespace",
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "generateName",
-        "resourceVersion",
-    ];
-    for field in OURS {
-        meta::carry(new, old, field);
+/// What kubectl is to show about an object that was changed.
+fn update_warnings(kind: &Kind, new: &Value, old: &Value) -> Vec<String> {
+    match kind.update_warnings {
+        Some(warnings) => warnings(new, old),
+        None => {
+            // What was so before was told then.
+            let told = (kind.warnings)(old);
+            (kind.warnings)(new).into_iter().filter(|warning| !told.contains(warning)).collect()
+        }
     }
 }
 
-fn check_finalizers(kind: &Kind, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-    if !meta::deleting(old) {
-        return Ok(());
+/// Metadata that only the server writes stays as it is.
+fn carry_metadata(old: &Value, new: &mut Value) {
+    const OURS: [&str; 6] =
+        ["name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion"];
+    for field in OURS {
+        meta::carry(new, old, field);
     }
-    let before = meta::finalizers(old);
-    let added: Vec<_> = meta::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
-    if added.is_empty() {
-        return Ok(());
+    // Who asks for a deletion by setting this is told that it does not work so.
+    if meta::deleting(old) {
+        meta::carry(new, old, "deletionTimestamp");
     }
-    let quoted: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
-    let message = format!(
-        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-        quoted.join(", ")
-    );
-    let field = "metadata.finalizers".to_owned();
-    let cause = Cause { reason: "FieldValueForbidden", field, message };
-    Err(ApiError::invalid(kind.group, kind.kind, name, vec![cause]))
+    if !meta::of(new).contains_key("deletionGracePeriodSeconds") {
+        meta::carry(new, old, "deletionGracePeriodSeconds");
+    }
+    meta::of_mut(new).remove("selfLink");
 }
 
 /// Nothing but the revision, or the times at which managers wrote the same fields, is different.

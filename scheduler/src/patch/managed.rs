@@ -219,11 +219,7 @@ pub(super) fn unowned() -> FieldSet {
 /// What a writer of `subresource` cannot change, so never owns.
 pub(super) fn reset(kind: &Kind, subresource: Option<&str>) -> FieldSet {
     match subresource {
-        Some("status") => FieldSet::from_names(match kind.kind {
-            "Deployment" => &[&["spec"], &["metadata", "labels"]],
-            "Pod" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
-            _ => &[&["spec"]],
-        }),
+        Some("status") => FieldSet::from_names(kind.status_keeps),
         Some("scale") => FieldSet::default(),
         _ if kind.has(Subresource::Status) => FieldSet::from_names(&[&["status"]]),
         _ => FieldSet::default(),

@@ -50,7 +50,7 @@ fn address(service: &Value) -> String {
 #[tokio::test]
 async fn addresses_are_unique_and_the_first_and_the_dns_address_stay_free() {
     let cluster = cluster("10.96.0.0/28", 30000..=32767).await;
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for n in 0..12 {
         assert!(seen.insert(address(&cluster.create(&format!("s{n}"), json!({})).await.unwrap())));
     }
@@ -105,9 +105,9 @@ async fn node_ports_are_given_kept_and_refused_when_taken() {
         .await
         .unwrap_err();
     assert!(outside.message.ends_with("The range of valid ports is 30000-30003"), "{outside}");
-    // The same number for another protocol is another port.
+    // One number serves one service, whatever it carries there.
     let udp = json!([{"port": 80, "nodePort": 30001, "protocol": "UDP"}]);
-    cluster.create("udp", json!({"type": "NodePort", "ports": udp})).await.unwrap();
+    cluster.create("udp", json!({"type": "NodePort", "ports": udp})).await.unwrap_err();
     // An update as kubectl applies it names neither the address nor the port.
     let ports = json!([{"name": "a", "port": 80}]);
     let kept = cluster.update("a", json!({"type": "NodePort", "ports": ports})).await.unwrap();
@@ -145,4 +145,134 @@ async fn what_a_failed_write_was_given_is_free_at_once() {
     cluster.create("first", json!({"clusterIP": "10.96.0.8"})).await.unwrap_err();
     cluster.create("second", json!({"clusterIP": "10.96.0.8"})).await.unwrap();
     cluster.create("third", json!({"clusterIP": "10.96.0.7"})).await.unwrap_err();
+}
+
+fn node_ports(service: &Value) -> Vec<i64> {
+    super::node_ports(&service["spec"])
+}
+
+#[tokio::test]
+async fn tcp_and_udp_of_one_port_share_a_node_port() {
+    let cluster = cluster("10.96.0.0/16", 30000..=32767).await;
+    let dns = json!([{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "m", "port": 9}]);
+    let made = cluster.create("dns", json!({"type": "NodePort", "ports": dns})).await.unwrap();
+    let ports = node_ports(&made);
+    assert!(ports[0] == ports[1] && ports[0] != ports[2], "{ports:?}");
+    let dns =
+        json!([{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP", "nodePort": 30053}]);
+    let made = cluster.create("named", json!({"type": "NodePort", "ports": dns})).await.unwrap();
+    assert_eq!(node_ports(&made), [30053, 30053]);
+    // Another port may not have the number, in the same service neither.
+    let two =
+        json!([{"name": "a", "port": 1, "nodePort": 30099}, {"name": "b", "port": 2, "nodePort": 30099}]);
+    cluster.create("two", json!({"type": "NodePort", "ports": two})).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn node_ports_of_a_load_balancer_stay_when_it_wants_no_more() {
+    let cluster = cluster("10.96.0.0/16", 30000..=32767).await;
+    let made = cluster.create("lb", json!({"type": "LoadBalancer"})).await.unwrap();
+    let mut spec = made["spec"].clone();
+    spec["allocateLoadBalancerNodePorts"] = json!(false);
+    let kept = cluster.update("lb", spec.clone()).await.unwrap();
+    assert_eq!(node_ports(&kept), node_ports(&made));
+    spec["ports"] = json!([{"port": 80}]);
+    let freed = cluster.update("lb", spec).await.unwrap();
+    assert!(node_ports(&freed).is_empty());
+    let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
+    assert!(node_ports(&cluster.create("none", none).await.unwrap()).is_empty());
+}
+
+#[tokio::test]
+async fn a_local_load_balancer_has_a_port_for_health_checks() {
+    let cluster = cluster("10.96.0.0/16", 30000..=30002).await;
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+    let made = cluster.create("lb", local.clone()).await.unwrap();
+    let health = made["spec"]["healthCheckNodePort"].as_i64().unwrap();
+    assert!((30000..=30002).contains(&health) && !node_ports(&made).contains(&health));
+    assert_eq!(cluster.update("lb", local).await.unwrap()["spec"]["healthCheckNodePort"], health);
+    // It is nobody else's, and free again once the policy is another.
+    let taken = json!([{"port": 80, "nodePort": health}]);
+    let wish = json!({"type": "NodePort", "ports": taken});
+    cluster.create("other", wish.clone()).await.unwrap_err();
+    let everywhere =
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "healthCheckNodePort": health});
+    let updated = cluster.update("lb", everywhere).await.unwrap();
+    assert!(updated["spec"].get("healthCheckNodePort").is_none());
+    let id = Id::new("default", "lb");
+    let policy = || cluster.cache.services.get(&id)?.spec.as_ref()?.external_traffic_policy.clone();
+    while policy().as_deref() != Some("Cluster") {
+        tokio::task::yield_now().await;
+    }
+    cluster.create("other", wish).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_leaves_what_another_type_or_affinity_needed() {
+    let cluster = cluster("10.96.0.0/16", 30000..=32767).await;
+    let all = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+    for (n, (from, to)) in all.iter().flat_map(|from| all.iter().map(move |to| (from, to))).enumerate() {
+        let name = format!("s{n}");
+        let mut first = json!({"type": from, "sessionAffinity": "ClientIP", "externalName": "a.b"});
+        if *from == "LoadBalancer" {
+            first["externalTrafficPolicy"] = "Local".into();
+        }
+        let mut spec = cluster.create(&name, first).await.unwrap()["spec"].clone();
+        // As a client that read the service and changed the two fields alone.
+        spec["type"] = json!(to);
+        spec["sessionAffinity"] = "None".into();
+        let changed = cluster.update(&name, spec).await;
+        let changed = changed.unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+        let spec = &changed["spec"];
+        assert!(spec.get("sessionAffinityConfig").is_none(), "{from} to {to}");
+        assert_eq!(spec.get("clusterIP").is_some(), *to != "ExternalName", "{from} to {to}");
+        assert_eq!(
+            !node_ports(&changed).is_empty(),
+            matches!(*to, "NodePort" | "LoadBalancer"),
+            "{from} to {to}"
+        );
+        assert_eq!(
+            spec.get("allocateLoadBalancerNodePorts").is_some(),
+            *to == "LoadBalancer",
+            "{from} to {to}"
+        );
+        let policy = spec.get("externalTrafficPolicy").is_some();
+        assert_eq!(policy, matches!(*to, "NodePort" | "LoadBalancer"), "{from} to {to}");
+    }
+}
+
+#[tokio::test]
+async fn families_follow_the_address_and_what_the_cluster_has() {
+    let cluster = cluster("10.96.0.0/16", 30000..=32767).await;
+    let families =
+        |service: &Value| (service["spec"]["ipFamilyPolicy"].clone(), service["spec"]["ipFamilies"].clone());
+    let plain = cluster.create("plain", json!({})).await.unwrap();
+    assert_eq!(families(&plain), (json!("SingleStack"), json!(["IPv4"])));
+    // Whoever keeps the endpoints of a headless service may list any family.
+    let free = cluster.create("free", json!({"clusterIP": "None"})).await.unwrap();
+    assert_eq!(families(&free), (json!("RequireDualStack"), json!(["IPv4", "IPv6"])));
+    let bound = json!({"clusterIP": "None", "selector": {"a": "b"}});
+    assert_eq!(
+        families(&cluster.create("bound", bound).await.unwrap()),
+        (json!("SingleStack"), json!(["IPv4"]))
+    );
+    for (wish, why) in [
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            "this cluster is not configured for dual-stack services",
+        ),
+        (json!({"ipFamilies": ["IPv6"]}), "not configured on this cluster"),
+        (json!({"clusterIPs": ["10.96.0.9"]}), "must be empty when `clusterIP` is not specified"),
+        (json!({"clusterIP": "2001:db8::1"}), "IPv6 is not configured on this cluster"),
+    ] {
+        let refused = cluster.create("odd", wish).await.unwrap_err();
+        assert!(refused.message.contains(why), "{refused}");
+    }
+    // An empty address in an update is no wish for another.
+    let mut spec = plain["spec"].clone();
+    spec["clusterIP"] = "".into();
+    assert_eq!(address(&cluster.update("plain", spec.clone()).await.unwrap()), address(&plain));
+    spec["clusterIP"] = "10.96.0.99".into();
+    let moved = cluster.update("plain", spec).await.unwrap_err();
+    assert!(moved.message.ends_with("may not change once set"), "{moved}");
 }

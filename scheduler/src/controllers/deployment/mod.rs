@@ -16,7 +16,6 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use serde_json::json;
 
 use self::{
     model::{REVISION, made_from},
@@ -197,16 +196,12 @@ impl Deployments {
         status: k8s_openapi::api::apps::v1::DeploymentStatus,
     ) -> Result<(), WriteError> {
         let mut current = deployment.clone();
+        // Through the status, where an annotation is no wish for another generation.
         if let Some(revision) = revision {
-            let patch = json!({"metadata": {
-                "resourceVersion": deployment.metadata.resource_version,
-                "annotations": {REVISION: revision},
-            }});
-            let patched = self.client.merge::<Deployment>(&Id::of(&deployment.metadata), None, patch).await?;
-            current = (*patched).clone();
+            current.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision);
         }
-        if current.status.as_ref() != Some(&status) {
-            current.status = Some(status);
+        current.status = Some(status);
+        if current != *deployment {
             self.client.update_status(&current).await?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::plan::{address, can_serve, hostname, ports_of, target_ref};
+use super::plan::{HEADLESS, address, can_serve, hostname, is_headless, ports_of, target_ref};
 use crate::{cache::MetaExt, controllers::pods};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -30,6 +30,11 @@ pub(super) fn endpoints(service: &Service, pods: &[Arc<Pod>], current: Option<&E
     });
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    if is_headless(service) {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    } else {
+        labels.remove(HEADLESS);
+    }
     endpoints.metadata.labels = Some(labels);
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
     let serving: Vec<&Arc<Pod>> =

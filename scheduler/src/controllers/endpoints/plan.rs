@@ -23,7 +23,8 @@ use crate::{
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Marks what belongs to a service without an address of its own.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Most endpoints in one slice, as upstream: a change of one rewrites no more than so many.
 pub(super) const SLICE_SIZE: usize = 100;
 
@@ -190,7 +191,7 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn is_headless(service: &Service) -> bool {
+pub(super) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"))
 }
 

@@ -149,6 +149,11 @@ fn older_clients_see_ready_and_unready_addresses_apart() {
     assert_eq!(value["subsets"][0]["ports"][0]["port"], 8080);
     assert_eq!(legacy::endpoints(&service(&json!({})), &pods, Some(&endpoints)), endpoints);
     assert_eq!(legacy::endpoints(&service(&json!({})), &[], Some(&endpoints)).subsets, None);
+    let label = "service.kubernetes.io/headless";
+    let headless = legacy::endpoints(&service(&json!({"clusterIP": "None"})), &pods, Some(&endpoints));
+    assert_eq!(headless.metadata.labels.as_ref().unwrap()[label], "");
+    let again = legacy::endpoints(&service(&json!({})), &pods, Some(&headless));
+    assert!(!again.metadata.labels.unwrap().contains_key(label));
 }
 
 proptest! {

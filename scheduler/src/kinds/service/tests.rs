@@ -8,11 +8,14 @@ fn service(spec: Value) -> Value {
     let mut service = json!({"metadata": {"name": "web", "namespace": "default"}});
     service["spec"] = spec;
     defaults(&mut service);
+    prepare_create(&mut service);
     service
 }
 
 fn problems(spec: Value) -> Vec<String> {
-    let causes = validate::service(&service(spec), None);
+    let mut service = service(spec);
+    let filled = families::fill(&mut service["spec"], None);
+    let causes = filled.err().unwrap_or_else(|| validate::service(&service, None));
     causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
@@ -23,12 +26,15 @@ fn defaults_are_upstreams() {
         "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
         "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
         "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
-        "allocateLoadBalancerNodePorts": true, "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+        "allocateLoadBalancerNodePorts": true,
     });
     let spec = json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP", "ports": [{"port": 80}]});
     assert_eq!(service(spec)["spec"], expected);
     let external = json!({"type": "ExternalName", "externalName": "db.example.com"});
-    assert_eq!(service(external)["spec"]["ipFamilies"], Value::Null);
+    assert_eq!(service(external)["spec"]["internalTrafficPolicy"], Value::Null);
+    let plain =
+        json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 7}}, "ports": [{"port": 80}]});
+    assert!(service(plain)["spec"].get("sessionAffinityConfig").is_none());
 }
 
 #[test]
@@ -77,9 +83,40 @@ fn wrong_services_are_refused_as_upstream_refuses_them() {
             ],
         ),
         (
-            json!({"ports": [{"port": 80, "protocol": "SCTP"}]}),
+            json!({"ports": [{"port": 80, "appProtocol": "a b"}]}),
             vec![
-                "spec.ports[0].protocol: Invalid value: \"SCTP\": SCTP is not served by this version: use TCP or UDP",
+                "spec.ports[0].appProtocol: Invalid value: \"a b\": name part must consist of alphanumeric characters, \
+                 '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or \
+                 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+            ],
+        ),
+        (
+            json!({"healthCheckNodePort": 7, "ports": [{"port": 80}]}),
+            vec![
+                "spec.healthCheckNodePort: Invalid value: 7: may only be set when `type` is 'LoadBalancer' and \
+                 `externalTrafficPolicy` is 'Local'",
+            ],
+        ),
+        (
+            json!({"trafficDistribution": "a", "ports": [{"port": 80}]}),
+            vec![
+                "spec.trafficDistribution: Unsupported value: \"a\": supported values: \"PreferClose\", \
+                 \"PreferSameZone\", \"PreferSameNode\"",
+            ],
+        ),
+        (
+            json!({"loadBalancerSourceRanges": ["10.0.0.1/8"], "ports": [{"port": 80}]}),
+            vec![
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.1/8\": must not have bits set beyond the \
+                 prefix length",
+            ],
+        ),
+        (
+            json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}),
+            vec![
+                "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\
+                 \"TargetPort\":0,\"NodePort\":0}",
             ],
         ),
         (
@@ -99,7 +136,7 @@ fn wrong_services_are_refused_as_upstream_refuses_them() {
         ),
         (
             json!({"clusterIP": "fd00::1", "ports": [{"port": 80}]}),
-            vec!["spec.clusterIPs[0]: Invalid value: \"fd00::1\": not configured on this cluster"],
+            vec!["spec.clusterIPs[0]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster"],
         ),
         (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
         (
@@ -113,8 +150,7 @@ fn wrong_services_are_refused_as_upstream_refuses_them() {
     }
     assert!(problems(json!({"clusterIP": "None"})).is_empty());
     let preferred = json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]});
-    assert!(problems(preferred.clone()).is_empty());
-    assert_eq!(service(preferred)["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert!(problems(preferred).is_empty());
 }
 
 #[test]
@@ -151,4 +187,42 @@ fn what_belongs_to_the_old_type_goes_with_it() {
         !spec.contains_key("allocateLoadBalancerNodePorts") && !spec.contains_key("externalTrafficPolicy")
     );
     assert!(spec["ports"][0].get("nodePort").is_none());
+}
+
+#[test]
+fn a_status_names_addresses_that_are_some() {
+    let with = |ingress: Value| {
+        let mut service = service(json!({"type": "LoadBalancer", "ports": [{"port": 80}]}));
+        service["status"] = json!({"loadBalancer": {"ingress": [ingress]}});
+        defaults(&mut service);
+        service
+    };
+    let causes = |ingress: Value| validate::status(&with(ingress), &service(json!({"type": "LoadBalancer"})));
+    assert!(causes(json!({"ip": "192.0.2.1"})).is_empty(), "the mode has a default");
+    assert_eq!(causes(json!({"ip": "a"}))[0].field, "status.loadBalancer.ingress[0].ip");
+    assert_eq!(
+        causes(json!({"hostname": "192.0.2.1"}))[0].message,
+        "Invalid value: \"192.0.2.1\": must be a DNS name, not an IP address"
+    );
+}
+
+#[test]
+fn what_a_service_does_not_do_is_told() {
+    let told = |spec: Value| warnings::warnings(&service(spec));
+    assert!(told(json!({"ports": [{"port": 80}]})).is_empty());
+    assert_eq!(
+        told(
+            json!({"externalName": "a", "externalIPs": ["192.0.2.1"], "trafficDistribution": "PreferClose"})
+        ),
+        [
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        ]
+    );
+    let sctp = told(json!({"ports": [{"port": 80, "protocol": "SCTP"}]}));
+    assert_eq!(
+        sctp,
+        ["spec.ports[0].protocol: SCTP is not served by this version: nothing answers at this port"]
+    );
 }

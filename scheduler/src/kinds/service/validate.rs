@@ -1,105 +1,163 @@
-//! Validation of Services.
+//! Validation of Services: each rule, in upstream's order and words.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::{
+    families,
+    rules::{externally_accessible, health_checked, is_headless, kind_of},
+};
 use crate::{
     kinds::{
         json::{items, text},
-        validate::{Path, Problems, meta, names},
+        validate::{Path, Problems, addresses, meta, names},
     },
     model::Cause,
 };
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const POLICIES: [&str; 2] = ["Cluster", "Local"];
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
+const BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const MODE: &str = "service.kubernetes.io/topology-mode";
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// A Service; `old` on update.
 pub(in crate::kinds) fn service(service: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(service, names::dns_1035_label, &mut problems);
-    let (spec, path) = (&service["spec"], Path::new("spec"));
-    problems.one_of(&path.field("type"), text(spec, "type"), &TYPES);
+    let path = Path::new("spec");
+    match old {
+        None => meta::object_meta(service, names::dns_label, &mut problems),
+        Some(old) => {
+            meta::object_meta_update(service, old, &mut problems);
+            let (spec, before) = (&service["spec"], &old["spec"]);
+            families::address_stays(spec, before, &path, &mut problems);
+            families::families_stay(spec, before, &path, &mut problems);
+            class_stays(spec, before, &path.field("loadBalancerClass"), &mut problems);
+            let port = "healthCheckNodePort";
+            if health_checked(before) && health_checked(spec) && spec[port] != before[port] {
+                problems.forbidden(&path.field(port), "field is immutable");
+            }
+        }
+    }
+    topology(service, &mut problems);
+    let (spec, before) = (&service["spec"], old.map(|old| &old["spec"]));
     by_type(spec, &path, &mut problems);
     ports(spec, &path.field("ports"), &mut problems);
     meta::labels(&spec["selector"], &path.field("selector"), &mut problems);
     affinity(spec, &path, &mut problems);
-    addresses(spec, &path, &mut problems);
-    families(spec, &path, &mut problems);
+    families::related(spec, before, &path, &mut problems);
+    external_ips(spec, before, &path.field("externalIPs"), &mut problems);
+    problems.one_of(&path.field("type"), text(spec, "type"), &TYPES);
+    port_numbers(spec, &path.field("ports"), &mut problems);
+    source_ranges(service, old, &mut problems);
+    load_balancer(spec, &path, &mut problems);
     policies(spec, &path, &mut problems);
-    if let Some(old) = old {
-        cluster_ip_stays(spec, &old["spec"], &path, &mut problems);
+    problems.into_causes()
+}
+
+/// The status of a Service, written by whoever runs its load balancer.
+pub(in crate::kinds) fn status(service: &Value, old: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::object_meta_update(service, old, &mut problems);
+    let ingress = |service: &'_ Value| items(&service["status"]["loadBalancer"]["ingress"]).to_vec();
+    let (path, list, before) = (Path::new("status.loadBalancer.ingress"), ingress(service), ingress(old));
+    if kind_of(&service["spec"]) != "LoadBalancer" {
+        if !list.is_empty() {
+            problems.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
+        }
+        return problems.into_causes();
+    }
+    let known: Vec<&str> = before.iter().map(|one| text(one, "ip")).filter(|ip| !ip.is_empty()).collect();
+    for (index, one) in list.iter().enumerate() {
+        let path = path.index(index);
+        let (ip, name, mode) = (text(one, "ip"), text(one, "hostname"), &path.field("ipMode"));
+        if !ip.is_empty() {
+            addresses::legacy_ip(ip, &known, &path.field("ip"), &mut problems);
+        }
+        match one["ipMode"].as_str() {
+            None if !ip.is_empty() => problems.required(mode, "must be specified when `ip` is set"),
+            None => {}
+            Some(_) if ip.is_empty() => problems.forbidden(mode, "may not be specified when `ip` is not set"),
+            Some("VIP" | "Proxy") => {}
+            Some(other) => problems.unsupported(mode, other, &["Proxy", "VIP"]),
+        }
+        if !name.is_empty() {
+            let path = path.field("hostname");
+            problems.all(&path, name, names::dns_subdomain(name));
+            if addresses::parse(name).is_some() {
+                problems.invalid(&path, name, "must be a DNS name, not an IP address");
+            }
+        }
     }
     problems.into_causes()
 }
 
-fn is_headless(spec: &Value) -> bool {
-    text(spec, "clusterIP") == "None"
+fn topology(service: &Value, problems: &mut Problems) {
+    let annotations = &service["metadata"]["annotations"];
+    if let (Some(hints), Some(mode)) = (annotations[HINTS].as_str(), annotations[MODE].as_str())
+        && hints != mode
+    {
+        let why = format!("must match annotations[{HINTS}] when both are specified");
+        problems.invalid(&Path::new("metadata.annotations").key(MODE), mode, why);
+    }
 }
 
 fn by_type(spec: &Value, path: &Path, problems: &mut Problems) {
-    let kind = text(spec, "type");
+    let kind = kind_of(spec);
+    if items(&spec["ports"]).is_empty() && !is_headless(spec) && kind != "ExternalName" {
+        problems.required(&path.field("ports"), "");
+    }
     match kind {
         "LoadBalancer" | "NodePort" if is_headless(spec) => {
             let why = format!("may not be set to 'None' for {kind} services");
             problems.invalid(&path.field("clusterIPs").index(0), "None", why);
         }
-        "ExternalName" => {
-            let name = text(spec, "externalName");
-            if name.is_empty() {
-                problems.required(&path.field("externalName"), "");
-            } else {
-                let plain = name.strip_suffix('.').unwrap_or(name);
-                problems.all(&path.field("externalName"), name, names::dns_subdomain(plain));
-            }
-            if !text(spec, "clusterIP").is_empty() {
-                let why = "may not be set for ExternalName services";
-                problems.forbidden(&path.field("clusterIPs").index(0), why);
-            }
-        }
+        "ExternalName" => external_name(spec, path, problems),
         _ => {}
+    }
+}
+
+fn external_name(spec: &Value, path: &Path, problems: &mut Problems) {
+    let why = "may not be set for ExternalName services";
+    for field in ["clusterIPs", "ipFamilies"] {
+        if !items(&spec[field]).is_empty() {
+            problems.forbidden(&path.field(field), why);
+        }
+    }
+    if !spec["ipFamilyPolicy"].is_null() {
+        problems.forbidden(&path.field("ipFamilyPolicy"), why);
+    }
+    let (name, path) = (text(spec, "externalName"), path.field("externalName"));
+    // A trailing dot says that the name is complete.
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => problems.required(&path, ""),
+        plain => problems.all(&path, plain, names::dns_subdomain(plain)),
     }
 }
 
 fn ports(spec: &Value, path: &Path, problems: &mut Problems) {
     let list = items(&spec["ports"]);
-    if list.is_empty() && !is_headless(spec) && text(spec, "type") != "ExternalName" {
-        problems.required(path, "");
-    }
-    let (mut names_seen, mut seen, mut node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut known = BTreeSet::new();
     for (index, port) in list.iter().enumerate() {
         let path = path.index(index);
-        let (name, protocol) = (text(port, "name"), text(port, "protocol"));
-        let (number, node) =
-            (port["port"].as_i64().unwrap_or_default(), port["nodePort"].as_i64().unwrap_or(0));
+        let name = text(port, "name");
         if name.is_empty() && list.len() > 1 {
             problems.required(&path.field("name"), "");
         } else if !name.is_empty() {
             problems.all(&path.field("name"), name, names::dns_label(name));
-            if !names_seen.insert(name) {
+            if !known.insert(name) {
                 problems.duplicate(&path.field("name"), name);
             }
         }
-        problems.port(&path.field("port"), number);
-        problems.one_of(&path.field("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
-        if protocol == "SCTP" {
-            let why = "SCTP is not served by this version: use TCP or UDP";
-            problems.invalid(&path.field("protocol"), protocol, why);
-        }
+        problems.port(&path.field("port"), port["port"].as_i64().unwrap_or_default());
+        problems.one_of(&path.field("protocol"), text(port, "protocol"), &PROTOCOLS);
         problems.port_or_name(&path.field("targetPort"), &port["targetPort"]);
-        if !seen.insert((protocol, number)) {
-            problems.duplicate(&path, json!({"protocol": protocol, "port": number}));
-        }
-        if node != 0 && text(spec, "type") == "ClusterIP" {
-            let why = "may not be used when `type` is 'ClusterIP'";
-            problems.forbidden(&path.field("nodePort"), why);
-        } else if node != 0 {
-            problems.port(&path.field("nodePort"), node);
-            if !node_ports.insert((protocol, node)) {
-                problems.duplicate(&path.field("nodePort"), node);
-            }
+        if let Some(protocol) = port["appProtocol"].as_str() {
+            problems.all(&path.field("appProtocol"), protocol, names::qualified_name(protocol));
         }
     }
 }
@@ -123,120 +181,133 @@ fn affinity(spec: &Value, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn addresses(spec: &Value, path: &Path, problems: &mut Problems) {
-    let ips = items(&spec["clusterIPs"]);
-    for (index, ip) in ips.iter().filter_map(Value::as_str).enumerate() {
-        let path = path.field("clusterIPs").index(index);
-        if ip == "None" && ips.len() > 1 {
-            problems.invalid(&path, ip, "may only be set to 'None' as the only address");
-        } else if ip != "None" && ip.parse::<IpAddr>().is_err() {
-            problems.invalid(&path, ip, BAD_IP);
-        }
-    }
-    let (one, first) = (text(spec, "clusterIP"), ips.first().and_then(Value::as_str).unwrap_or_default());
-    if !ips.is_empty() && one != first {
-        let why = "first value must match `clusterIP`";
-        problems.invalid(&path.field("clusterIPs"), spec["clusterIPs"].clone(), why);
-    }
-    for (index, ip) in items(&spec["externalIPs"]).iter().filter_map(Value::as_str).enumerate() {
-        let path = path.field("externalIPs").index(index);
-        match ip.parse::<IpAddr>() {
-            Err(_) => problems.invalid(&path, ip, BAD_IP),
-            Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
-                problems.invalid(
-                    &path,
-                    ip.to_string(),
-                    "may not be a loopback, unspecified or multicast address",
-                );
-            }
-            Ok(_) => {}
-        }
-    }
-    for (index, range) in
-        items(&spec["loadBalancerSourceRanges"]).iter().filter_map(Value::as_str).enumerate()
-    {
-        let path = path.field("loadBalancerSourceRanges").index(index);
-        if range.trim().parse::<ipnet::IpNet>().is_err() {
-            problems.invalid(&path, range, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+fn texts(list: &Value) -> Vec<&str> {
+    items(list).iter().filter_map(Value::as_str).collect()
+}
+
+fn external_ips(spec: &Value, before: Option<&Value>, path: &Path, problems: &mut Problems) {
+    let known = before.map(|old| texts(&old["externalIPs"])).unwrap_or_default();
+    for (index, ip) in texts(&spec["externalIPs"]).into_iter().enumerate() {
+        let path = path.index(index);
+        if addresses::legacy_ip(ip, &known, &path, problems) {
+            addresses::endpoint_ip(ip, &path, problems);
         }
     }
 }
 
-/// The cluster has IPv4 alone.
-fn families(spec: &Value, path: &Path, problems: &mut Problems) {
-    let (list, policy) = (items(&spec["ipFamilies"]), text(spec, "ipFamilyPolicy"));
-    if text(spec, "type") == "ExternalName" {
-        for field in ["ipFamilies", "ipFamilyPolicy"] {
-            if !spec[field].is_null() {
-                problems.forbidden(&path.field(field), "may not be set for ExternalName services");
-            }
+/// What holds for the ports together: none of the nodes for a ClusterIP, and no two alike.
+fn port_numbers(spec: &Value, path: &Path, problems: &mut Problems) {
+    let list = items(&spec["ports"]);
+    let node = |port: &Value| port["nodePort"].as_i64().unwrap_or_default();
+    for (index, _) in list.iter().enumerate().filter(|(_, port)| node(port) != 0) {
+        if kind_of(spec) == "ClusterIP" {
+            let path = path.index(index).field("nodePort");
+            problems.forbidden(&path, "may not be used when `type` is 'ClusterIP'");
         }
-        return;
     }
     let mut seen = BTreeSet::new();
-    for (index, family) in list.iter().filter_map(Value::as_str).enumerate() {
-        let path = path.field("ipFamilies").index(index);
-        match family {
-            "IPv4" if seen.insert(family) => {}
-            "IPv6" if seen.insert(family) => {
-                problems.invalid(&path, family, "not configured on this cluster");
+    for (index, port) in list.iter().enumerate().filter(|(_, port)| node(port) != 0) {
+        if !seen.insert((text(port, "protocol"), node(port))) {
+            problems.duplicate(&path.index(index).field("nodePort"), node(port));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in list.iter().enumerate() {
+        let (protocol, number) = (text(port, "protocol"), port["port"].as_i64().unwrap_or_default());
+        if !seen.insert((protocol, number)) {
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}"
+            );
+            problems.duplicate_shown(&path.index(index), &shown, "");
+        }
+    }
+}
+
+fn source_ranges(service: &Value, old: Option<&Value>, problems: &mut Problems) {
+    let spec = &service["spec"];
+    let balanced = kind_of(spec) == "LoadBalancer";
+    let ranges = |service: &'_ Value| -> Vec<String> {
+        texts(&service["spec"]["loadBalancerSourceRanges"]).into_iter().map(|r| r.trim().to_owned()).collect()
+    };
+    let list = ranges(service);
+    if !list.is_empty() {
+        // Upstream's own spelling.
+        let path = Path::new("spec.LoadBalancerSourceRanges");
+        if !balanced {
+            problems.forbidden(&path, BALANCER_ONLY);
+        }
+        let before = old.map(ranges).unwrap_or_default();
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
+        for (index, range) in list.iter().enumerate() {
+            addresses::legacy_range(range, &before, &path.index(index), problems);
+        }
+    } else if let Some(annotation) = service["metadata"]["annotations"][RANGES].as_str() {
+        let path = Path::new("metadata.annotations").key(RANGES);
+        if !balanced {
+            problems.forbidden(&path, BALANCER_ONLY);
+        }
+        let changed = old.is_none_or(|old| old["metadata"]["annotations"][RANGES] != annotation);
+        if changed && !annotation.trim().is_empty() {
+            for range in annotation.trim().split(',') {
+                addresses::legacy_range(range.trim(), &[], &path, problems);
             }
-            "IPv4" | "IPv6" => problems.duplicate(&path, family),
-            other => problems.unsupported(&path, other, &["IPv4", "IPv6"]),
         }
     }
-    let path_of_policy = path.field("ipFamilyPolicy");
-    match policy {
-        "RequireDualStack" => {
-            let why = "this cluster is not configured for dual-stack services";
-            problems.invalid(&path_of_policy, policy, why);
-        }
-        "SingleStack" if list.len() > 1 => {
-            let why = "must be RequireDualStack or PreferDualStack when multiple IP families are specified";
-            problems.invalid(&path_of_policy, policy, why);
-        }
-        "" => {}
-        _ => {
-            problems.one_of(&path_of_policy, policy, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
-        }
+}
+
+fn load_balancer(spec: &Value, path: &Path, problems: &mut Problems) {
+    let balanced = kind_of(spec) == "LoadBalancer";
+    if !balanced && !spec["allocateLoadBalancerNodePorts"].is_null() {
+        problems.forbidden(&path.field("allocateLoadBalancerNodePorts"), BALANCER_ONLY);
     }
-    for (index, ip) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
-        if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) && !list.contains(&json!("IPv6")) {
-            problems.invalid(&path.field("clusterIPs").index(index), ip, "not configured on this cluster");
-        }
+    class(spec, &path.field("loadBalancerClass"), problems);
+}
+
+fn class(spec: &Value, path: &Path, problems: &mut Problems) {
+    let Some(class) = spec["loadBalancerClass"].as_str() else { return };
+    if kind_of(spec) == "LoadBalancer" {
+        problems.all(path, class, names::qualified_name(class));
+    } else {
+        problems.forbidden(path, BALANCER_ONLY);
     }
+}
+
+fn class_stays(spec: &Value, before: &Value, path: &Path, problems: &mut Problems) {
+    let balanced = |spec: &Value| kind_of(spec) == "LoadBalancer";
+    if balanced(spec) && balanced(before) && spec["loadBalancerClass"] != before["loadBalancerClass"] {
+        problems.invalid(path, spec["loadBalancerClass"].clone(), "may not change once set");
+    }
+    class(spec, path, problems);
 }
 
 fn policies(spec: &Value, path: &Path, problems: &mut Problems) {
-    let kind = text(spec, "type");
-    for field in ["internalTrafficPolicy", "externalTrafficPolicy"] {
-        if let Some(policy) = spec[field].as_str() {
-            problems.one_of(&path.field(field), policy, &["Cluster", "Local"]);
+    let (policy, external) = (text(spec, "externalTrafficPolicy"), path.field("externalTrafficPolicy"));
+    if externally_accessible(spec) {
+        problems.one_of(&external, policy, &POLICIES);
+    } else if !policy.is_empty() {
+        problems.invalid(&external, policy, "may only be set for externally-accessible services");
+    }
+    let (port, path_of_port) =
+        (spec["healthCheckNodePort"].as_i64().unwrap_or_default(), path.field("healthCheckNodePort"));
+    match (health_checked(spec), port) {
+        (false, 0) => {}
+        (false, port) => {
+            let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            problems.invalid(&path_of_port, port, why);
         }
+        (true, 0) => problems.required(&path_of_port, ""),
+        (true, port) => problems.port(&path_of_port, port),
     }
-    let external = matches!(kind, "LoadBalancer" | "NodePort") || !items(&spec["externalIPs"]).is_empty();
-    if !external && let Some(policy) = spec["externalTrafficPolicy"].as_str() {
-        let why = "may only be set for externally-accessible services";
-        problems.invalid(&path.field("externalTrafficPolicy"), policy, why);
-    }
-    for (field, what) in [
-        ("allocateLoadBalancerNodePorts", "may only be used when `type` is 'LoadBalancer'"),
-        ("loadBalancerClass", "may only be used when `type` is 'LoadBalancer'"),
-        ("loadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'"),
-    ] {
-        if kind != "LoadBalancer" && !spec[field].is_null() {
-            problems.forbidden(&path.field(field), what);
+    let internal = path.field("internalTrafficPolicy");
+    match spec["internalTrafficPolicy"].as_str() {
+        None if matches!(kind_of(spec), "ClusterIP" | "NodePort" | "LoadBalancer") => {
+            problems.required(&internal, "");
         }
+        Some(policy) if !POLICIES.contains(&policy) => problems.unsupported(&internal, policy, &POLICIES),
+        _ => {}
     }
-}
-
-/// The address of a service is a promise to its clients.
-fn cluster_ip_stays(new: &Value, old: &Value, path: &Path, problems: &mut Problems) {
-    if text(new, "type") == "ExternalName" || text(old, "type") == "ExternalName" {
-        return;
-    }
-    let (was, is) = (text(old, "clusterIP"), text(new, "clusterIP"));
-    if !was.is_empty() && was != is {
-        problems.invalid(&path.field("clusterIPs").index(0), json!([is]), "may not change once set");
+    let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    if let Some(wish) = spec["trafficDistribution"].as_str().filter(|wish| !known.contains(wish)) {
+        problems.unsupported(&path.field("trafficDistribution"), wish, &known);
     }
 }

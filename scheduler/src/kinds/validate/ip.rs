@@ -34,7 +34,7 @@ pub(in crate::kinds) fn warning(text: &str, path: &Path) -> Option<String> {
 }
 
 /// An address, whose IPv4 numbers may have leading zeros.
-fn sloppy(text: &str) -> Option<IpAddr> {
+pub(super) fn sloppy(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
         let (head, tail) = text.rsplit_once(':')?;
         if !tail.contains('.') {
@@ -56,7 +56,7 @@ fn sloppy_v4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then_some(octets.into())
 }
 
-fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
+pub(super) fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V6(address) => address.to_ipv4_mapped(),
         IpAddr::V4(_) => None,

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{Path, Problems, names};
-use crate::kinds::json::{items, members, text};
+use crate::{
+    kinds::json::{items, members, text},
+    model::Cause,
+};
 
 /// All annotations of an object together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
@@ -11,30 +14,114 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Finalizers that need no prefix.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
-/// Checks `metadata`; `name` checks the object's name.
+/// Checks `metadata` of a new object; `name` checks the object's name.
 pub(in crate::kinds) fn object_meta(object: &Value, name: fn(&str) -> Vec<String>, problems: &mut Problems) {
+    plain_object_meta(object, name, problems);
+    standard_finalizers(object, problems);
+}
+
+/// As [`object_meta`], for the kinds that take finalizers of any name.
+pub(in crate::kinds) fn plain_object_meta(
+    object: &Value,
+    name: fn(&str) -> Vec<String>,
+    problems: &mut Problems,
+) {
     let (metadata, path) = (&object["metadata"], Path::new("metadata"));
     let (own, base) = (text(metadata, "name"), text(metadata, "generateName"));
+    if !base.is_empty() {
+        problems.all(&path.field("generateName"), base, name(&stem(base)));
+    }
     if own.is_empty() {
         problems.required(&path.field("name"), "name or generateName is required");
     } else {
         problems.all(&path.field("name"), own, name(own));
     }
-    if !base.is_empty() {
-        // The suffix follows a trailing hyphen.
-        let stem = base.strip_suffix('-').map_or_else(|| base.to_owned(), |stem| format!("{stem}a"));
-        problems.all(&path.field("generateName"), base, name(&stem));
+    problems.not_negative(&path.field("generation"), &metadata["generation"]);
+    maps_and_owners(metadata, &path, problems);
+    finalizers(&metadata["finalizers"], &path.field("finalizers"), problems);
+}
+
+/// What the generated suffix follows: a trailing hyphen is no fault there.
+fn stem(base: &str) -> String {
+    let Some(stem) = base.strip_suffix('-').filter(|stem| !stem.is_empty()) else { return base.to_owned() };
+    let mut stem = stem.to_owned();
+    stem.pop();
+    stem.push('a');
+    stem
+}
+
+/// Checks `metadata` of a changed object, beside [`common_update`].
+pub(in crate::kinds) fn object_meta_update(object: &Value, old: &Value, problems: &mut Problems) {
+    plain_object_meta_update(object, old, problems);
+    standard_finalizers(object, problems);
+}
+
+/// As [`object_meta_update`], for the kinds that take finalizers of any name.
+pub(in crate::kinds) fn plain_object_meta_update(object: &Value, old: &Value, problems: &mut Problems) {
+    let (metadata, before, path) = (&object["metadata"], &old["metadata"], Path::new("metadata"));
+    if !before["deletionTimestamp"].is_null() {
+        let known = items(&before["finalizers"]);
+        let mut added: Vec<String> = items(&metadata["finalizers"])
+            .iter()
+            .filter(|finalizer| !known.contains(finalizer))
+            .map(ToString::to_string)
+            .collect();
+        added.sort();
+        added.dedup();
+        if !added.is_empty() {
+            let why = "no new finalizers can be added if the object is being deleted, found new finalizers";
+            problems.forbidden(&path.field("finalizers"), format!("{why} []string{{{}}}", added.join(", ")));
+        }
     }
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        problems.immutable(&path.field(field), &metadata[field], &before[field]);
+    }
+    maps_and_owners(metadata, &path, problems);
+}
+
+/// What every new object of any kind is checked for, after what its kind asks.
+pub(in crate::kinds) fn common_create(object: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    plain_object_meta(object, names::path_segment, &mut problems);
+    problems.into_causes()
+}
+
+/// What every update of any kind is checked for, before what its kind asks.
+pub(in crate::kinds) fn common_update(object: &Value, old: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    plain_object_meta(object, names::path_segment, &mut problems);
+    plain_object_meta_update(object, old, &mut problems);
+    problems.into_causes()
+}
+
+fn maps_and_owners(metadata: &Value, path: &Path, problems: &mut Problems) {
     labels(&metadata["labels"], &path.field("labels"), problems);
     annotations(&metadata["annotations"], &path.field("annotations"), problems);
     owners(&metadata["ownerReferences"], &path.field("ownerReferences"), problems);
-    for finalizer in items(&metadata["finalizers"]).iter().filter_map(Value::as_str) {
-        let path = path.field("finalizers");
-        problems.all(&path, finalizer, names::qualified_name(finalizer));
-        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            problems.invalid(&path, finalizer, why);
-        }
+}
+
+fn finalizers(finalizers: &Value, path: &Path, problems: &mut Problems) {
+    let list = items(finalizers);
+    for finalizer in list.iter().filter_map(Value::as_str) {
+        problems.all(path, finalizer, names::qualified_name(finalizer));
+    }
+    if ["orphan", "foregroundDeletion"].iter().all(|name| list.iter().any(|f| f == name)) {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        problems.invalid(path, finalizers.clone(), why);
+    }
+}
+
+fn standard_finalizers(object: &Value, problems: &mut Problems) {
+    let path = Path::new("metadata.finalizers");
+    for (index, finalizer) in items(&object["metadata"]["finalizers"]).iter().enumerate() {
+        standard_finalizer(finalizer.as_str().unwrap_or_default(), &path.index(index), problems);
+    }
+}
+
+/// A finalizer without a prefix is one of those that everybody knows.
+pub(in crate::kinds) fn standard_finalizer(name: &str, path: &Path, problems: &mut Problems) {
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        problems.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
     }
 }
 
@@ -65,22 +152,120 @@ pub(in crate::kinds) fn annotations_size(annotations: &Value, path: &Path, probl
 }
 
 fn owners(owners: &Value, path: &Path, problems: &mut Problems) {
-    let mut controllers = Vec::new();
+    let mut controller: Option<String> = None;
     for (index, owner) in items(owners).iter().enumerate() {
-        let path = path.index(index);
-        for field in ["apiVersion", "kind", "name", "uid"] {
+        let at = path.index(index);
+        let version = text(owner, "apiVersion");
+        if version.is_empty() {
+            problems.required(&at.field("apiVersion"), "must not be empty");
+        } else if version.matches('/').count() > 1 || version.ends_with('/') {
+            let why = "must be <group>/<version> or <version>";
+            problems.invalid(&at.field("apiVersion"), version, why);
+        }
+        for field in ["kind", "name", "uid"] {
             if text(owner, field).is_empty() {
-                problems.invalid(&path.field(field), text(owner, field), "must not be empty");
+                problems.required(&at.field(field), "must not be empty");
             }
         }
+        if (version, text(owner, "kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            problems.invalid_shown(&at, &owner_shown(owner), why);
+        }
         if owner["controller"] == true {
-            controllers.push(text(owner, "name"));
+            let this = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
+            if let Some(first) = &controller {
+                let all: Vec<String> = items(owners).iter().map(owner_shown).collect();
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                );
+                problems.invalid_shown(path, &format!("[{}]", all.join(",")), why);
+            } else {
+                controller = Some(this);
+            }
         }
     }
-    if let [first, second, ..] = controllers.as_slice() {
-        let why = format!(
-            "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+}
+
+/// An owner reference as upstream prints it: its fields in the order of the type.
+fn owner_shown(owner: &Value) -> String {
+    let needed = ["apiVersion", "kind", "name", "uid"].into_iter();
+    let needed = needed.map(|field| format!("\"{field}\":{:?}", text(owner, field)));
+    let given = ["controller", "blockOwnerDeletion"].into_iter();
+    let given = given.filter(|field| !owner[*field].is_null());
+    let given = given.map(|field| format!("\"{field}\":{}", owner[field]));
+    let all: Vec<String> = needed.chain(given).collect();
+    format!("{{{}}}", all.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(metadata: Value, old: Option<Value>) -> Vec<String> {
+        let (object, mut problems) = (json!({"metadata": metadata}), Problems::default());
+        match old {
+            Some(old) => object_meta_update(&object, &json!({"metadata": old}), &mut problems),
+            None => object_meta(&object, names::dns_subdomain, &mut problems),
+        }
+        problems
+            .into_causes()
+            .into_iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect()
+    }
+
+    #[test]
+    fn generated_names_may_end_their_stem_with_a_hyphen() {
+        assert!(said(json!({"name": "a-b", "generateName": "a-"}), None).is_empty());
+        assert!(said(json!({"name": "a-b", "generateName": "a--"}), None).is_empty());
+        assert_eq!(said(json!({"name": "a-b", "generateName": "-"}), None).len(), 1);
+    }
+
+    #[test]
+    fn owners_are_complete_and_one_controls() {
+        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
+        let found = said(json!({"name": "a", "ownerReferences": [owner("a"), owner("b"), {}]}), None);
+        assert_eq!(
+            found,
+            [
+                "metadata.ownerReferences: Invalid value: [{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"name\":\"a\",\"uid\":\"u\",\
+                 \"controller\":true},{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"name\":\"b\",\"uid\":\"u\",\"controller\":true},\
+                 {\"apiVersion\":\"\",\"kind\":\"\",\"name\":\"\",\"uid\":\"\"}]: Only one reference can have Controller set to \
+                 true. Found \"true\" in references for Pod/a and Pod/b",
+                "metadata.ownerReferences[2].apiVersion: Required value: must not be empty",
+                "metadata.ownerReferences[2].kind: Required value: must not be empty",
+                "metadata.ownerReferences[2].name: Required value: must not be empty",
+                "metadata.ownerReferences[2].uid: Required value: must not be empty",
+            ]
         );
-        problems.invalid(path, owners.clone(), why);
+    }
+
+    #[test]
+    fn finalizers_of_a_deleted_object_only_go() {
+        let old = json!({"name": "a", "deletionTimestamp": "t", "finalizers": ["a.b/c"]});
+        let new = json!({"name": "a", "deletionTimestamp": "t", "finalizers": ["a.b/c", "a.b/d"]});
+        assert_eq!(
+            said(new, Some(old)),
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found \
+              new finalizers []string{\"a.b/d\"}"
+            ]
+        );
+    }
+
+    #[test]
+    fn finalizers_without_a_prefix_are_the_known_ones() {
+        let found = said(json!({"name": "a", "finalizers": ["orphan", "mine", "foregroundDeletion"]}), None);
+        assert_eq!(
+            found,
+            [
+                "metadata.finalizers: Invalid value: [\"orphan\",\"mine\",\"foregroundDeletion\"]: finalizer orphan and \
+                 foregroundDeletion cannot be both set",
+                "metadata.finalizers[1]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it \
+                 fully qualified",
+            ]
+        );
     }
 }

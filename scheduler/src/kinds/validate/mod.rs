@@ -1,6 +1,7 @@
 //! Validation, shared parts: paths, the list of what is wrong in upstream's words, and the rules that hold for
 //! many kinds.
 
+pub(super) mod addresses;
 pub(super) mod difference;
 pub(super) mod ip;
 pub(super) mod meta;
@@ -103,6 +104,22 @@ impl Problems {
         self.add("FieldValueForbidden", path, format!("Forbidden: {detail}"));
     }
 
+    /// As [`Self::invalid`], with the value in upstream's own form: internal types show their Go fields.
+    pub(super) fn invalid_shown(&mut self, path: &Path, shown: &str, detail: impl fmt::Display) {
+        self.add("FieldValueInvalid", path, format!("Invalid value: {shown}: {detail}"));
+    }
+
+    /// As [`Self::duplicate`], with the value in upstream's own form and, where there is one, a reason.
+    pub(super) fn duplicate_shown(&mut self, path: &Path, shown: &str, detail: &str) {
+        let tail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        self.add("FieldValueDuplicate", path, format!("Duplicate value: {shown}{tail}"));
+    }
+
+    pub(super) fn too_many(&mut self, path: &Path, count: usize, max: usize) {
+        let items = if max == 1 { "item" } else { "items" };
+        self.add("FieldValueTooMany", path, format!("Too many: {count}: must have at most {max} {items}"));
+    }
+
     pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
         self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", printed(&value.into())));
     }
@@ -121,10 +138,6 @@ impl Problems {
         self.add("FieldValueNotFound", path, format!("Not found: {}: {detail}", go::quote(value)));
     }
 
-    pub(super) fn too_many(&mut self, path: &Path, count: usize, max: usize) {
-        self.add("FieldValueTooMany", path, format!("Too many: {count}: must have at most {max} items"));
-    }
-
     /// What upstream fails at rather than refuses.
     pub(super) fn internal(&mut self, path: &Path, detail: impl fmt::Display) {
         self.add("InternalError", path, format!("Internal error: {detail}"));
@@ -135,9 +148,13 @@ impl Problems {
     }
 
     pub(super) fn unsupported(&mut self, path: &Path, value: &str, supported: &[&str]) {
+        self.unsupported_shown(path, &go::quote(value), supported);
+    }
+
+    /// As [`Self::unsupported`], with the value in upstream's own form.
+    pub(super) fn unsupported_shown(&mut self, path: &Path, shown: &str, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|s| go::quote(s)).collect();
-        let message =
-            format!("Unsupported value: {}: supported values: {}", go::quote(value), list.join(", "));
+        let message = format!("Unsupported value: {shown}: supported values: {}", list.join(", "));
         self.add("FieldValueNotSupported", path, message);
     }
 

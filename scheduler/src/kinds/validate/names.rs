@@ -9,9 +9,6 @@ const DNS_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lowe
 const DNS_SEARCH: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' \
     or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
     '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
-const DNS_1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
-    an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
-    validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED_NAME: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with \
     an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -125,12 +122,6 @@ pub(in crate::kinds) fn http_path(text: &str) -> Vec<String> {
     collect(&[(!legal, HTTP_PATH)])
 }
 
-/// An RFC 1035 label: names of Services.
-pub(in crate::kinds) fn dns_1035_label(text: &str) -> Vec<String> {
-    let legal = is_dns_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase());
-    collect(&[(text.len() > MAX_LABEL, &max(MAX_LABEL)), (!legal, DNS_1035_LABEL)])
-}
-
 /// A label or annotation key, a taint key, a finalizer: a name with an optional DNS prefix.
 pub(in crate::kinds) fn qualified_name(text: &str) -> Vec<String> {
     let (prefix, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
@@ -214,7 +205,6 @@ mod tests {
             (dns_label, "0a", "-a"),
             (dns_subdomain, "a.b-c.1", "a..b"),
             (dns_search, "_tcp.a_b", "a._"),
-            (dns_1035_label, "a1", "1a"),
             (qualified_name, "example.com/MyName", "example.com/"),
             (qualified_name, "app", "a b"),
             (qualified_name, "a_b.c", "x/y/z"),

@@ -41,6 +41,37 @@ pub(in crate::kinds) fn is_empty(selector: &Value) -> bool {
     members(&selector["matchLabels"]).next().is_none() && items(&selector["matchExpressions"]).is_empty()
 }
 
+/// Whether a selector object can be evaluated.
+pub(in crate::kinds) fn parses(selector: &Value) -> bool {
+    let mut problems = Problems::default();
+    label_selector(selector, &Path::default(), &mut problems);
+    problems.is_empty()
+}
+
+/// A selector object as upstream prints it: the fields in the order of the type.
+pub(in crate::kinds) fn shown(selector: &Value) -> String {
+    let expression = |expression: &Value| {
+        let fields = ["key", "operator", "values"].into_iter().filter(|field| {
+            // The key and the operator are always there.
+            *field != "values" || !items(&expression[*field]).is_empty()
+        });
+        let fields = fields.map(|field| match &expression[field] {
+            Value::Null => format!("\"{field}\":\"\""),
+            value => format!("\"{field}\":{value}"),
+        });
+        format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+    };
+    let mut parts = Vec::new();
+    if members(&selector["matchLabels"]).next().is_some() {
+        parts.push(format!("\"matchLabels\":{}", selector["matchLabels"]));
+    }
+    let expressions: Vec<String> = items(&selector["matchExpressions"]).iter().map(expression).collect();
+    if !expressions.is_empty() {
+        parts.push(format!("\"matchExpressions\":[{}]", expressions.join(",")));
+    }
+    format!("{{{}}}", parts.join(","))
+}
+
 /// Whether a selector object matches `labels`; one that does not parse matches nothing.
 pub(in crate::kinds) fn matches(selector: &Value, labels: &Value) -> bool {
     let labels: BTreeMap<String, String> =

@@ -8,13 +8,20 @@ use std::{
 };
 
 use gantry_proto::node::v1 as pb;
-use k8s_openapi::api::{
-    core::v1::{Service, ServicePort},
-    discovery::v1::{Endpoint, EndpointSlice},
+use k8s_openapi::{
+    api::{
+        core::v1::{Service, ServicePort},
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::item::NodeName;
 
+/// Names who is to serve the address of a service instead of the nodes.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// On a service or a slice: not for whoever serves addresses.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's default for ClientIP affinity: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
@@ -31,19 +38,27 @@ pub(super) fn compile<'a>(
         _ => spec.cluster_ip.into_iter().collect(),
     };
     let headless = kind != "ExternalName" && addresses.iter().any(|a| a == "None");
-    let ports = match spec.ports.as_deref().unwrap_or_default() {
-        [] if headless => vec![portless(slices)],
-        ports => ports.iter().map(|p| port(p, slices.clone())).collect(),
+    let wanted = spec.ports.as_deref().unwrap_or_default();
+    let somebody_elses = !headless && is_somebody_elses(service);
+    let ports = if headless {
+        headless_ports(wanted, slices)
+    } else if somebody_elses {
+        // Its name still leads to its address, where nothing of ours answers.
+        Vec::new()
+    } else {
+        let slices = slices.filter(|slice| !has_label(&slice.metadata, HEADLESS));
+        wanted.iter().map(|p| port(p, slices.clone())).collect()
     };
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
-    let load_balancer_ips = load_balancer_ips(service);
+    let load_balancer_ips = if somebody_elses { Vec::new() } else { load_balancer_ips(service) };
+    let external_ips = spec.external_ips.filter(|_| !somebody_elses).unwrap_or_default();
     let announcers = announce(&load_balancer_ips, announcers, &ports, external_local);
     pb::Service {
         r#type: kind,
         cluster_ips: addresses.into_iter().filter(|a| a != "None" && !a.is_empty()).collect(),
         headless,
         external_name: spec.external_name.unwrap_or_default(),
-        external_ips: spec.external_ips.unwrap_or_default(),
+        external_ips,
         load_balancer_ips,
         announcers,
         affinity_seconds: match spec.session_affinity.as_deref() {
@@ -61,6 +76,15 @@ pub(super) fn compile<'a>(
         ports,
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
     }
+}
+
+fn has_label(meta: &ObjectMeta, label: &str) -> bool {
+    meta.labels.as_ref().is_some_and(|labels| labels.contains_key(label))
+}
+
+/// Whether the service says that others than the nodes' own datapath are to serve its address.
+fn is_somebody_elses(service: &Service) -> bool {
+    [PROXY_NAME, HEADLESS].iter().any(|label| has_label(&service.metadata, label))
 }
 
 fn load_balancer_ips(service: &Service) -> Vec<String> {
@@ -90,17 +114,26 @@ fn port<'a>(wanted: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice
     }
 }
 
-/// A headless service needs no ports: its names are all there is.
-fn portless<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> pb::ServicePort {
-    let mut endpoints = Endpoints::default();
+/// A headless service needs no ports: its names are all there is. Endpoints that have none of its ports, as pods that do
+/// not declare the one that it names, are found by their names all the same.
+fn headless_ports<'a>(
+    wanted: &[ServicePort],
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+) -> Vec<pb::ServicePort> {
+    let mut ports: Vec<_> = wanted.iter().map(|p| port(p, slices.clone())).collect();
+    let found: BTreeSet<String> =
+        ports.iter().flat_map(|p| &p.endpoints).map(|endpoint| endpoint.address.clone()).collect();
+    let mut rest = Endpoints::default();
     for slice in slices {
-        endpoints.add(slice, 0);
+        rest.add(slice, 0);
     }
-    pb::ServicePort {
-        protocol: pb::Protocol::Tcp.into(),
-        endpoints: endpoints.sorted(),
-        ..Default::default()
+    let mut rest = rest.sorted();
+    rest.retain(|endpoint| !found.contains(&endpoint.address));
+    if wanted.is_empty() || !rest.is_empty() {
+        let protocol = pb::Protocol::Tcp.into();
+        ports.push(pb::ServicePort { protocol, endpoints: rest, ..pb::ServicePort::default() });
     }
+    ports
 }
 
 /// Endpoints by address and port: an address may be in two slices while it moves from one to the other, and

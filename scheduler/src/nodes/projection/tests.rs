@@ -489,3 +489,55 @@ fn a_headless_service_without_ports_still_has_its_endpoints() {
     assert!(compiled.headless && compiled.cluster_ips.is_empty());
     assert_eq!(compiled.ports[0].endpoints[0].hostname, "web-0");
 }
+
+#[test]
+fn pods_without_the_port_that_a_headless_service_names_are_found_by_name() {
+    let service: Service = serde_json::from_value(json!({"spec": {"clusterIP": "None",
+        "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}))
+    .unwrap();
+    let slice = |ports: Value, address: &str| -> EndpointSlice {
+        serde_json::from_value(json!({"addressType": "IPv4", "metadata": {}, "ports": ports,
+            "endpoints": [{"addresses": [address]}]}))
+        .unwrap()
+    };
+    let slices = [slice(json!([{"name": "http", "port": 8080}]), "10.1.0.2"), slice(json!(null), "10.1.0.3")];
+    let compiled = compile::compile(&service, slices.iter(), &BTreeSet::new());
+    let found: Vec<_> = compiled
+        .ports
+        .iter()
+        .flat_map(|p| p.endpoints.iter().map(|e| (p.name.as_str(), e.address.as_str(), e.port)))
+        .collect();
+    assert_eq!(found, [("http", "10.1.0.2", 8080), ("", "10.1.0.3", 0)]);
+}
+
+#[test]
+fn what_others_serve_has_a_name_and_no_ports() {
+    let service = |label: &str, ip: &str| -> Service {
+        serde_json::from_value(json!({"metadata": {"labels": {label: "x"}},
+            "spec": {"clusterIPs": [ip], "type": "LoadBalancer", "externalIPs": ["192.0.2.1"],
+                "ports": [{"port": 80, "nodePort": 30080}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}}))
+        .unwrap()
+    };
+    let slice = |labels: Value| -> EndpointSlice {
+        serde_json::from_value(json!({"addressType": "IPv4", "metadata": {"labels": labels},
+            "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.1.0.2"]}]}))
+        .unwrap()
+    };
+    let compiled = |label: &str, slice: EndpointSlice| {
+        compile::compile(&service(label, "10.0.0.1"), [slice].iter(), &BTreeSet::new())
+    };
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        let theirs = compiled(label, slice(json!({})));
+        assert_eq!(theirs.cluster_ips, ["10.0.0.1"]);
+        assert!(
+            theirs.ports.is_empty() && theirs.external_ips.is_empty() && theirs.load_balancer_ips.is_empty()
+        );
+    }
+    assert_eq!(compiled("team", slice(json!({}))).ports[0].endpoints.len(), 1);
+    let hidden = compiled("team", slice(json!({"service.kubernetes.io/headless": ""})));
+    assert!(hidden.ports[0].endpoints.is_empty());
+    let headless = service("service.kubernetes.io/headless", "None");
+    let headless = compile::compile(&headless, [slice(json!({}))].iter(), &BTreeSet::new());
+    assert_eq!(headless.ports[0].endpoints.len(), 1);
+}
