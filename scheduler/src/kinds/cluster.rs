@@ -355,7 +355,7 @@ mod tests {
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 
-    fn node(spec: Value, status: Value) -> Value {
+    fn node(spec: &Value, status: &Value) -> Value {
         let mut node = json!({"metadata": {"name": "n"}, "spec": spec, "status": status});
         node_defaults(&mut node);
         node
@@ -363,9 +363,9 @@ mod tests {
 
     #[test]
     fn a_node_keeps_its_ranges_and_its_provider() {
-        let old = node(json!({"podCIDR": "10.1.0.0/24", "providerID": "a"}), json!({}));
+        let old = node(&json!({"podCIDR": "10.1.0.0/24", "providerID": "a"}), &json!({}));
         assert_eq!(old["spec"]["podCIDRs"], json!(["10.1.0.0/24"]));
-        let new = node(json!({"podCIDR": "10.2.0.0/24"}), json!({}));
+        let new = node(&json!({"podCIDR": "10.2.0.0/24"}), &json!({}));
         assert_eq!(
             said(validate_node(&new, Some(&old))),
             [
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn taints_and_resources_of_a_node_are_checked() {
         let taint = json!({"key": "a", "effect": "NoSchedule"});
-        let found = said(validate_node(&node(json!({"taints": [taint, taint]}), json!({})), None));
+        let found = said(validate_node(&node(&json!({"taints": [taint, taint]}), &json!({})), None));
         assert_eq!(
             found,
             [
@@ -388,7 +388,7 @@ mod tests {
             ]
         );
         let status = json!({"capacity": {"pods": "1500m", "cpu": "1500m", "memory": "-1"}});
-        let made = node(json!({}), status);
+        let made = node(&json!({}), &status);
         assert_eq!(made["status"]["allocatable"], made["status"]["capacity"]);
         let found = said(validate_node(&made, None));
         assert_eq!(

@@ -100,10 +100,8 @@ fn keys_of_type(secret: &Value, problems: &mut Problems) {
         }
         "kubernetes.io/basic-auth" if present("username") || present("password") => {}
         "kubernetes.io/basic-auth" => need(&["username", "password"]),
-        "kubernetes.io/ssh-auth" => {
-            if text(&secret["data"], "ssh-privatekey").is_empty() {
-                problems.required(&path.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if text(&secret["data"], "ssh-privatekey").is_empty() => {
+            problems.required(&path.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
         "kubernetes.io/dockercfg" => registry_logins(secret, ".dockercfg", problems),

@@ -304,10 +304,10 @@ mod tests {
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 
-    fn slice(change: Value) -> Value {
+    fn slice(change: &Value) -> Value {
         let mut slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.1.2.3"]}]});
-        for (name, value) in members(&change) {
+        for (name, value) in members(change) {
             slice[name] = value.clone();
         }
         slice_defaults(&mut slice);
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_slice_is_of_one_family_and_of_routable_addresses() {
-        assert!(validate_slice(&slice(json!({})), None).is_empty());
+        assert!(validate_slice(&slice(&json!({})), None).is_empty());
         for (change, expected) in [
             (
                 json!({"addressType": "a"}),
@@ -339,23 +339,23 @@ mod tests {
                  separated by dots",
             ),
         ] {
-            assert_eq!(said(validate_slice(&slice(change), None)), [expected]);
+            assert_eq!(said(validate_slice(&slice(&change), None)), [expected]);
         }
-        let moved = slice(json!({"addressType": "IPv6", "endpoints": []}));
+        let moved = slice(&json!({"addressType": "IPv6", "endpoints": []}));
         let expected = "addressType: Invalid value: null: field is immutable";
-        assert_eq!(said(validate_slice(&moved, Some(&slice(json!({}))))), [expected]);
+        assert_eq!(said(validate_slice(&moved, Some(&slice(&json!({}))))), [expected]);
     }
 
     #[test]
     fn a_slice_counts_the_changes_of_what_it_says() {
-        let old = slice(json!({}));
+        let old = slice(&json!({}));
         let mut new = old.clone();
         new["metadata"]["annotations"] = json!({"a": "b"});
         assert!(!slice_changed(&new, &old));
         new["metadata"]["labels"] = json!({"a": "b"});
         assert!(slice_changed(&new, &old));
-        assert!(slice_changed(&slice(json!({"ports": [{"port": 1}]})), &old));
-        assert!(!slice_changed(&slice(json!({"ports": null})), &old));
+        assert!(slice_changed(&slice(&json!({"ports": [{"port": 1}]})), &old));
+        assert!(!slice_changed(&slice(&json!({"ports": null})), &old));
     }
 
     #[test]
