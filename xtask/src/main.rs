@@ -7,6 +7,7 @@ mod conformance;
 mod ebpf;
 mod images;
 mod layout;
+mod oracle;
 mod packages;
 mod sh;
 mod structure;
@@ -88,6 +89,27 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Ask upstream's own kube-apiserver and ours the same, and write the scores into docs/conformance.md.
+    ///
+    /// Builds upstream's kube-apiserver and etcd from their Go modules: needs Go for that (no other suite does), Python 3
+    /// with PyYAML, openssl and kubectl.
+    Oracle {
+        /// Only these kinds: `Pod,Service`.
+        #[arg(long)]
+        kinds: Option<String>,
+        /// Only these scripts: `fields,merges,updates,reads`.
+        #[arg(long)]
+        scripts: Option<String>,
+        /// Picks the cases.
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+        /// The share of the cases that is tried.
+        #[arg(long, default_value_t = 1.0)]
+        every: f64,
+        /// Record upstream's answers for `cargo test` to replay, instead of comparing.
+        #[arg(long)]
+        record: bool,
+    },
     /// Keep the processes of a plan file alive (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -144,6 +166,9 @@ fn main() -> ExitCode {
         Command::Vm => vm::run(),
         Command::Conformance { focus, labels, serial } => {
             conformance::run(&conformance::Selection { focus, labels, serial })
+        }
+        Command::Oracle { kinds, scripts, seed, every, record } => {
+            oracle::run(&oracle::Options { kinds, scripts, seed, every, record })
         }
         Command::Ebpf => layout::root().and_then(|root| ebpf::build(&root)),
         Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),

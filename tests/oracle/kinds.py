@@ -1,0 +1,50 @@
+"""The kinds that the scripts write: where they live, and a smallest object that is accepted."""
+
+POD_SPEC = {"containers": [{"name": "c", "image": "i"}]}
+TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": POD_SPEC}
+SCALED = {"selector": {"matchLabels": {"a": "b"}}, "template": TEMPLATE}
+
+# kind: (API path, plural, namespaced, smallest object)
+KINDS = {
+    "Pod": ("/api/v1", "pods", True, {"spec": POD_SPEC}),
+    "Service": ("/api/v1", "services", True, {"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}),
+    "ConfigMap": ("/api/v1", "configmaps", True, {}),
+    "Secret": ("/api/v1", "secrets", True, {}),
+    "Endpoints": ("/api/v1", "endpoints", True, {}),
+    "ServiceAccount": ("/api/v1", "serviceaccounts", True, {}),
+    "Event": ("/api/v1", "events", True, {"involvedObject": {"namespace": "oracle", "kind": "Pod", "name": "p"}}),
+    "PodTemplate": ("/api/v1", "podtemplates", True, {"template": TEMPLATE}),
+    "ReplicationController": ("/api/v1", "replicationcontrollers", True, {"spec": {"selector": {"a": "b"}, "template": TEMPLATE}}),
+    "Node": ("/api/v1", "nodes", False, {}),
+    "Namespace": ("/api/v1", "namespaces", False, {}),
+    "Deployment": ("/apis/apps/v1", "deployments", True, {"spec": SCALED}),
+    "ReplicaSet": ("/apis/apps/v1", "replicasets", True, {"spec": SCALED}),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases", True, {}),
+    "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True, {"addressType": "IPv4", "endpoints": [{"addresses": ["10.1.2.3"]}]}),
+    "Ingress": ("/apis/networking.k8s.io/v1", "ingresses", True, {"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
+    "IngressClass": ("/apis/networking.k8s.io/v1", "ingressclasses", False, {"spec": {"controller": "example.com/c"}}),
+    "RuntimeClass": ("/apis/node.k8s.io/v1", "runtimeclasses", False, {"handler": "h"}),
+}
+WITH_STATUS = {"Pod", "Service", "Node", "Namespace", "Deployment", "ReplicaSet", "ReplicationController", "Ingress"}
+WITH_SCALE = {"Deployment", "ReplicaSet", "ReplicationController"}
+NAMESPACE = "oracle"
+
+
+def collection(kind):
+    prefix, plural, namespaced, _ = KINDS[kind]
+    return f"{prefix}/namespaces/{NAMESPACE}/{plural}" if namespaced else f"{prefix}/{plural}"
+
+
+def api_version(kind):
+    return KINDS[kind][0].removeprefix("/apis/").removeprefix("/api/")
+
+
+def smallest(kind, name="o"):
+    import copy
+
+    return {"apiVersion": api_version(kind), "kind": kind, "metadata": {"name": name}} | copy.deepcopy(KINDS[kind][3])
+
+
+def served(server, kinds):
+    """Those of `kinds` that a server has."""
+    return [kind for kind in kinds if server.ask("GET", collection(kind)).code != 404]
