@@ -111,26 +111,48 @@ pub(super) fn encode_datagram(reply: &Message, request: &[u8]) -> Option<Vec<u8>
     fitting(reply, client.clamp(512, MAX_UDP))
 }
 
-/// Leaves out additional records first, then answers, and says so.
+/// As much as fits: additional records are a courtesy and are left out in silence, answers are missed and their
+/// absence is told, with which the client asks again over a stream.
 fn fitting(reply: &Message, limit: usize) -> Option<Vec<u8>> {
     let whole = reply.to_vec().ok()?;
     if whole.len() <= limit {
         return Some(whole);
     }
     let mut cut = reply.clone();
-    cut.additionals.clear();
-    let mut bytes = cut.to_vec().ok()?;
-    while bytes.len() > limit {
-        cut.metadata.truncation = true;
-        let keep = cut.answers.len() * limit / bytes.len();
-        if cut.answers.is_empty() {
-            cut.authorities.clear();
-            return cut.to_vec().ok();
-        }
-        cut.answers.truncate(keep.min(cut.answers.len() - 1));
-        bytes = cut.to_vec().ok()?;
+    let additionals = std::mem::take(&mut cut.additionals);
+    if cut.to_vec().ok()?.len() <= limit {
+        return most(&mut cut, limit, &additionals, |cut| &mut cut.additionals);
     }
-    Some(bytes)
+    cut.metadata.truncation = true;
+    cut.authorities.clear();
+    let answers = std::mem::take(&mut cut.answers);
+    most(&mut cut, limit, &answers, |cut| &mut cut.answers)
+}
+
+/// The message with the longest beginning of `records` in a section that keeps it within the limit. The length grows
+/// with the number of records, so that the search may halve.
+fn most(
+    message: &mut Message,
+    limit: usize,
+    records: &[Record],
+    section: fn(&mut Message) -> &mut Vec<Record>,
+) -> Option<Vec<u8>> {
+    let mut with = |count: usize| {
+        *section(message) = records.get(..count)?.to_vec();
+        message.to_vec().ok()
+    };
+    let mut best = with(0)?;
+    let (mut fits, mut too_many) = (0, records.len() + 1);
+    while too_many - fits > 1 {
+        let count = fits.midpoint(too_many);
+        let bytes = with(count)?;
+        if bytes.len() <= limit {
+            (fits, best) = (count, bytes);
+        } else {
+            too_many = count;
+        }
+    }
+    Some(best)
 }
 
 fn begin(request: &Message) -> Message {
