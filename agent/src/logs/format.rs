@@ -55,11 +55,12 @@ impl Encoder {
         !self.pending.is_empty()
     }
 
-    /// Writes what is held back: the end of the line when the stream is over, else a part.
-    pub(super) fn flush(&mut self, at_end: bool, time: &Timestamp, out: &mut Vec<u8>) {
+    /// Writes what is held back as a part of a line: what was never ended does not get an end, also when the stream is
+    /// over.
+    pub(super) fn flush(&mut self, time: &Timestamp, out: &mut Vec<u8>) {
         if self.is_pending() {
             let line = std::mem::take(&mut self.pending);
-            self.record(&line, at_end, time, out);
+            self.record(&line, false, time, out);
         }
     }
 
@@ -130,12 +131,12 @@ mod tests {
 
     use super::*;
 
-    fn records(chunks: &[&[u8]], at_end: bool) -> Vec<(bool, Vec<u8>)> {
+    fn records(chunks: &[&[u8]]) -> Vec<(bool, Vec<u8>)> {
         let (mut encoder, mut out) = (Encoder::new(Stream::Stdout), Vec::new());
         for chunk in chunks {
             encoder.push(chunk, &Timestamp::UNIX_EPOCH, &mut out);
         }
-        encoder.flush(at_end, &Timestamp::UNIX_EPOCH, &mut out);
+        encoder.flush(&Timestamp::UNIX_EPOCH, &mut out);
         let lines = out.strip_suffix(b"\n").into_iter().flat_map(|all| all.split(|&b| b == b'\n'));
         lines.map(|line| parse(line).unwrap()).map(|r| (r.full, r.content.to_vec())).collect()
     }
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn lines_are_joined_over_reads_and_empty_ones_kept() {
         assert_eq!(
-            records(&[b"a", b"b\n\nc"], true),
+            records(&[b"a", b"b\n\nc\n"]),
             [(true, b"ab".to_vec()), (true, b"".to_vec()), (true, b"c".to_vec())]
         );
     }
@@ -158,13 +159,14 @@ mod tests {
     #[test]
     fn long_lines_are_cut_between_characters() {
         let line = format!("{}ä", "x".repeat(MAX_CONTENT - 1));
-        let cut = records(&[line.as_bytes(), b"\n"], true);
+        let cut = records(&[line.as_bytes(), b"\n"]);
         assert_eq!(cut, [(false, vec![b'x'; MAX_CONTENT - 1]), (true, "ä".into())]);
     }
 
     #[test]
-    fn a_prompt_is_a_part_until_its_line_ends() {
-        assert_eq!(records(&[b"$ "], false), [(false, b"$ ".to_vec())]);
+    fn what_has_no_line_end_stays_without_one() {
+        assert_eq!(records(&[b"$ "]), [(false, b"$ ".to_vec())]);
+        assert_eq!(records(&[b"a\nDONE"]), [(true, b"a".to_vec()), (false, b"DONE".to_vec())]);
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
         fn nothing_is_lost_whatever_the_bytes(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40_000), 0..4)) {
             let views: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
             let mut joined = Vec::new();
-            for (full, content) in records(&views, false) {
+            for (full, content) in records(&views) {
                 prop_assert!(content.len() <= MAX_CONTENT);
                 joined.extend(content);
                 if full { joined.push(b'\n'); }

@@ -77,7 +77,7 @@ pub fn run(args: &LoggerArgs, mut input: LoggerInput) -> io::Result<()> {
         for source in &mut sources {
             source.read(&mut buffer, &now, &mut records)?;
             if !ready {
-                source.encoder.flush(asked != Asked::Nothing, &now, &mut records);
+                source.encoder.flush(&now, &mut records);
             }
         }
         log.append(&records);
@@ -97,7 +97,7 @@ pub fn run(args: &LoggerArgs, mut input: LoggerInput) -> io::Result<()> {
     }
     let now = Timestamp::now();
     for source in &mut sources {
-        source.encoder.flush(true, &now, &mut records);
+        source.encoder.flush(&now, &mut records);
     }
     log.append(&records);
     Ok(())
@@ -371,7 +371,7 @@ mod tests {
         logger.join().unwrap().unwrap();
         let mut lines = contents(&directory.path().join("0.log"));
         lines.sort();
-        assert_eq!(lines, ["stderr F bad", "stdout F one", "stdout F two"]);
+        assert_eq!(lines, ["stderr F bad", "stdout F one", "stdout P two"]);
     }
 
     #[test]

@@ -131,6 +131,8 @@ mod tests {
     fn the_tail_has_no_time_stamps_and_a_limit() {
         let log = "2026-01-01T00:00:00Z stdout F first line\n2026-01-01T00:00:01Z stderr F second\n";
         assert_eq!(text_of(log, false), "first line\nsecond\n");
+        // A last line without a line end gets none.
+        assert_eq!(text_of("2026-01-01T00:00:00Z stdout P DONE\n", false), "DONE");
         let long = "2026-01-01T00:00:00Z stdout F 0123456789012345678901234567890123456789\n".repeat(200);
         let text = text_of(&long, true);
         assert!(text.len() <= MAX_LOG_BYTES && text.lines().count() <= MAX_LOG_LINES, "{}", text.len());
