@@ -8,7 +8,10 @@ use super::{Apply, EventPod, Job};
 use crate::{
     model::{EventType, Hook, HookKind},
     plan::{HookCall, probes::http_check},
-    probes::{exec, http},
+    probes::{
+        exec::{self, Children},
+        http,
+    },
 };
 
 /// A hook's request may take so long; the kernel would wait for minutes.
@@ -89,7 +92,8 @@ impl Apply {
         }
         if let Some(action) = &handler.exec {
             let command = action.command.clone().unwrap_or_default();
-            let outcome = exec::run(&*self.ports.runtime, &call.target.id, &command, call.limit()).await?;
+            let (runtime, id) = (&*self.ports.runtime, &call.target.id);
+            let outcome = exec::run(runtime, id, &command, call.limit(), Children::Stay).await?;
             return match outcome.code {
                 0 => Ok(()),
                 code => Err(format!("command {command:?} exited with {code}: {}", outcome.output)),
@@ -99,7 +103,7 @@ impl Apply {
             let host =
                 action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| call.host.clone());
             let check = http_check(action, host, &call.ports).ok_or("the hook's port is not known")?;
-            return http::probe(&check, HTTP_TIMEOUT).await.map(|_| ());
+            return http::probe(&check, HTTP_TIMEOUT).await.map(drop);
         }
         Err("the hook has no action that this node knows: use exec, httpGet or sleep".to_owned())
     }

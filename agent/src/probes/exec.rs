@@ -1,6 +1,6 @@
 //! A command in a container, with its output and exit code.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
@@ -12,6 +12,9 @@ use crate::{
 
 /// More output than this is cut, as upstream does.
 const MAX_OUTPUT: usize = 10 * 1024;
+
+/// How long output is waited for that something else still holds open when the command has ended.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,21 +42,50 @@ impl From<NoOutcome> for String {
     }
 }
 
+/// What becomes of the processes that a command leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Children {
+    /// They end with it: a probe comes again, and its children would pile up.
+    End,
+    /// They stay: a hook may start something.
+    Stay,
+}
+
 /// Runs it to its end, or kills it when the limit is over.
 pub async fn run(
     runtime: &dyn Runtime,
     id: &ContainerId,
     command: &[String],
     limit: Option<Duration>,
+    children: Children,
 ) -> Result<Outcome, NoOutcome> {
-    let spec = ExecSpec { command: command.to_vec(), tty: false, stdin: false };
+    let group = children == Children::End;
+    let spec = ExecSpec { command: command.to_vec(), group, ..ExecSpec::default() };
     let not_run = |error: RuntimeError| NoOutcome::NotRun(chain(&error));
     let session = runtime.exec(id, &spec).await.map_err(not_run)?;
     let exec = session.id.clone();
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
     let work = async {
-        tokio::join!(drain(Some(session.stdout)), drain(session.stderr), runtime.exec_wait(id, &exec))
+        let both = async {
+            tokio::join!(drain(Some(session.stdout), &mut output), drain(session.stderr, &mut errors))
+        };
+        let mut reading = pin!(both);
+        let mut waiting = pin!(runtime.exec_wait(id, &exec));
+        // Cancel-safe: both go on where they were.
+        let ended = tokio::select! {
+            code = &mut waiting => Some(code),
+            _ = &mut reading => None,
+        };
+        match ended {
+            Some(code) => {
+                // What children still hold open is theirs.
+                let _ = tokio::time::timeout(DRAIN, reading).await;
+                code
+            }
+            None => waiting.await,
+        }
     };
-    let (stdout, stderr, code) = match limit {
+    let code = match limit {
         None => work.await,
         Some(limit) => match tokio::time::timeout(limit, work).await {
             Ok(done) => done,
@@ -65,18 +97,18 @@ pub async fn run(
             }
         },
     };
-    let mut output = stdout + &stderr;
+    output.extend(errors);
+    let mut output = String::from_utf8_lossy(&output).into_owned();
     output.truncate(output.floor_char_boundary(MAX_OUTPUT));
     Ok(Outcome { code: code.map_err(not_run)?, output })
 }
 
 /// Reads to the end; keeps the beginning, so that the process never blocks on a full pipe.
-async fn drain(fd: Option<OwnedFd>) -> String {
-    let Some(Ok(mut pipe)) = fd.map(pipe::Receiver::from_owned_fd) else { return String::new() };
-    let (mut kept, mut buffer) = (Vec::new(), [0_u8; 4096]);
+async fn drain(fd: Option<OwnedFd>, kept: &mut Vec<u8>) {
+    let Some(Ok(mut pipe)) = fd.map(pipe::Receiver::from_owned_fd) else { return };
+    let mut buffer = [0_u8; 4096];
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
         let room = MAX_OUTPUT.saturating_sub(kept.len());
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
-    String::from_utf8_lossy(&kept).into_owned()
 }

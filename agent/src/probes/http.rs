@@ -1,5 +1,5 @@
 //! httpGet as upstream does it: any status from 200 to 399 is good, a redirect is followed on the same host and
-//! counts as good to another one, certificates are not verified.
+//! counts as good with a warning to another one, certificates are not verified.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,8 +27,17 @@ const MAX_BODY: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
 const USER_AGENT: &str = "kube-probe/1.37";
 
+/// What a good answer was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Good {
+    /// The answer asked for.
+    Answered,
+    /// A redirect that is not followed, with the text for the event.
+    Redirected(String),
+}
+
 /// One request with its redirects. `Err` is the text for the event.
-pub async fn probe(check: &HttpCheck, limit: Duration) -> Result<String, String> {
+pub async fn probe(check: &HttpCheck, limit: Duration) -> Result<Good, String> {
     let scheme = if check.https { "https" } else { "http" };
     let host = if check.host.contains(':') { format!("[{}]", check.host) } else { check.host.clone() };
     let path = if check.path.starts_with('/') { check.path.clone() } else { format!("/{}", check.path) };
@@ -41,23 +50,29 @@ pub async fn probe(check: &HttpCheck, limit: Duration) -> Result<String, String>
     }
 }
 
-async fn follow(check: &HttpCheck, first: &str) -> Result<String, String> {
+async fn follow(check: &HttpCheck, first: &str) -> Result<Good, String> {
     let mut url: Uri = first.parse().map_err(|error| format!("parse {first:?}: {error}"))?;
     for _ in 0..=MAX_REDIRECTS {
         let response = get(check, &url).await.map_err(|error| format!("Get \"{url}\": {error}"))?;
         let status = response.status();
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-        if let Some(next) = location.filter(|_| status.is_redirection()).and_then(|to| resolve(&url, to)) {
-            if next.host() != url.host() {
-                return Ok(format!("Probe terminated redirects, Response body: {}", body(response).await));
-            }
+        let next = location.filter(|_| status.is_redirection()).and_then(|to| resolve(&url, to));
+        if let Some(next) = next.filter(|next| next.host() == url.host()) {
             url = next;
             continue;
         }
-        if (200..400).contains(&status.as_u16()) {
-            return Ok(body(response).await);
-        }
-        return Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()));
+        return match status.as_u16() {
+            200..300 => {
+                // Read, so that a server that cannot write its answer shows.
+                body(response).await;
+                Ok(Good::Answered)
+            }
+            300..400 => {
+                let body = body(response).await;
+                Ok(Good::Redirected(format!("Probe terminated redirects, Response body: {body}")))
+            }
+            other => Err(format!("HTTP probe failed with statuscode: {other}")),
+        };
     }
     Err(format!("Get {first:?}: stopped after {MAX_REDIRECTS} redirects"))
 }

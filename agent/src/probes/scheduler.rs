@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Check, ProbeKind, ProbeTarget,
-    exec::{self, NoOutcome},
+    exec::{self, Children, NoOutcome},
     grpc, http,
 };
 use crate::{
@@ -51,6 +51,8 @@ struct Table {
 enum Outcome {
     Good,
     Bad(String),
+    /// Good, with something to tell.
+    Warning(String),
     /// Neither: it could not be asked. As upstream, that changes nothing.
     Unknown(String),
 }
@@ -198,14 +200,18 @@ impl Prober {
             Check::Impossible(why) => return Outcome::Unknown(why.clone()),
             Check::Exec { command } => {
                 let runtime = &*self.shared.runtime;
-                match exec::run(runtime, &target.target.id, command, Some(limit)).await {
+                match exec::run(runtime, &target.target.id, command, Some(limit), Children::End).await {
                     Ok(outcome) if outcome.code == 0 => Ok(()),
                     Ok(outcome) => Err(outcome.output),
                     Err(NoOutcome::TimedOut(why)) => Err(why),
                     Err(NoOutcome::NotRun(why)) => return Outcome::Unknown(why),
                 }
             }
-            Check::Http(check) => http::probe(check, limit).await.map(|_| ()),
+            Check::Http(check) => match http::probe(check, limit).await {
+                Ok(http::Good::Redirected(why)) => return Outcome::Warning(why),
+                Ok(http::Good::Answered) => Ok(()),
+                Err(why) => Err(why),
+            },
             Check::Tcp { host, port } => {
                 let connect = tokio::time::timeout(limit, http::connect(host, *port));
                 connect
@@ -225,7 +231,7 @@ impl Prober {
             return;
         };
         let verdict = match &outcome {
-            Outcome::Good => {
+            Outcome::Good | Outcome::Warning(_) => {
                 (entry.good, entry.bad) = (entry.good + 1, 0);
                 (entry.good >= target.timing.success_threshold).then_some(true)
             }
@@ -238,16 +244,17 @@ impl Prober {
         let (pod, state) = (entry.pod.clone(), Arc::clone(&entry.state));
         drop(table);
         let label = label(target.kind);
-        let message = match outcome {
+        let told = match outcome {
             Outcome::Good => None,
-            Outcome::Bad(why) => Some(format!("{label} probe failed: {why}")),
+            Outcome::Warning(why) => Some(("ProbeWarning", format!("{label} probe warning: {why}"))),
+            Outcome::Bad(why) => Some(("Unhealthy", format!("{label} probe failed: {why}"))),
             Outcome::Unknown(why) => {
-                Some(format!("{label} probe errored and resulted in unknown state: {why}"))
+                Some(("Unhealthy", format!("{label} probe errored and resulted in unknown state: {why}")))
             }
         };
-        if let Some(message) = message {
+        if let Some((reason, message)) = told {
             let container = &target.target.container;
-            self.shared.events.container(&pod, container, EventType::Warning, "Unhealthy", message);
+            self.shared.events.container(&pod, container, EventType::Warning, reason, message);
         }
         if let Some(verdict) = verdict
             && self.write(target, verdict)

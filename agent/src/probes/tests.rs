@@ -7,7 +7,10 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{HttpCheck, http};
+use super::{
+    HttpCheck,
+    http::{self, Good},
+};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -25,8 +28,11 @@ async fn server() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
             let answer = match path.as_str() {
                 "/ok" => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned(),
                 "/moved" => "HTTP/1.1 302 Found\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n".to_owned(),
-                "/away" => "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"
-                    .to_owned(),
+                "/away" => {
+                    "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 4\r\n\r\naway"
+                        .to_owned()
+                }
+                "/unchanged" => "HTTP/1.1 304 Not Modified\r\n\r\n".to_owned(),
                 "/loop" => "HTTP/1.1 302 Found\r\nLocation: /loop\r\nContent-Length: 0\r\n\r\n".to_owned(),
                 _ => "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
             };
@@ -50,13 +56,14 @@ fn check(port: u16, path: &str) -> HttpCheck {
 #[tokio::test]
 async fn answers_count_as_upstream_counts_them() {
     let (port, mut requests) = server().await;
-    assert_eq!(http::probe(&check(port, "/ok"), LIMIT).await.unwrap(), "ok");
+    assert_eq!(http::probe(&check(port, "/ok"), LIMIT).await.unwrap(), Good::Answered);
     let request = requests.recv().await.unwrap();
     assert!(request.contains("user-agent: kube-probe/") && request.contains("x-probe: yes"), "{request}");
-    assert_eq!(http::probe(&check(port, "moved"), LIMIT).await.unwrap(), "ok");
-    assert!(
-        http::probe(&check(port, "/away"), LIMIT).await.unwrap().starts_with("Probe terminated redirects")
-    );
+    assert_eq!(http::probe(&check(port, "moved"), LIMIT).await.unwrap(), Good::Answered);
+    // What is not followed is told: elsewhere, and to nowhere.
+    let told = |body: &str| Good::Redirected(format!("Probe terminated redirects, Response body: {body}"));
+    assert_eq!(http::probe(&check(port, "/away"), LIMIT).await.unwrap(), told("away"));
+    assert_eq!(http::probe(&check(port, "/unchanged"), LIMIT).await.unwrap(), told(""));
     assert_eq!(
         http::probe(&check(port, "/bad"), LIMIT).await.unwrap_err(),
         "HTTP probe failed with statuscode: 503"

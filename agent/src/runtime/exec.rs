@@ -3,12 +3,14 @@
 //! as end of file.
 
 use std::{
+    collections::HashMap,
     fs,
     os::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +18,13 @@ use containerd_client::services::v1::{
     CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
     ResizePtyRequest, StartRequest, WaitRequest,
 };
-use nix::sys::stat::Mode;
+use nix::{
+    sys::{
+        signal::{Signal, killpg},
+        stat::Mode,
+    },
+    unistd::Pid,
+};
 use oci_spec::runtime::{Process, Spec};
 use prost_types::Any;
 use tokio::net::unix::pipe;
@@ -39,6 +47,8 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Execs {
     client: Containerd,
     directory: PathBuf,
+    /// Leaders of the process groups that end with their execs.
+    groups: Mutex<HashMap<String, i32>>,
 }
 
 /// The FIFOs of one exec, in a directory of their own that is removed with this value.
@@ -55,7 +65,7 @@ impl Drop for Pipes {
 
 impl Execs {
     pub(super) fn new(client: Containerd, directory: PathBuf) -> Self {
-        Self { client, directory }
+        Self { client, directory, groups: Mutex::default() }
     }
 
     /// FIFOs of an agent that was killed between making and unlinking them. The shim has its own descriptors.
@@ -118,9 +128,17 @@ impl Execs {
             other => other.map_err(|status| start_failure("exec in", id.as_str(), status))?,
         };
         let request = StartRequest { container_id: native_id(id), exec_id: exec.clone() };
-        if let Err(status) = self.client.tasks().start(self.client.request(request)).await {
-            self.forget(id, &exec).await?;
-            return Err(start_failure("exec in", id.as_str(), status));
+        let pid = match self.client.tasks().start(self.client.request(request)).await {
+            Ok(started) => started.into_inner().pid,
+            Err(status) => {
+                forget(&self.client, id, &exec).await?;
+                return Err(start_failure("exec in", id.as_str(), status));
+            }
+        };
+        if let Ok(pid @ 1..) = i32::try_from(pid)
+            && spec.group
+        {
+            self.groups().insert(exec.clone(), pid);
         }
         let stdin = match stdin {
             Some(held_open) => {
@@ -137,8 +155,31 @@ impl Execs {
         let request = WaitRequest { container_id: native_id(id), exec_id: exec.to_owned() };
         let answer = self.client.tasks().wait(self.client.open_ended(request)).await;
         let code = answer.map_err(call("wait for a process in", id.as_str()))?.into_inner().exit_status;
-        self.forget(id, exec).await?;
+        self.end_group(exec);
+        // The shim forgets a process only once nobody holds its output any more, for which it waits ten seconds.
+        let (client, id, exec) = (self.client.clone(), id.clone(), exec.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = forget(&client, &id, &exec).await {
+                tracing::debug!(error = %crate::apply::chain(&error), "a process that has ended stays on record");
+            }
+        });
         Ok(i32::try_from(code).unwrap_or(255))
+    }
+
+    /// Kills what a process that has ended left in its group. Both runtimes make a process that they run in a container
+    /// the leader of a group, and a number is not given again while a group bears it: should there be a process
+    /// of this number, it is another one, and the group was empty.
+    fn end_group(&self, exec: &str) {
+        let Some(leader) = self.groups().remove(exec) else { return };
+        if !Path::new("/proc").join(leader.to_string()).exists() {
+            // Mostly there is none.
+            let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+        }
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<String, i32>> {
+        // Numbers: valid whatever a panicking holder left.
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn resize(
@@ -170,13 +211,8 @@ impl Execs {
         let wait = WaitRequest { container_id: native_id(id), exec_id: exec.to_owned() };
         // Not gone in time (stuck in the kernel): it is forgotten with its container.
         let _ = tokio::time::timeout(KILL_WAIT, self.client.tasks().wait(self.client.open_ended(wait))).await;
-        self.forget(id, exec).await
-    }
-
-    async fn forget(&self, id: &ContainerId, exec: &str) -> Result<(), RuntimeError> {
-        let request = DeleteProcessRequest { container_id: native_id(id), exec_id: exec.to_owned() };
-        absent_is_ok(self.client.tasks().delete_process(self.client.request(request)).await)
-            .map_err(call("forget a process in", id.as_str()))
+        self.end_group(exec);
+        forget(&self.client, id, exec).await
     }
 
     /// The container's own process specification with another command line.
@@ -223,6 +259,12 @@ impl Execs {
         });
         Ok(writer)
     }
+}
+
+async fn forget(client: &Containerd, id: &ContainerId, exec: &str) -> Result<(), RuntimeError> {
+    let request = DeleteProcessRequest { container_id: native_id(id), exec_id: exec.to_owned() };
+    absent_is_ok(client.tasks().delete_process(client.request(request)).await)
+        .map_err(call("forget a process in", id.as_str()))
 }
 
 impl Pipes {

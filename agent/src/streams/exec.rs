@@ -30,7 +30,12 @@ pub(super) async fn run(
     request: ExecRequest,
     channel: StreamChannel,
 ) -> StreamEnd {
-    let spec = ExecSpec { command: request.command.clone(), tty: request.tty, stdin: request.stdin };
+    let spec = ExecSpec {
+        command: request.command.clone(),
+        tty: request.tty,
+        stdin: request.stdin,
+        ..ExecSpec::default()
+    };
     let session = match runtime.exec(&id, &spec).await {
         Ok(session) => session,
         Err(error) => return failed(start_text(&error)),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use gantry_agent::probes::exec::{self, Children};
 use gantry_agent::runtime::{ContainerSpec, ContainerState, ExecSpec, Runtime, RuntimeError, RuntimeEvent};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -78,6 +79,49 @@ async fn exec_has_pipes_a_terminal_codes_and_leaves_nothing() {
     runtime.remove(&spec.id).await.unwrap();
     let gone = runtime.exec(&spec.id, &command(&["true"])).await.unwrap_err();
     assert!(matches!(gone, RuntimeError::NotFound(_)), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and containerd: run by cargo xtask test"]
+async fn what_a_probe_leaves_behind_ends_with_it_and_what_a_hook_starts_stays() {
+    let host = Host::start().await;
+    TestImage::default().import(&host, IMAGE);
+    let runtime = host.runtime();
+    let spec = spec(&host, 0, "while :; do sleep 0.1; done");
+    runtime.create(&spec).await.unwrap();
+    runtime.start(&spec.id).await.unwrap();
+    let cgroup = host.cgroup_mount.join(&spec.cgroup[1..]).join("0/cgroup.procs");
+    let alive = |seconds: &str| {
+        let pids = std::fs::read_to_string(&cgroup).unwrap();
+        let line = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        pids.lines()
+            .filter(|pid| String::from_utf8_lossy(&line(pid)).contains(&format!("sleep\0{seconds}")))
+            .count()
+    };
+    let run = async |seconds: &str, code: i32, children: Children| {
+        // The child holds both outputs open.
+        let script = format!("echo said; sleep {seconds} & exit {code}");
+        let command = ["sh", "-c", script.as_str()].map(str::to_owned);
+        let began = std::time::Instant::now();
+        let limit = Some(std::time::Duration::from_secs(20));
+        let outcome = exec::run(&runtime, &spec.id, &command, limit, children).await.unwrap();
+        assert_eq!((outcome.code, outcome.output.as_str()), (code, "said\n"));
+        assert!(began.elapsed() < std::time::Duration::from_secs(8), "{:?}", began.elapsed());
+    };
+    for _ in 0..3 {
+        run("4711", 0, Children::End).await;
+        run("4711", 1, Children::End).await;
+    }
+    assert_eq!(alive("4711"), 0);
+    run("4712", 0, Children::Stay).await;
+    assert_eq!(alive("4712"), 1);
+    // One that takes too long is ended with its children too.
+    let command = ["sh", "-c", "sleep 4713 & sleep 4713"].map(str::to_owned);
+    let limit = Some(std::time::Duration::from_secs(1));
+    let outcome = exec::run(&runtime, &spec.id, &command, limit, Children::End).await;
+    assert!(matches!(outcome, Err(exec::NoOutcome::TimedOut(_))), "{outcome:?}");
+    eventually("no child is left", async || (alive("4713") == 0).then_some(())).await;
+    runtime.remove(&spec.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
