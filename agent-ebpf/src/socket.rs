@@ -258,13 +258,17 @@ fn translate(ctx: &SockAddrContext, addr: u32, port: u16, proto: u8) -> Outcome 
     }
 }
 
-/// The exact frontend, or a NodePort on an address of this node; loopback counts for the node's own processes.
+/// The exact frontend, or a NodePort on an address of this node; loopback counts for the node's own processes, and a
+/// pod's is the pod's own.
 #[inline(always)]
 fn find(addr: u32, port: u16, proto: u8, host: bool) -> Option<u32> {
+    let loopback = addr.to_ne_bytes()[0] == 127;
+    if loopback && !host {
+        return None;
+    }
     if let Some(index) = frontend(addr, port, proto, INSIDE) {
         return Some(index);
     }
-    let loopback = host && addr.to_ne_bytes()[0] == 127;
     if loopback || is_node_address(addr) { frontend(0, port, proto, INSIDE) } else { None }
 }
 

@@ -32,6 +32,7 @@ fn table(address: &str) -> Arc<ServiceTable> {
         internal_local: false,
         external_local: false,
         publish_not_ready: false,
+        health_port: None,
         source_ranges: Vec::new(),
         ports: Vec::new(),
     };

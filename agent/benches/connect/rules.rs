@@ -58,6 +58,7 @@ pub(crate) fn spec(number: u32, lasts: &[u8]) -> ServiceSpec {
         internal_local: false,
         external_local: false,
         publish_not_ready: false,
+        health_port: None,
         source_ranges: Vec::new(),
         ports: vec![ServicePort {
             name: String::new(),

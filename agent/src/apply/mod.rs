@@ -21,8 +21,10 @@ mod hooks;
 mod images;
 mod launch;
 mod progress;
+mod wires;
 
 pub use events::{EventPod, Events};
+pub use wires::Wires;
 
 /// SIGKILL.
 const KILL: i32 = 9;
@@ -35,6 +37,7 @@ pub struct Apply {
     events: Events,
     clock: Clock,
     layout: Layout,
+    wires: Wires,
 }
 
 /// The pod that steps are for.
@@ -52,8 +55,15 @@ pub struct Job {
 
 impl Apply {
     /// Works through these.
-    pub fn new(ports: Ports, records: Arc<Records>, events: Events, clock: Clock, layout: Layout) -> Self {
-        Self { ports, records, events, clock, layout }
+    pub fn new(
+        ports: Ports,
+        records: Arc<Records>,
+        events: Events,
+        clock: Clock,
+        layout: Layout,
+        wires: Wires,
+    ) -> Self {
+        Self { ports, records, events, clock, layout, wires }
     }
 
     /// Runs all steps: at the same time, but that containers start in the order given, and none before the datapath is
@@ -154,6 +164,7 @@ impl Apply {
         let done = self.ports.network.ensure_pod(network).await;
         match self.note(job, Subject::Network, done) {
             Ok(status) => {
+                self.wires.made(&job.uid, &status);
                 let mut memory = job.state.memory();
                 // What has no wire has nothing to attach to.
                 memory.attached = status.addresses.is_none();
@@ -270,6 +281,7 @@ impl Apply {
             // The wire first: links at an interface that is gone end without a grace period. What an interrupted agent
             // leaves of them the next one's start clears.
             self.ports.network.remove_pod(&job.uid).await.map_err(boxed)?;
+            self.wires.removed(&job.uid);
             let dataplane = Arc::clone(&self.ports.dataplane);
             let uid = job.uid.clone();
             blocking(move || dataplane.detach_pod(&uid)).await?;

@@ -325,6 +325,7 @@ mod tests {
             announcers: vec![String::new(), "n".into()],
             affinity_seconds: 9,
             source_ranges: vec!["10.0.0.0/8".into()],
+            health_check_node_port: 30_100,
             ports: vec![port],
             ..Default::default()
         };

@@ -72,6 +72,8 @@ pub struct ServiceSpec {
     pub external_local: bool,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `healthCheckNodePort`.
+    pub health_port: Option<u16>,
     /// `loadBalancerSourceRanges`.
     pub source_ranges: Vec<IpNet>,
     /// Ports with their endpoints.

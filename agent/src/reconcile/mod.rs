@@ -25,6 +25,7 @@ use crate::{
     runtime::{Runtime, RuntimeEvent},
 };
 
+mod host_ports;
 mod metrics;
 mod network;
 mod pod;

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DesiredState, Metrics};
+use super::{DesiredState, Metrics, host_ports};
 use crate::{
-    apply::chain,
+    apply::{Wires, chain},
     dataplane::{Dataplane, DataplaneError, Programmed},
     dns::{Names, SharedNames},
     lifecycle::Gate,
@@ -43,6 +43,8 @@ pub struct Programmer {
     pub node: watch::Receiver<Arc<NodeView>>,
     /// What the name server answers from.
     pub names: SharedNames,
+    /// Addresses of pods, which ports of the node lead to.
+    pub wires: Wires,
     /// Opened by the first table that is programmed.
     pub programmed: Gate,
     /// Counts.
@@ -54,6 +56,8 @@ pub struct Programmer {
 struct Done {
     peers: Option<BTreeMap<NodeName, PeerNode>>,
     services: Option<Arc<Desired>>,
+    /// Ports of the node that were published with them.
+    host_ports: ServiceTable,
     /// The node's addresses that the services were published with.
     addresses: Vec<IpAddr>,
     named: Option<(Arc<Desired>, ClusterNetwork)>,
@@ -64,6 +68,12 @@ struct Done {
 pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop: CancellationToken) {
     let mut done = Done::default();
     let mut node = programmer.node.clone();
+    // Before the first table, in which a pod's ports must not be missing.
+    match programmer.network.list().await {
+        Ok(networks) => programmer.wires.found(&networks),
+        Err(error) => warn!(error = chain(&error), "ports of the node come with each pod's next look"),
+    }
+    let mut wires = programmer.wires.follow();
     let mut retry = RETRY;
     let mut uplink = tokio::time::interval(UPLINK);
     uplink.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -82,6 +92,8 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
             changed = desired.changed() => if changed.is_err() { return },
             // The cluster's ranges or the node's addresses came.
             changed = node.changed() => if changed.is_err() { return },
+            // A pod got its network, or lost it; this end of the channel is ours.
+            Ok(()) = wires.changed() => {}
             _ = uplink.tick() => programmer.uplink().await,
             _ = repair.tick() => programmer.repair(&mut done).await,
             () = timer => retry = (retry * 2).min(MAX_RETRY),
@@ -167,7 +179,9 @@ impl Programmer {
         let node = self.node.borrow().clone();
         let same =
             done.services.as_ref().is_some_and(|before| same_services(&before.services, &desired.services));
-        if same && done.addresses == node.addresses && done.announced.is_some() {
+        let ports = host_ports::table(desired, &self.wires.follow().borrow(), &node, &done.host_ports);
+        let same = same && done.addresses == node.addresses && done.host_ports == ports;
+        if same && done.announced.is_some() {
             return;
         }
         let announced = announced(&desired.services, &node);
@@ -180,16 +194,23 @@ impl Programmer {
                 }
             }
         }
-        if same && done.addresses == node.addresses {
+        if same {
             return;
         }
         let addresses = node.addresses.clone();
-        let (dataplane, table) = (Arc::clone(&self.dataplane), Arc::clone(desired));
+        let dataplane = Arc::clone(&self.dataplane);
+        let (table, more) = (Arc::clone(desired), ports.clone());
         // Map updates are system calls, thousands at the first time: not on a worker thread of the runtime.
         let published = tokio::task::spawn_blocking(move || {
-            dataplane.publish(&table.services, &node.name, &node.addresses)
+            if more.is_empty() {
+                return dataplane.publish(&table.services, &node.name, &node.addresses);
+            }
+            let mut all = table.services.clone();
+            all.extend(more);
+            dataplane.publish(&all, &node.name, &node.addresses)
         });
         done.services = None;
+        done.host_ports = ports;
         match published.await {
             Ok(Ok(result)) => {
                 let Programmed { changed, removed, kept } = result;
@@ -215,6 +236,15 @@ fn unnamed(kind: FailedKind, generation: u64, message: String) -> FailedObject {
 }
 
 fn named(desired: &Desired, id: &ServiceId, message: String) -> FailedObject {
+    if let Some((namespace, name)) = host_ports::pod_of(id) {
+        return FailedObject {
+            kind: FailedKind::Pod,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            generation: desired.generation,
+            message: format!("hostPort: {message}"),
+        };
+    }
     FailedObject {
         kind: FailedKind::Service,
         namespace: id.namespace.to_string(),

@@ -12,7 +12,7 @@ use crate::{
     apply::{EventPod, Job, chain},
     model::{Desired, DesiredPod, ObservedPod, PodReport, PodUid},
     observe::PodState,
-    plan::{self, Context, PodPlan, Step},
+    plan::{self, Context, PodPlan, Standings, Step},
 };
 
 /// Steps that change nothing observable are not repeated at once: something is wrong with a port.
@@ -145,7 +145,9 @@ impl Worker {
         if remind {
             self.told = Instant::now();
         }
-        let plan = plan::pod(&Context { desired, node: &node, remind }, pod, seen);
+        let standings = if plan::is_new(&pod.pod, seen) { self.standings() } else { Standings::new() };
+        let context = Context { desired, node: &node, standings: &standings, remind };
+        let plan = plan::pod(&context, pod, seen);
         let PodPlan { steps, probes, status, notices, wake_ms, finished } = plan;
         let event_pod = EventPod::of(pod);
         for notice in notices {
@@ -175,6 +177,18 @@ impl Worker {
             self.reported = Some(news);
         }
         (steps, wake_ms, finished)
+    }
+
+    /// What is on record of all pods of the node.
+    fn standings(&self) -> Standings {
+        let mut standings = Standings::new();
+        self.tools.records.each(|pod, record| {
+            if let Some(status) = &record.status {
+                let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+                standings.insert(pod.clone(), over);
+            }
+        });
+        standings
     }
 
     /// The same steps for the same observation as in the pass before.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    apply::{Apply, Events},
+    apply::{Apply, Events, Wires},
     model::{DesiredPod, NodeView, PodReport},
     observe::{LastWords, Observer, Records},
     probes::Prober,
@@ -45,7 +45,14 @@ impl Agent {
         let ports = node.ports();
         let observer =
             Observer::new(ports.clone(), records.clone(), clock.clone(), LastWords::new(layout.clone()));
-        let apply = Apply::new(ports.clone(), records.clone(), events.clone(), clock.clone(), layout);
+        let apply = Apply::new(
+            ports.clone(),
+            records.clone(),
+            events.clone(),
+            clock.clone(),
+            layout,
+            Wires::default(),
+        );
         let prober = Prober::new(ports.runtime.clone(), records.clone(), events.clone(), clock);
         let nodes = watch::Sender::new(view);
         let tools = Tools {
@@ -329,6 +336,28 @@ async fn a_probe_that_cannot_be_asked_is_told_and_restarts_nothing() {
     let report = agent.heard.last(&"p1".into()).unwrap();
     assert_eq!(report.status.container_statuses.as_ref().unwrap()[0].restart_count, 0);
     assert_eq!(condition(&report, "Ready"), "False");
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_good_and_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let away = "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 4\r\n\r\naway";
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(away.as_bytes()).await;
+        }
+    });
+    let (node, dir) = setup();
+    let probe = json!({"httpGet": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1});
+    let probed =
+        pod("p1", json!({"containers": [{"name": "web", "image": "app:1", "readinessProbe": probe}]}));
+    let agent = Agent::start(&node, &dir, Some(desired([probed])));
+    agent.until("Ready", |report| condition(report, "Ready") == "True").await;
+    let told = "Readiness probe warning: Probe terminated redirects, Response body: away";
+    assert!(agent.events().contains(&("ProbeWarning", told.to_owned())), "{:?}", agent.events());
 }
 
 /// Events live for an hour only.

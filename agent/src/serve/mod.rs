@@ -11,6 +11,7 @@ mod files;
 mod kubelet;
 mod metrics;
 mod pods;
+mod service_health;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use crate::{
 };
 
 pub use pods::PodDebug;
+pub use service_health::service_health;
 
 /// `text/plain` would lose the types of the OpenMetrics format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -229,6 +229,7 @@ pub(crate) fn service(cluster_ip: &str, port: u16, protocol: Protocol, endpoints
         internal_local: false,
         external_local: false,
         publish_not_ready: false,
+        health_port: None,
         source_ranges: Vec::new(),
         ports: vec![ServicePort { name: String::new(), protocol, port, node_port: None, endpoints }],
     }

@@ -8,7 +8,8 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+            NodeStatus, NodeSystemInfo, Taint,
         },
     },
     apimachinery::pkg::{
@@ -190,6 +191,11 @@ impl NodeWriter {
             capacity: quantities(&self.info.capacity),
             allocatable: quantities(&self.info.allocatable),
             addresses: Some(self.info.addresses.iter().map(address).collect()),
+            daemon_endpoints: (self.info.kubelet_port > 0).then(|| NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint {
+                    port: i32::try_from(self.info.kubelet_port).unwrap_or_default(),
+                }),
+            }),
             node_info: Some(NodeSystemInfo {
                 architecture: self.info.architecture.clone(),
                 boot_id: self.boot_id.clone(),

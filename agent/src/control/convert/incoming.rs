@@ -182,6 +182,8 @@ fn service_spec(service: pb::Service, generation: u64) -> Result<ServiceSpec, Co
         "ExternalName" => ServiceType::ExternalName,
         _ => return Err(ConvertError::Field("type")),
     };
+    let health_port = u16::try_from(service.health_check_node_port)
+        .map_err(|_| ConvertError::Field("health_check_node_port"))?;
     let announcer = |i: usize| service.announcers.get(i).filter(|n| !n.is_empty()).map(|n| n.as_str().into());
     let load_balancer_ips = service
         .load_balancer_ips
@@ -202,6 +204,7 @@ fn service_spec(service: pb::Service, generation: u64) -> Result<ServiceSpec, Co
         internal_local: service.internal_local,
         external_local: service.external_local,
         publish_not_ready: service.publish_not_ready,
+        health_port: (health_port > 0).then_some(health_port),
         source_ranges: parsed(&service.source_ranges),
         ports: service.ports.into_iter().map(port).collect::<Result<_, _>>()?,
     })

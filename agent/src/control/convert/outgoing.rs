@@ -103,6 +103,7 @@ fn wire_service(spec: &ServiceSpec) -> pb::Service {
         publish_not_ready: spec.publish_not_ready,
         ports: spec.ports.iter().map(wire_port).collect(),
         source_ranges: texts(&spec.source_ranges),
+        health_check_node_port: spec.health_port.unwrap_or(0).into(),
     }
 }
 
@@ -150,6 +151,7 @@ pub(in crate::control) fn node_info(facts: NodeFacts) -> pb::NodeInfo {
         architecture: facts.architecture,
         machine_id: facts.machine_id,
         conditions: facts.conditions.into_iter().map(condition).collect(),
+        kubelet_port: facts.kubelet_port.unwrap_or(0).into(),
     }
 }
 

@@ -20,6 +20,7 @@ pub(in crate::dataplane) fn spec() -> ServiceSpec {
         internal_local: false,
         external_local: false,
         publish_not_ready: false,
+        health_port: None,
         source_ranges: Vec::new(),
         ports: Vec::new(),
     }

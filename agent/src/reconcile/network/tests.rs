@@ -34,6 +34,7 @@ fn start(fake: &FakeNode, wanted: Desired) -> Running {
         upstream: heard.clone(),
         node: view,
         names: SharedNames::default(),
+        wires: Wires::default(),
         programmed: gates.register("services"),
         metrics: Arc::default(),
     };
@@ -59,6 +60,7 @@ fn wanted() -> Desired {
             internal_local: false,
             external_local: false,
             publish_not_ready: false,
+            health_port: None,
             source_ranges: Vec::new(),
             ports: Vec::new(),
         })

@@ -75,6 +75,7 @@ pub(super) fn compile<'a>(
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         ports,
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
+        health_check_node_port: spec.health_check_node_port.filter(|_| !somebody_elses).map_or(0, number),
     }
 }
 

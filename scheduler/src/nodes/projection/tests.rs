@@ -541,3 +541,12 @@ fn what_others_serve_has_a_name_and_no_ports() {
     let headless = compile::compile(&headless, [slice(json!({}))].iter(), &BTreeSet::new());
     assert_eq!(headless.ports[0].endpoints.len(), 1);
 }
+
+#[test]
+fn nodes_are_told_the_health_check_port() {
+    let service: Service = serde_json::from_value(json!({"spec": {"type": "LoadBalancer",
+        "clusterIP": "10.0.0.5", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31_234}}))
+    .unwrap();
+    let compiled = compile::compile(&service, [].iter(), &BTreeSet::new());
+    assert_eq!(compiled.health_check_node_port, 31_234);
+}
