@@ -117,6 +117,11 @@ equal "kubectl get shows it" "$(kubectl get pod eater --no-headers | awk '{print
 
 if until_true "the burner runs" 60 '[ -n "$(pid_of "/bin/gantry-workload burn 600")" ]'; then
   group=$(cgroup_of "$(pid_of '/bin/gantry-workload burn 600')")
+  # Here the runtime may lower it, unlike on a machine without CAP_SYS_RESOURCE.
+  equal "the burner, which is Guaranteed, has upstream's oom_score_adj" \
+    "$(cat "/proc/$(pid_of '/bin/gantry-workload burn 600')/oom_score_adj")" -997
+  equal "the node tells that classes are protected" \
+    "$(kubectl get node node-1 -o 'jsonpath={.status.conditions[?(@.type=="OOMScoresEnforced")].status}')" True
   usage() { awk '$1 == "usage_usec" {print $2}' "$group/cpu.stat"; }
   before=$(usage); from=$(date +%s%N)
   sleep 6

@@ -20,6 +20,8 @@ use crate::{
     model::{ClusterNetwork, NodeView},
     net::{Network, REPAIR},
     observe::{Host, Machine},
+    plan::OOM_GUARANTEED,
+    runtime::oom,
 };
 
 /// After a failure.
@@ -29,6 +31,14 @@ const DNS_PORT: u16 = 53;
 
 /// The node as plans see it, before the cluster is known.
 pub(super) fn view(config: &Config, host: &Host, machine: &Machine, cgroups: &dyn Cgroups) -> NodeView {
+    let oom_floor = oom::floor(&config.containerd.socket);
+    if oom_floor > OOM_GUARANTEED {
+        tracing::warn!(
+            lowest = oom_floor,
+            "the runtime may not lower oom_score_adj further (no CAP_SYS_RESOURCE): Guaranteed and critical containers \
+             are less protected from the OOM killer than upstream's"
+        );
+    }
     let (cpu_milli, memory_bytes) = super::reporter::allocatable(&config.node, machine);
     NodeView {
         name: config.node.name.clone(),
@@ -42,6 +52,9 @@ pub(super) fn view(config: &Config, host: &Host, machine: &Machine, cgroups: &dy
         ephemeral_bytes: Host::disk(&config.layout.state_dir)
             .map_or(0, |(all, _)| i64::try_from(all).unwrap_or(i64::MAX)),
         enforced: cgroups.enforcement() == Enforcement::Enforced,
+        max_pods: config.node.max_pods.into(),
+        allowed_sysctls: config.node.allowed_unsafe_sysctls.clone(),
+        oom_floor,
         pids_max: config.node.pod_pids,
         apparmor: host.apparmor(),
         hosts: host.hosts(),

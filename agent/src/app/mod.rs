@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::{
-    apply::{Apply, Events},
+    apply::{Apply, Events, Wires},
     config::Config,
     control::{CaPin, Control, ControlConfig, ControlError, ControlParts, JoinToken, TlsError},
     dataplane::Snapshot,
@@ -28,7 +28,7 @@ use crate::{
     probes::Prober,
     reconcile::{Metrics, Pods, Programmer, Tools, programming},
     runtime::Timed,
-    serve::{Answers, Endpoints, ServeError, Sources},
+    serve::{Answers, Endpoints, ServeError, Sources, service_health},
     streams::NodeStreams,
 };
 
@@ -115,6 +115,7 @@ impl App {
         let pulse = pulse::Pulse { runtime, images, health, heard: hearing };
         let reporter = Arc::new(reporter::Reporter {
             node: config.node.clone(),
+            port: config.metrics_listen.map(|address| address.port()),
             host,
             machine,
             view: node.clone(),
@@ -132,6 +133,7 @@ impl App {
         )?;
         let desired = known(&control, &gates, &drain);
         let metrics = Arc::new(Metrics::new(&mut registry));
+        let wires = Wires::default();
         let names = SharedNames::default();
         let dns_metrics = dns::Metrics::new(&mut registry);
 
@@ -140,7 +142,14 @@ impl App {
         let words = LastWords::new(config.layout.clone());
         let tools = Tools {
             observer: Observer::new(ports.clone(), records.clone(), clock.clone(), words),
-            apply: Apply::new(ports.clone(), records.clone(), events.clone(), clock, config.layout.clone()),
+            apply: Apply::new(
+                ports.clone(),
+                records.clone(),
+                events.clone(),
+                clock,
+                config.layout.clone(),
+                wires.clone(),
+            ),
             prober: prober.clone(),
             records: records.clone(),
             upstream: control.upstream.clone(),
@@ -169,10 +178,12 @@ impl App {
             upstream: control.upstream.clone(),
             node: node.clone(),
             names,
+            wires,
             programmed: gates.register("services"),
             metrics,
         };
         drain.spawn(programming(programmer, desired.clone(), drain.stop.clone()));
+        drain.spawn(service_health(desired.clone(), node.clone(), drain.stop.clone()));
         drain.spawn(prober.run(drain.stop.clone()));
         drain.spawn(pulse.run(drain.stop.clone()));
         drain.spawn(cluster::watch_runtime(unhealthy, gates.register("runtime"), drain.stop.clone()));

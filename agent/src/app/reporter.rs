@@ -12,6 +12,7 @@ use crate::{
     control::NodeReporter,
     model::{ContainerName, ContainerUsage, NodeCondition, NodeFacts, NodeView, PodUid, Vitals},
     observe::{Clock, Host, Machine, Records},
+    plan::OOM_GUARANTEED,
 };
 
 /// How long the hello of the first session waits for the runtime's version.
@@ -20,6 +21,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(6);
 /// Speaks for the node.
 pub(super) struct Reporter {
     pub(super) node: NodeConfig,
+    /// Where metrics and health are served.
+    pub(super) port: Option<u16>,
     pub(super) host: Host,
     pub(super) machine: Machine,
     pub(super) view: watch::Receiver<Arc<NodeView>>,
@@ -80,6 +83,7 @@ impl Reporter {
         let view = self.view.borrow().clone();
         let mut conditions = self.host.pressure(&view.layout.state_dir);
         conditions.push(limits(&self.cgroups.enforcement()));
+        conditions.push(priorities(view.oom_floor));
         if let Some(why) = self.health.borrow().as_ref() {
             conditions.push(NodeCondition {
                 kind: "Ready".to_owned(),
@@ -145,6 +149,24 @@ fn limits(enforcement: &Enforcement) -> NodeCondition {
     }
 }
 
+/// Whether containers get the oom_score_adj that their class has.
+fn priorities(floor: i32) -> NodeCondition {
+    let full = floor <= OOM_GUARANTEED;
+    let message = match full {
+        true => "containers get the oom_score_adj of their class".to_owned(),
+        false => format!(
+            "the runtime may not give a container an oom_score_adj below {floor} on this node (it lacks \
+             CAP_SYS_RESOURCE): Guaranteed and critical containers get {floor} instead of {OOM_GUARANTEED}"
+        ),
+    };
+    NodeCondition {
+        kind: "OOMScoresEnforced".to_owned(),
+        status: if full { "True" } else { "False" }.to_owned(),
+        reason: if full { "LowestScoreAllowed" } else { "CapabilityMissing" }.to_owned(),
+        message,
+    }
+}
+
 /// As Go and the container world name it.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -176,6 +198,7 @@ impl NodeReporter for Reporter {
             machine_id: self.machine.machine_id.clone(),
             boot_id: self.machine.boot_id.clone(),
             conditions: self.conditions(),
+            kubelet_port: self.port,
         }
     }
 

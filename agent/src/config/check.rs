@@ -20,7 +20,7 @@ use crate::{
     dataplane::{DataplaneConfig, TableSizes, TcAttachment},
     model::{Layout, NodeName, NodeTaint},
     net::NetSettings,
-    plan::quantity,
+    plan::{quantity, sysctls},
 };
 
 /// RFC 1123, as the API server checks it.
@@ -115,6 +115,13 @@ fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> No
         let why = "must be a DNS name in lower case: letters, digits, '-' and '.', beginning and ending with a letter or digit";
         p.add("node.name", quoted(&name), why);
     }
+    for pattern in &node.allowed_unsafe_sysctls {
+        if !sysctls::is_namespaced(pattern) {
+            let why = "must be the name or the beginning (\"net.core.*\") of parameters that pods have of their own: \
+                       net., kernel.shm, kernel.msg, kernel.sem, fs.mqueue.";
+            p.add("node.allowed_unsafe_sysctls", quoted(pattern), why);
+        }
+    }
     let taints = node.taints.iter().filter_map(|text| taint(p, text)).collect();
     let addresses =
         node.addresses.iter().filter_map(|text| parsed::<IpAddr>(p, "node.addresses", text)).collect();
@@ -133,6 +140,7 @@ fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> No
         addresses,
         max_pods: node.max_pods,
         pod_pids: (node.pod_pids > 0).then_some(node.pod_pids),
+        allowed_unsafe_sysctls: node.allowed_unsafe_sysctls,
     }
 }
 

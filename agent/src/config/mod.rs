@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub max_pods: u32,
     /// Most processes of one pod; `None`: no limit.
     pub pod_pids: Option<i64>,
+    /// Kernel parameters that pods may set besides the safe ones: names, or their beginnings with a `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// CPU kept for the machine itself, in millicores.
     pub reserved_cpu_milli: i64,
     /// Memory kept for the machine itself, in bytes.

@@ -31,6 +31,7 @@ pub(super) struct Node {
     pub(super) addresses: Vec<String>,
     pub(super) max_pods: u32,
     pub(super) pod_pids: i64,
+    pub(super) allowed_unsafe_sysctls: Vec<String>,
 }
 
 impl Default for Node {
@@ -42,6 +43,7 @@ impl Default for Node {
             addresses: Vec::new(),
             max_pods: 110,
             pod_pids: 0,
+            allowed_unsafe_sysctls: Vec::new(),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct NodeFacts {
     pub boot_id: String,
     /// As in [`Vitals`].
     pub conditions: Vec<NodeCondition>,
+    /// Where metrics and health are served; `None`: nowhere.
+    pub kubelet_port: Option<u16>,
 }
 
 /// A taint of the node.

@@ -27,6 +27,12 @@ pub struct NodeView {
     pub ephemeral_bytes: i64,
     /// Limits hold on this host (the cgroup v2 controllers are there).
     pub enforced: bool,
+    /// Most pods.
+    pub max_pods: i64,
+    /// Kernel parameters that pods may set besides the safe ones: names, or their beginnings with a `*`.
+    pub allowed_sysctls: Vec<String>,
+    /// The lowest oom_score_adj that the runtime may give a container.
+    pub oom_floor: i32,
     /// Most processes one pod may have; `None`: no limit.
     pub pids_max: Option<i64>,
     /// The kernel confines by AppArmor.

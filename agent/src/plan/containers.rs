@@ -39,6 +39,8 @@ pub(super) struct Draft {
     pub steps: Vec<Step>,
     /// Why containers wait.
     pub waiting: BTreeMap<ContainerName, Waiting>,
+    /// Why the pod cannot have a name, and so no network.
+    pub unnamed: Option<String>,
     /// Earliest time at which something changes by itself.
     pub wake_ms: Option<i64>,
 }

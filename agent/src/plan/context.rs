@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
+use super::admission::Standings;
 use crate::model::{Desired, NodeView};
 
 /// Everything else that is wanted of the node, and the node's own facts.
@@ -13,6 +14,8 @@ pub struct Context<'a> {
     pub desired: &'a Desired,
     /// The node.
     pub node: &'a NodeView,
+    /// What is on record of the node's pods; only looked at for a pod that [`is_new`](super::is_new).
+    pub standings: &'a Standings,
     /// Problems that were told before are told again: their events do not live for ever.
     pub remind: bool,
 }

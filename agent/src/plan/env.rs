@@ -54,7 +54,10 @@ pub(super) fn as_map(environment: &Environment) -> BTreeMap<String, String> {
 }
 
 fn hostname(context: &Context<'_>, pod: &DesiredPod) -> String {
-    if pod::host_network(&pod.pod) { context.node.name.to_string() } else { pod::hostname(pod) }
+    match pod::host_network(&pod.pod) {
+        true => context.node.name.to_string(),
+        false => pod::name_of(pod, context.domain()),
+    }
 }
 
 /// Insertion order with replacement in place.

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{context::Context, pod};
+use super::{
+    context::Context,
+    pod::{self, PodHost},
+};
 use crate::{
     model::{DesiredPod, ObservedPod, Resolver},
     volumes::PodFile,
@@ -13,21 +16,24 @@ const MAX_NAMESERVERS: usize = 3;
 
 /// The files of a pod whose network is there.
 pub(super) fn pod_files(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> Vec<PodFile> {
-    let hostname =
-        if pod::host_network(&pod.pod) { context.node.name.to_string() } else { pod::hostname(pod) };
+    let host = pod::host(pod, context.domain());
+    let kernel = match pod::host_network(&pod.pod) {
+        true => context.node.name.to_string(),
+        false => pod::name_of(pod, context.domain()),
+    };
     vec![
-        PodFile { name: "hosts", content: hosts(context, pod, seen, &hostname) },
-        PodFile { name: "hostname", content: format!("{hostname}\n") },
+        PodFile { name: "hosts", content: hosts(context, pod, seen, &host) },
+        PodFile { name: "hostname", content: format!("{kernel}\n") },
         PodFile { name: "resolv.conf", content: rendered(&resolver(context, pod)) },
     ]
 }
 
-fn hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: &str) -> String {
+fn hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, host: &PodHost) -> String {
     let mut text = if pod::host_network(&pod.pod) {
         // In the node's network the node's names are the right ones.
         format!("# Kubernetes-managed hosts file (host network).\n{}", context.node.hosts)
     } else {
-        own_hosts(context, pod, seen, hostname)
+        own_hosts(context, seen, host)
     };
     let spec = pod.pod.spec.as_ref();
     let aliases: Vec<_> = spec.into_iter().flat_map(|spec| spec.host_aliases.iter().flatten()).collect();
@@ -41,8 +47,7 @@ fn hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: 
     text
 }
 
-fn own_hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostname: &str) -> String {
-    let spec = pod.pod.spec.as_ref();
+fn own_hosts(context: &Context<'_>, seen: &ObservedPod, host: &PodHost) -> String {
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -52,12 +57,10 @@ fn own_hosts(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod, hostna
         None => context.node.addresses.first().map(ToString::to_string),
     };
     if let Some(own) = own {
-        let domain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|name| !name.is_empty());
-        let fqdn = domain.map(|subdomain| {
-            format!("{hostname}.{subdomain}.{}.svc.{}\t", pod.name.namespace, context.domain())
-        });
+        let PodHost { name, domain } = host;
+        let fqdn = domain.as_ref().map(|domain| format!("{name}.{domain}\t"));
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{own}\t{}{hostname}", fqdn.unwrap_or_default());
+        let _ = writeln!(text, "{own}\t{}{name}", fqdn.unwrap_or_default());
     }
     text
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     images::ImageInfo,
     model::{ContainerId, ContainerName, DesiredPod, ObservedPod},
-    runtime::{ContainerSpec, Limits, Mount},
+    runtime::{ContainerSpec, Limits, Mount, Propagation},
     volumes::SubPath,
 };
 
@@ -59,7 +59,7 @@ pub(super) fn launch(
     };
     let environment = env::environment(context, pod, seen, container)?;
     unsupported::refuse(pod, container, context.node)?;
-    let sysctls = sysctls::sysctls(&pod.pod)?;
+    let sysctls = sysctls::values(&pod.pod);
     let security = security(pod, container, image, layout)?;
     let (mounts, sub_paths) = mounts(context, pod, container, &name, attempt.number, &environment)?;
     let known = env::as_map(&environment);
@@ -105,7 +105,8 @@ pub(super) fn launch(
         // Filled by `apply` from the cgroup port, the only one that knows where the tree is rooted.
         cgroup: String::new(),
         limits,
-        oom_score_adj: oom_score_adj(&pod.pod, container, context.node.memory_capacity),
+        oom_score_adj: oom_score_adj(&pod.pod, container, context.node.memory_capacity)
+            .max(context.node.oom_floor),
         log_path: layout.container_log(&pod.name, &pod.uid, &name, attempt.number),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
@@ -151,11 +152,12 @@ fn mounts(
             format!("/{}", mount.mount_path)
         };
         let read_only = mount.read_only == Some(true) || always_read_only(pod, &mount.name);
-        mounts.push(Mount { source, target, read_only });
+        mounts.push(Mount { source, target, read_only, propagation: propagation(mount) });
     }
     let mut add = |target: &str, source: PathBuf| {
         if !mounts.iter().any(|mount| mount.target == target) {
-            mounts.push(Mount { source, target: target.to_owned(), read_only: false });
+            let propagation = Propagation::None;
+            mounts.push(Mount { source, target: target.to_owned(), read_only: false, propagation });
         }
     };
     for (target, file) in
@@ -182,6 +184,14 @@ fn source(context: &Context<'_>, pod: &DesiredPod, name: &str) -> Option<PathBuf
         Some(host_path) => PathBuf::from(&host_path.path),
         None => context.node.layout.volume_dir(&pod.uid, name),
     })
+}
+
+fn propagation(mount: &VolumeMount) -> Propagation {
+    match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::None,
+    }
 }
 
 /// Projected content is the agent's to write, as upstream has it.

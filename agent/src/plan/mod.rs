@@ -13,6 +13,7 @@ use crate::{
     runtime::{ContainerState, Limits},
 };
 
+mod admission;
 pub mod backoff;
 mod containers;
 mod context;
@@ -33,17 +34,18 @@ mod security;
 mod standing;
 mod status;
 mod step;
-mod sysctls;
+pub mod sysctls;
 mod termination;
 #[cfg(test)]
 mod tests;
 mod unsupported;
 mod volumes;
 
+pub use admission::{Standings, is_new};
 pub use context::Context;
 pub use launch::{IMAGE_LABEL, LEVEL_LABEL};
-pub use pod::{find as find_container, formatted, grace_ms, host_network};
-pub use resources::{Amounts, qos};
+pub use pod::{find as find_container, formatted, grace_ms, host_network, restartable_and_main};
+pub use resources::{Amounts, OOM_GUARANTEED, qos};
 pub use standing::container_id;
 pub use step::{HookCall, ImageRequest, Launch, Notice, PodPlan, PullPolicy, Step, Target};
 
@@ -57,13 +59,14 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     let mut draft = Draft::default();
     let previous = standing::previous(pod, seen);
     let ended = phase::terminal(previous);
+    let refused = admission::refuse(context, pod, seen);
     let expired = expired(pod, seen, previous, &mut draft);
     let mut subjects = Subjects { context, pod, spec, seen, prepared: false };
     let (mut finished, mut failing) = (false, BTreeMap::new());
     if pod::deleted(&pod.pod) {
         let over = termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
         finished = over && termination::clear(seen, &mut draft);
-    } else if ended.is_some() || expired {
+    } else if ended.is_some() || refused.is_some() || expired {
         if termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod)) {
             release(seen, &mut draft);
         }
@@ -77,12 +80,12 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
         }
         containers::stale(seen, &mut draft);
     }
-    let outcome = Outcome { ended, expired, failing };
+    let outcome = Outcome { ended, expired, refused, failing };
     let status = pod_status(&subjects, &draft, previous, &outcome);
     hold(seen, &mut draft);
     PodPlan {
         probes: probes::targets(&subjects, pod::deleted(&pod.pod)),
-        notices: notices::notices(pod, previous, &status, &outcome.failing, context.remind),
+        notices: notices::notices(pod, previous, &status, &draft, &outcome, context.remind),
         steps: draft.steps,
         wake_ms: draft.wake_ms,
         status,
@@ -102,6 +105,8 @@ pub fn abandoned(seen: &ObservedPod) -> (Vec<Step>, Option<i64>, bool) {
 struct Outcome {
     ended: Option<Phase>,
     expired: bool,
+    /// The node does not take the pod.
+    refused: Option<admission::Refusal>,
     /// Volumes that cannot be made, with the reason.
     failing: BTreeMap<String, String>,
 }
@@ -163,13 +168,14 @@ fn network(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
         // Without the cluster's ranges there is no address to give.
         _ if !host_network && subjects.context.node.cluster.is_none() => false,
         _ => {
-            let step = Step::EnsureNetwork(PodNetwork {
-                uid: subjects.pod.uid.clone(),
-                name: subjects.pod.name.clone(),
-                hostname: pod::hostname(subjects.pod),
-                host_network,
-            });
-            retry(seen, draft, &Subject::Network, step);
+            match pod::kernel_name(subjects.pod, subjects.context.domain()) {
+                Ok(hostname) => {
+                    let (uid, name) = (subjects.pod.uid.clone(), subjects.pod.name.clone());
+                    let step = Step::EnsureNetwork(PodNetwork { uid, name, hostname, host_network });
+                    retry(seen, draft, &Subject::Network, step);
+                }
+                Err(why) => draft.unnamed = Some(why),
+            }
             false
         }
     }
@@ -240,14 +246,22 @@ fn pod_status(
     outcome: &Outcome,
 ) -> PodStatus {
     let spec = subjects.spec;
-    let default = Waiting { reason: creating(spec), message: creating_message(subjects, outcome) };
+    let default = Waiting { reason: creating(spec), message: creating_message(subjects, draft, outcome) };
     let statuses = |list: &[k8s_openapi::api::core::v1::Container], init: bool| {
         let each =
             list.iter().map(|container| status::container_status(subjects, draft, container, init, &default));
         each.collect::<Vec<_>>()
     };
-    let init = statuses(spec.init_containers.as_deref().unwrap_or_default(), true);
-    let main = statuses(&spec.containers, false);
+    // Of a pod that was not taken there is no container to tell about.
+    let untaken = outcome.refused.is_some()
+        || outcome.ended.is_some() && previous.is_some_and(|status| status.container_statuses.is_none());
+    let (init, main) = match untaken {
+        true => Default::default(),
+        false => (
+            statuses(spec.init_containers.as_deref().unwrap_or_default(), true),
+            statuses(&spec.containers, false),
+        ),
+    };
     let phase = decided_phase(subjects, outcome, &init, &main);
     let facts = Facts {
         pod: &subjects.pod.pod,
@@ -268,6 +282,8 @@ fn pod_status(
             Some(notices::DEADLINE.to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         )
+    } else if let Some(refused) = &outcome.refused {
+        (Some(refused.reason.to_owned()), Some(format!("{}{}", admission::REFUSED, refused.message)))
     } else if outcome.ended.is_some() {
         (kept(|status| &status.reason), kept(|status| &status.message))
     } else {
@@ -286,7 +302,7 @@ fn pod_status(
         qos_class: Some(resources::qos_name(qos(&subjects.pod.pod)).to_owned()),
         observed_generation: subjects.pod.pod.metadata.generation,
         init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(main),
+        container_statuses: (!untaken).then_some(main),
         ..PodStatus::default()
     }
 }
@@ -302,7 +318,7 @@ fn decided_phase(
         return ended;
     }
     let running = subjects.seen.any_running();
-    if outcome.expired {
+    if outcome.expired || outcome.refused.is_some() {
         return Phase::Failed;
     }
     let phase = phase::phase(subjects.spec, init, main);
@@ -310,7 +326,10 @@ fn decided_phase(
     if phase.is_terminal() && running { Phase::Running } else { phase }
 }
 
-fn creating_message(subjects: &Subjects<'_>, outcome: &Outcome) -> String {
+fn creating_message(subjects: &Subjects<'_>, draft: &Draft, outcome: &Outcome) -> String {
+    if let Some(why) = &draft.unnamed {
+        return why.clone();
+    }
     if !outcome.failing.is_empty() {
         let each = outcome.failing.iter().map(|(name, message)| notices::failed_mount(name, message));
         return each.collect::<Vec<_>>().join("; ");

@@ -1,11 +1,9 @@
 //! Events that follow from a change of status: back-off, configuration errors, volumes that cannot be made, the end of
 //! the pod's time. What a step did is told by `apply`, which knows it.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::{pod::formatted, step::Notice};
+use super::{Outcome, containers::Draft, pod::formatted, step::Notice};
 use crate::model::DesiredPod;
 
 /// `activeDeadlineSeconds` is over.
@@ -16,7 +14,8 @@ pub(super) fn notices(
     pod: &DesiredPod,
     before: Option<&PodStatus>,
     now: &PodStatus,
-    failing_volumes: &BTreeMap<String, String>,
+    draft: &Draft,
+    outcome: &Outcome,
     remind: bool,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
@@ -26,7 +25,17 @@ pub(super) fn notices(
         let message = now.message.clone().unwrap_or_default();
         notices.push(Notice { field_path: None, warning: false, reason: DEADLINE, message });
     }
+    if let Some(refused) = &outcome.refused {
+        let (reason, message) = (refused.reason, refused.message.clone());
+        notices.push(Notice { field_path: None, warning: true, reason, message });
+    }
     let before = before.filter(|_| !remind);
+    if let Some(why) = &draft.unnamed
+        && !before.is_some_and(|before| tells(before, why))
+    {
+        let (reason, message) = ("FailedCreatePodSandBox", why.clone());
+        notices.push(Notice { field_path: None, warning: true, reason, message });
+    }
     for (prefix, status) in containers(now) {
         let Some((reason, message)) = waiting(status) else { continue };
         let known = before.and_then(|before| {
@@ -40,18 +49,19 @@ pub(super) fn notices(
             Notice { field_path: field_path.clone(), warning, reason, message }
         }));
     }
-    for (volume, message) in failing_volumes {
+    for (volume, message) in &outcome.failing {
         let message = failed_mount(volume, message);
-        let told = |status: &PodStatus| {
-            containers(status)
-                .any(|(_, known)| waiting(known).is_some_and(|(_, known)| known.contains(&message)))
-        };
-        if before.is_some_and(told) {
+        if before.is_some_and(|before| tells(before, &message)) {
             continue;
         }
         notices.push(Notice { field_path: None, warning: true, reason: "FailedMount", message });
     }
     notices
+}
+
+/// Some container of the status waits with these words.
+fn tells(status: &PodStatus, words: &str) -> bool {
+    containers(status).any(|(_, known)| waiting(known).is_some_and(|(_, known)| known.contains(words)))
 }
 
 /// Upstream's words for a volume that cannot be made.

@@ -48,6 +48,11 @@ pub(super) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container
     spec.containers.iter().map(|container| (container, false)).chain(init)
 }
 
+/// The containers that run side by side: sidecars and regular ones.
+pub fn restartable_and_main(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)).chain(&spec.containers)
+}
+
 /// The container of this name.
 pub fn find<'a>(spec: &'a PodSpec, name: &ContainerName) -> Option<&'a Container> {
     all_containers(spec).map(|(container, _)| container).find(|container| container.name == name.as_str())
@@ -70,13 +75,54 @@ pub fn grace_ms(pod: &Pod) -> i64 {
     deletion.or(spec).unwrap_or(DEFAULT_GRACE_SECONDS).max(0).saturating_mul(1000)
 }
 
-/// The host name its containers see.
-pub(super) fn hostname(pod: &DesiredPod) -> String {
-    let name = pod.pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
-    let mut name = name.unwrap_or_else(|| pod.name.name.to_string());
+/// What a pod is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodHost {
+    /// Its short name.
+    pub name: String,
+    /// The domain below which the short name is known.
+    pub domain: Option<String>,
+}
+
+/// `hostnameOverride`, or `hostname`, or the pod's name; with a `subdomain` known below it, unless overridden.
+pub(super) fn host(pod: &DesiredPod, cluster_domain: &str) -> PodHost {
+    let spec = pod.pod.spec.as_ref();
+    let given = |field: fn(&PodSpec) -> &Option<String>| spec.and_then(|spec| field(spec).clone());
+    let over = given(|spec| &spec.hostname_override);
+    let subdomain = given(|spec| &spec.subdomain).filter(|name| !name.is_empty() && over.is_none());
+    let own = || given(|spec| &spec.hostname).filter(|name| !name.is_empty());
+    let mut name = over.or_else(own).unwrap_or_else(|| pod.name.name.to_string());
     // The kernel takes 63 characters; upstream cuts and drops what may not end a name.
     name.truncate(63);
-    name.trim_end_matches(['-', '.']).to_owned()
+    PodHost {
+        name: name.trim_end_matches(['-', '.']).to_owned(),
+        domain: subdomain.map(|subdomain| format!("{subdomain}.{}.svc.{cluster_domain}", pod.name.namespace)),
+    }
+}
+
+/// Longest name that the kernel takes.
+const MAX_KERNEL_NAME: usize = 64;
+
+/// The name that the kernel has for the pod, or why there is none (upstream's words).
+pub(super) fn kernel_name(pod: &DesiredPod, cluster_domain: &str) -> Result<String, String> {
+    let PodHost { name, domain } = host(pod, cluster_domain);
+    let whole = pod.pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn) == Some(true);
+    let Some(domain) = domain.filter(|_| whole) else { return Ok(name) };
+    let fqdn = format!("{name}.{domain}");
+    if fqdn.len() > MAX_KERNEL_NAME {
+        return Err(format!(
+            "Failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long \
+             ({MAX_KERNEL_NAME} is the max, {} characters requested)",
+            fqdn.len()
+        ));
+    }
+    Ok(fqdn)
+}
+
+/// What its containers find as their host name. One that is too long keeps the pod from getting its network, and so its
+/// containers from asking.
+pub(super) fn name_of(pod: &DesiredPod, cluster_domain: &str) -> String {
+    kernel_name(pod, cluster_domain).unwrap_or_else(|_| host(pod, cluster_domain).name)
 }
 
 /// `spec.hostNetwork`.

@@ -18,7 +18,7 @@ const PERIOD_US: i64 = 100_000;
 /// The kernel refuses a smaller quota.
 const MIN_QUOTA_US: i64 = 1_000;
 /// oom_score_adj of a Guaranteed container.
-const OOM_GUARANTEED: i32 = -997;
+pub const OOM_GUARANTEED: i32 = -997;
 /// oom_score_adj of a BestEffort container.
 const OOM_BEST_EFFORT: i32 = 1000;
 

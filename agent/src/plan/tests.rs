@@ -15,6 +15,7 @@ use crate::{
     testing,
 };
 
+mod admission;
 mod ending;
 mod isolation;
 mod properties;
@@ -87,7 +88,7 @@ fn with(seen: &mut ObservedPod, container: ObservedContainer) {
 }
 
 fn planned(desired: &Desired, pod: &DesiredPod, seen: &ObservedPod) -> PodPlan {
-    super::pod(&Context { desired, node: &node(), remind: false }, pod, seen)
+    super::pod(&Context { desired, node: &node(), standings: &Standings::new(), remind: false }, pod, seen)
 }
 
 fn launches(plan: &PodPlan) -> Vec<String> {
@@ -384,6 +385,7 @@ fn service(port: u16) -> ServiceSpec {
         internal_local: false,
         external_local: false,
         publish_not_ready: false,
+        health_port: None,
         source_ranges: Vec::new(),
         ports: vec![ServicePort {
             name: "https".into(),

@@ -1,9 +1,9 @@
 //! What a pod may ask for and this node does not do. To run it all the same, with less isolation or other behaviour
 //! than it was promised, would be worse than to say so (`CreateContainerConfigError`).
 
-use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, ContainerPort, PodSecurityContext, SecurityContext,
-};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, PodSecurityContext, SecurityContext};
 
 use crate::model::{DesiredPod, NodeView};
 
@@ -26,14 +26,6 @@ pub(super) fn refuse(pod: &DesiredPod, container: &Container, node: &NodeView) -
         "shareProcessNamespace is not supported by this node: use hostPID, or exec into the container",
     )?;
     not(
-        spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name != "linux"),
-        "os.name is not that of this node: it runs linux",
-    )?;
-    not(
-        outer.supplemental_groups_policy.as_deref().is_some_and(|policy| policy != "Merge"),
-        "supplementalGroupsPolicy Strict is not supported by this node: use Merge",
-    )?;
-    not(
         own.proc_mount.as_deref().is_some_and(|kind| kind != "Default"),
         "procMount Unmasked is not supported by this node: use Default",
     )?;
@@ -49,14 +41,24 @@ pub(super) fn refuse(pod: &DesiredPod, container: &Container, node: &NodeView) -
         annotation.is_some_and(|value| value.starts_with("localhost/")),
         "AppArmor profile Localhost is not supported by this node",
     )?;
-    // In the node's own network the container listens there itself.
-    let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
-    let asks_for_port = |port: &ContainerPort| port.host_port.is_some_and(|port| port != 0);
-    not(
-        !host_network && container.ports.iter().flatten().any(asks_for_port),
-        "hostPort is not supported by this node: use a Service of type NodePort, or hostNetwork",
-    )?;
+    host_ports(container, spec.is_some_and(|spec| spec.host_network == Some(true)))?;
     mounts(container)
+}
+
+/// In the node's own network the container listens there itself.
+fn host_ports(container: &Container, host_network: bool) -> Result<(), String> {
+    for port in
+        container.ports.iter().flatten().filter(|port| !host_network && port.host_port.unwrap_or(0) != 0)
+    {
+        let at = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+        if port.protocol.as_deref() == Some("SCTP") {
+            return Err("hostPort of protocol SCTP is not supported by this node: use hostNetwork".to_owned());
+        }
+        if let Some(ip) = at.filter(|ip| ip.is_ipv6() && !ip.is_unspecified()) {
+            return Err(format!("hostIP {ip} is not supported by this node: it has IPv4 pods only"));
+        }
+    }
+    Ok(())
 }
 
 fn apparmor(profile: Option<&AppArmorProfile>, node: &NodeView) -> Result<(), String> {
@@ -70,12 +72,6 @@ fn apparmor(profile: Option<&AppArmorProfile>, node: &NodeView) -> Result<(), St
 
 fn mounts(container: &Container) -> Result<(), String> {
     for mount in container.volume_mounts.iter().flatten() {
-        if let Some(other) = mount.mount_propagation.as_deref().filter(|kind| *kind != "None") {
-            let name = &mount.name;
-            return Err(format!(
-                "mountPropagation {other} of volumeMount {name:?} is not supported by this node: use None"
-            ));
-        }
         if mount.recursive_read_only.as_deref() == Some("Enabled") {
             let name = &mount.name;
             return Err(format!(

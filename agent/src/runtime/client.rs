@@ -1,10 +1,7 @@
 //! The connection to containerd: one lazily opened channel that reconnects by itself, and requests that carry our
 //! namespace (and a lease while something is not yet referenced). Never interprets answers.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use containerd_client::services::v1::{
     Container, CreateRequest, DeleteRequest, UpdateContainerRequest, containers_client::ContainersClient,
@@ -40,6 +37,7 @@ pub struct Containerd {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     lease: Option<MetadataValue<Ascii>>,
+    socket: Arc<Path>,
 }
 
 macro_rules! clients {
@@ -57,15 +55,21 @@ impl Containerd {
         let ok = !namespace.is_empty()
             && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         let namespace = if ok { namespace.parse().map_err(|_| invalid())? } else { return Err(invalid()) };
-        let socket: PathBuf = socket.to_owned();
+        let shared: Arc<Path> = socket.into();
+        let socket = Arc::clone(&shared);
         // The URI is never resolved: the connector ignores it.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(
             tower::service_fn(move |_| {
                 let socket = socket.clone();
-                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(&*socket).await?)) }
             }),
         );
-        Ok(Self { channel, namespace, lease: None })
+        Ok(Self { channel, namespace, lease: None, socket: shared })
+    }
+
+    /// Where containerd listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// The namespace.

@@ -26,12 +26,14 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Status};
 
 use super::{
-    ContainerSpec, ExecSession, ExecSpec, ObservedContainer, Runtime, RuntimeError, RuntimeEvent,
+    ContainerSpec, ExecSession, ExecSpec, ObservedContainer, Propagation, Runtime, RuntimeError,
+    RuntimeEvent,
     client::{Containerd, absent_is_ok},
     errors::{call, start_failure},
     exec::Execs,
-    facts,
+    facts, host,
     labels::{self, native_id},
+    oom,
     options::{RuncOptions, SPEC_TYPE},
     piped::Piped,
     rootfs::UserDatabase,
@@ -117,10 +119,22 @@ impl ContainerdRuntime {
         let identity = user::resolve(image_user, spec.user, spec.group, &files)
             .map_err(|error| RuntimeError::Config { message: error.to_string() })?;
         let group = spec.id.parts().map_or_else(|| native_id(&spec.id), |(pod, ..)| pod.to_string());
-        let oci = spec::build(spec, config, &identity, &group)?;
+        let root_propagation = host::root_propagation(&spec.mounts, &self.mountinfo(spec))?;
+        let oci = spec::build(spec, config, &identity, &group, root_propagation)?;
         let value = serde_json::to_vec(&oci)
             .map_err(|error| RuntimeError::Config { message: format!("OCI specification: {error}") })?;
         Ok(Any { type_url: SPEC_TYPE.to_owned(), value })
+    }
+
+    /// Mounts as containerd sees them; not read when nothing asks for them.
+    fn mountinfo(&self, spec: &ContainerSpec) -> String {
+        if spec.mounts.iter().all(|mount| mount.propagation == Propagation::None) {
+            return String::new();
+        }
+        let daemon = oom::daemon(self.client.socket()).map(|pid| pid.to_string());
+        let path = Path::new("/proc").join(daemon.as_deref().unwrap_or("self")).join("mountinfo");
+        // Unreadable: nothing is known to be shared, which the refusal says.
+        std::fs::read_to_string(path).unwrap_or_default()
     }
 
     fn runtime(&self, spec: &ContainerSpec) -> Result<RuntimeRecord, RuntimeError> {
@@ -270,6 +284,7 @@ impl ContainerdRuntime {
 
     async fn create_new(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let image = self.image(spec).await?;
+        host::set_sysctls(spec).await?;
         self.create_record(spec, &image).await?;
         let result = async {
             let rootfs = self.prepare_snapshot(spec, &image).await?;

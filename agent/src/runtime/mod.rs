@@ -9,8 +9,10 @@ mod errors;
 mod events;
 mod exec;
 mod facts;
+mod host;
 mod labels;
 mod listing;
+pub mod oom;
 mod options;
 mod piped;
 mod rootfs;
@@ -113,6 +115,20 @@ pub struct Mount {
     pub target: String,
     /// Read-only.
     pub read_only: bool,
+    /// Whether mounts made on one side are seen on the other.
+    pub propagation: Propagation,
+}
+
+/// `mountPropagation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Neither sees the other's.
+    #[default]
+    None,
+    /// The container sees those of the node.
+    HostToContainer,
+    /// The node, and with it other pods, sees those of the container too.
+    Bidirectional,
 }
 
 /// Seccomp choice.
@@ -222,6 +238,8 @@ pub struct ExecSpec {
     pub tty: bool,
     /// Connect stdin.
     pub stdin: bool,
+    /// What it leaves running in its process group ends with it.
+    pub group: bool,
 }
 
 /// A running exec: pipes and a handle.

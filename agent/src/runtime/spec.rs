@@ -13,7 +13,9 @@ use oci_spec::{
     },
 };
 
-use super::{ContainerSpec, Limits, RuntimeError, Seccomp, capabilities, devices, seccomp, user::Identity};
+use super::{
+    ContainerSpec, Limits, Propagation, RuntimeError, Seccomp, capabilities, devices, seccomp, user::Identity,
+};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -43,6 +45,7 @@ pub(super) fn build(
     image: &ImageConfig,
     identity: &Identity,
     shim_group: &str,
+    root_propagation: Option<&str>,
 ) -> Result<Spec, RuntimeError> {
     let capabilities = if spec.privileged {
         capabilities::all()
@@ -57,7 +60,7 @@ pub(super) fn build(
         .set_hostname(None)
         .set_process(Some(process(spec, image, identity, &capabilities)?))
         .set_mounts(Some(mounts(spec)))
-        .set_linux(Some(linux(spec, &capabilities)?))
+        .set_linux(Some(linux(spec, &capabilities, root_propagation)?))
         .set_annotations(Some([(SHIM_GROUP.to_owned(), shim_group.to_owned())].into()));
     Ok(oci)
 }
@@ -186,12 +189,21 @@ fn mounts(spec: &ContainerSpec) -> Vec<OciMount> {
     binds.sort_by_key(|m| m.target.split('/').filter(|part| !part.is_empty()).count());
     mounts.extend(binds.into_iter().map(|m| {
         let access = if m.read_only { "ro" } else { "rw" };
-        mount("bind", &m.source.to_string_lossy(), &m.target, &["rbind", "rprivate", access])
+        let propagation = match m.propagation {
+            Propagation::None => "rprivate",
+            Propagation::HostToContainer => "rslave",
+            Propagation::Bidirectional => "rshared",
+        };
+        mount("bind", &m.source.to_string_lossy(), &m.target, &["rbind", propagation, access])
     }));
     mounts
 }
 
-fn linux(spec: &ContainerSpec, capabilities: &HashSet<Capability>) -> Result<Linux, RuntimeError> {
+fn linux(
+    spec: &ContainerSpec,
+    capabilities: &HashSet<Capability>,
+    root_propagation: Option<&str>,
+) -> Result<Linux, RuntimeError> {
     let paths = |all: &[&str]| Some(all.iter().map(|&p| p.to_owned()).collect::<Vec<_>>());
     let mut linux = Linux::default();
     linux
@@ -199,8 +211,9 @@ fn linux(spec: &ContainerSpec, capabilities: &HashSet<Capability>) -> Result<Lin
         .set_cgroups_path(Some(cgroup(spec).into()))
         .set_resources(Some(resources(spec)))
         .set_devices(None)
-        .set_sysctl((!spec.sysctls.is_empty()).then(|| spec.sysctls.clone().into_iter().collect()))
-        .set_rootfs_propagation(None)
+        // Set in the pod's namespaces before, where a refusal can be told in words of our own.
+        .set_sysctl(None)
+        .set_rootfs_propagation(root_propagation.map(str::to_owned))
         .set_masked_paths(None)
         .set_readonly_paths(None)
         .set_seccomp(None);

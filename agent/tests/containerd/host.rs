@@ -161,7 +161,8 @@ fn write_config(directory: &Path) {
 
 fn spawn(directory: &Path) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
-    let script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec containerd -c \"$0\"";
+    let script =
+        "mount --make-rshared / && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec containerd -c \"$0\"";
     Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-ec", script])
         .arg(directory.join("config.toml"))

@@ -4,6 +4,7 @@
 
 mod host;
 mod image;
+mod limits_of_the_host;
 mod processes;
 mod pulls;
 mod registry;

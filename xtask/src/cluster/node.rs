@@ -25,8 +25,9 @@ pub(crate) fn prepare(layout: &Layout, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A mount namespace in which the node looks like a host of its own: /sys is that of its network namespace, and
-/// cgroup v2 is where a container runtime looks for it.
+/// A mount namespace in which the node looks like a host of its own: /sys is that of its network namespace, cgroup v2
+/// is where a container runtime looks for it, and mounts are shared as systemd has them, which pods with mount
+/// propagation need; nothing of it reaches the machine.
 fn pin_mount_namespace(layout: &Layout, node: &Node) -> Result<()> {
     let pins = layout.run.join("mnt");
     if !pins.is_dir() {
@@ -39,7 +40,7 @@ fn pin_mount_namespace(layout: &Layout, node: &Node) -> Result<()> {
     let bpf = node.run.join("bpf");
     fs::create_dir_all(&bpf)?;
     let script = format!(
-        "mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t bpf -o mode=0700 bpf {}",
+        "mount --make-rshared / && mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t bpf -o mode=0700 bpf {}",
         bpf.display()
     );
     sh("nsenter")

@@ -32,34 +32,22 @@ fn what_would_be_weaker_than_promised_is_refused() {
     for (spec, word) in [
         (of_pod(json!({"hostUsers": false})), "hostUsers"),
         (of_pod(json!({"shareProcessNamespace": true})), "shareProcessNamespace"),
-        (of_pod(json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}})), "Strict"),
         (of_pod(json!({"securityContext": {"appArmorProfile": {"type": "Localhost"}}})), "AppArmor"),
         (container(json!({"securityContext": {"procMount": "Unmasked"}})), "procMount"),
-        (container(json!({"ports": [{"containerPort": 80, "hostPort": 8080}]})), "hostPort"),
+        (container(json!({"ports": [{"containerPort": 80, "hostPort": 80, "protocol": "SCTP"}]})), "SCTP"),
+        (
+            container(json!({"ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "2001:db8::1"}]})),
+            "hostIP",
+        ),
         (container(json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})), "volumeDevices"),
     ] {
         let message = refused(spec).unwrap_or_else(|| panic!("{word} is not refused"));
         assert!(message.contains(word), "{message}");
     }
-    for (field, value) in [("mountPropagation", "Bidirectional"), ("recursiveReadOnly", "Enabled")] {
-        let container = testing::pod("p", mounted(field, value)).pod.spec.unwrap().containers.remove(0);
-        let message = unsupported::refuse(&testing::pod("p", mounted(field, value)), &container, &node());
-        assert!(message.unwrap_err().contains(field));
-    }
-    for (name, hosts, allowed) in [
-        ("net.ipv4.ip_unprivileged_port_start", json!({}), true),
-        ("net/ipv4/tcp_syncookies", json!({}), true),
-        ("kernel.shmmax", json!({}), true),
-        ("fs.mqueue.msg_max", json!({}), true),
-        ("kernel.sem", json!({"hostIPC": true}), false),
-        ("net.core.somaxconn", json!({"hostNetwork": true}), false),
-        ("vm.swappiness", json!({}), false),
-        ("net..x", json!({}), false),
-    ] {
-        let mut spec = of_pod(hosts);
-        spec["securityContext"] = json!({"sysctls": [{"name": name, "value": "0"}]});
-        assert_eq!(refused(spec).is_none(), allowed, "{name}");
-    }
+    let pod = testing::pod("p", mounted("recursiveReadOnly", "Enabled"));
+    let container = pod.pod.spec.as_ref().unwrap().containers[0].clone();
+    let message = unsupported::refuse(&pod, &container, &node());
+    assert!(message.unwrap_err().contains("recursiveReadOnly"));
 }
 
 #[test]
@@ -82,5 +70,85 @@ fn shared_memory_is_the_pods_and_names_in_the_nodes_network_are_the_nodes() {
         theirs.files[0].content,
         "# Kubernetes-managed hosts file (host network).\n127.0.0.1\tlocalhost\n\n# Entries added by HostAliases.\n\
          192.0.2.9\tpeer\n"
+    );
+}
+
+#[test]
+fn the_oom_score_is_what_the_runtime_may_give() {
+    let limits = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let score = |floor: i32, resources: serde_json::Value| {
+        let pod =
+            testing::pod("p", json!({"containers": [{"name": "c", "image": "i", "resources": resources}]}));
+        let node = NodeView { oom_floor: floor, ..node() };
+        let (desired, standings) = (Desired::default(), Standings::new());
+        let context = Context { desired: &desired, node: &node, standings: &standings, remind: false };
+        launch_of(&super::super::pod(&context, &pod, &prepared(&pod))).spec.oom_score_adj
+    };
+    assert_eq!(score(-1000, limits.clone()), -997);
+    assert_eq!(score(-500, limits.clone()), -500);
+    assert_eq!(score(0, limits), 0);
+    assert_eq!(score(0, json!({})), 1000);
+}
+
+#[test]
+fn propagation_is_handed_to_the_runtime() {
+    use crate::runtime::Propagation;
+    let mounts = json!([{"name": "v", "mountPath": "/a", "mountPropagation": "Bidirectional"},
+                        {"name": "v", "mountPath": "/b", "mountPropagation": "HostToContainer"},
+                        {"name": "v", "mountPath": "/c"}]);
+    let pod = testing::pod(
+        "p",
+        json!({"volumes": [{"name": "v", "hostPath": {"path": "/srv"}}],
+        "containers": [{"name": "c", "image": "i", "volumeMounts": mounts}]}),
+    );
+    let mut seen = prepared(&pod);
+    for step in planned(&Desired::default(), &pod, &seen).steps {
+        if let Step::EnsureVolume(volume) = step {
+            seen.volumes.insert(volume.name, volume.digest);
+        }
+    }
+    let launch = launch_of(&planned(&Desired::default(), &pod, &seen)).clone();
+    let of = |target: &str| launch.spec.mounts.iter().find(|m| m.target == target).unwrap().propagation;
+    assert_eq!(
+        (of("/a"), of("/b"), of("/c")),
+        (Propagation::Bidirectional, Propagation::HostToContainer, Propagation::None)
+    );
+}
+
+#[test]
+fn a_pod_is_called_as_its_specification_says() {
+    let named = |more: serde_json::Value| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let pod = testing::pod("p", spec);
+        let launch = launch_of(&planned(&Desired::default(), &pod, &prepared(&pod))).clone();
+        let line = launch.files[0].content.lines().last().unwrap().to_owned();
+        let bare = planned(&Desired::default(), &pod, &ObservedPod { now_ms: NOW, ..ObservedPod::default() });
+        let kernel = bare.steps.iter().find_map(|step| match step {
+            Step::EnsureNetwork(network) => Some(network.hostname.clone()),
+            _ => None,
+        });
+        if let Some(kernel) = &kernel {
+            assert_eq!(launch.files[1].content, format!("{kernel}\n"));
+        }
+        (kernel, line, bare)
+    };
+    let below = "sub.default.svc.cluster.local";
+    let (kernel, line, _) = named(json!({"hostname": "h", "subdomain": "sub"}));
+    assert_eq!((kernel.as_deref(), line), (Some("h"), format!("10.244.0.7\th.{below}\th")));
+    let (kernel, line, _) = named(json!({"hostname": "h", "subdomain": "sub", "setHostnameAsFQDN": true}));
+    assert_eq!((kernel, line), (Some(format!("h.{below}")), format!("10.244.0.7\th.{below}\th")));
+    let (kernel, line, _) =
+        named(json!({"hostnameOverride": "db.example.org", "hostname": "h", "subdomain": "sub"}));
+    assert_eq!((kernel.as_deref(), line.as_str()), (Some("db.example.org"), "10.244.0.7\tdb.example.org"));
+    let long = "x".repeat(62);
+    let (kernel, _, _) = named(json!({"hostnameOverride": format!("{long}.example.org")}));
+    assert_eq!(kernel, Some(long.clone()), "cut, and what may not end a name is gone");
+    let (kernel, _, plan) = named(json!({"hostname": long, "subdomain": "sub", "setHostnameAsFQDN": true}));
+    assert_eq!((kernel, plan.notices[0].reason), (None, "FailedCreatePodSandBox"));
+    assert!(
+        plan.notices[0].message.ends_with("(64 is the max, 92 characters requested)"),
+        "{:?}",
+        plan.notices
     );
 }

@@ -56,7 +56,7 @@ fn image() -> ImageConfig {
 
 fn json(spec: &ContainerSpec) -> serde_json::Value {
     let identity = Identity { uid: 1000, gid: 0, groups: vec![2000], home: Some("/home/app".into()) };
-    serde_json::to_value(build(spec, &image(), &identity, "uid").unwrap()).unwrap()
+    serde_json::to_value(build(spec, &image(), &identity, "uid", None).unwrap()).unwrap()
 }
 
 #[test]
@@ -99,9 +99,7 @@ fn joins_the_pods_namespaces_and_has_its_own_processes() {
 
 #[test]
 fn groups_of_the_image_and_the_pod_are_joined() {
-    let sysctls = BTreeMap::from([("net.core.somaxconn".to_owned(), "9".to_owned())]);
-    let oci = json(&ContainerSpec { extra_groups: vec![2000, 500], sysctls, ..spec() });
-    assert_eq!(oci["linux"]["sysctl"], serde_json::json!({"net.core.somaxconn": "9"}));
+    let oci = json(&ContainerSpec { extra_groups: vec![2000, 500], ..spec() });
     // The primary group too: a process that changes it must not get rid of what the group is refused.
     assert_eq!(oci["process"]["user"]["additionalGids"], serde_json::json!([0, 500, 2000]));
 }
@@ -144,7 +142,12 @@ fn confined_by_default_and_not_when_privileged() {
 
 #[test]
 fn outer_mounts_come_before_inner_ones_and_a_given_shm_replaces_the_default() {
-    let bind = |target: &str| Mount { source: "/v".into(), target: target.into(), read_only: true };
+    let bind = |target: &str| Mount {
+        source: "/v".into(),
+        target: target.into(),
+        read_only: true,
+        propagation: Propagation::None,
+    };
     let mounts = vec![bind("/data/inner"), bind("/data"), bind("/dev/shm")];
     let oci = json(&ContainerSpec { mounts, ..spec() });
     let targets: Vec<_> = oci["mounts"]
