@@ -34,8 +34,8 @@ pub(crate) const CLUSTER: &[Tool] = &[
 
 /// The newest kubectl, which `up` uses.
 pub(crate) const KUBECTL: &str = "1.37.1";
-/// The oldest kubectl that is tested: the one of this Debian suite.
-pub(crate) const OLD_KUBECTL_SUITE: &str = "trixie";
+/// The Debian suite that programs come from which this one's does not have, or has broken.
+const NEWER_SUITE: &str = "trixie";
 
 /// Installs the packages of the tools that are missing.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
@@ -92,14 +92,25 @@ pub(crate) fn kubectl(tools: &Path, version: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The oldest supported kubectl below `tools`: Debian's package from a newer suite, unpacked, not installed. The
-/// suite is read from a scratch list; the machine's own package sources stay as they are.
+/// The oldest kubectl that is tested, below `tools`.
 pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
-    let binary = tools.join(format!("kubectl-{OLD_KUBECTL_SUITE}"));
+    newer(tools, "kubectl", "usr/bin/kubectl")
+}
+
+/// The busybox of the demonstration images, below `tools`: `wget -T` of Debian 12's, the first thing that people try,
+/// writes through a null pointer.
+pub(crate) fn busybox(tools: &Path) -> Result<PathBuf> {
+    newer(tools, "busybox-static", "usr/bin/busybox")
+}
+
+/// A program of Debian's package from a newer suite, unpacked, not installed. The suite is read from a scratch list; the
+/// machine's own package sources stay as they are.
+fn newer(tools: &Path, name: &str, program: &str) -> Result<PathBuf> {
+    let binary = tools.join(format!("{name}-{NEWER_SUITE}"));
     if binary.is_file() {
         return Ok(binary);
     }
-    ui::step(format!("fetching kubectl of Debian {OLD_KUBECTL_SUITE}"), |_| {
+    ui::step(format!("fetching {name} of Debian {NEWER_SUITE}"), |_| {
         let scratch = tempfile::tempdir()?;
         let at = |name: &str| scratch.path().join(name);
         std::fs::create_dir_all(at("lists/partial"))?;
@@ -113,7 +124,7 @@ pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
         std::fs::write(
             at("list"),
             format!(
-                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {archive} {OLD_KUBECTL_SUITE} main\n"
+                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {archive} {NEWER_SUITE} main\n"
             ),
         )?;
         let apt = || {
@@ -128,7 +139,7 @@ pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
             ])
         };
         apt().arg("update").run()?;
-        apt().args(["download", "kubectl"]).run()?;
+        apt().args(["download", name]).run()?;
         let package = std::fs::read_dir(scratch.path())?
             .flatten()
             .map(|e| e.path())
@@ -136,7 +147,7 @@ pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
             .context("apt downloaded no package")?;
         sh("dpkg").arg("-x").arg(&package).arg(at("unpacked")).run()?;
         std::fs::create_dir_all(tools)?;
-        sh("install").args(["-m", "0755"]).arg(at("unpacked/usr/bin/kubectl")).arg(&binary).run()?;
+        sh("install").args(["-m", "0755"]).arg(at("unpacked").join(program)).arg(&binary).run()?;
         Ok(String::new())
     })?;
     Ok(binary)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::{
+    packages,
     sh::{cargo, sh},
     ui,
 };
@@ -50,12 +51,13 @@ pub(crate) fn build_workload(root: &Path) -> Result<PathBuf> {
 
 /// Builds every image and pushes it to `registry` (host:port, plain HTTP).
 pub(crate) fn build_and_push(root: &Path, registry: &str) -> Result<()> {
+    let busybox = packages::busybox(&root.join("target/tools"))?;
     ui::step("making the demonstration images", |step| {
         let workload = build_workload(root)?;
         let scratch = tempfile::tempdir().context("no temporary directory")?;
         for image in IMAGES {
             step.detail(format!("{}:{}", image.repository, image.tag));
-            let layout = build(scratch.path(), image, &workload)?;
+            let layout = build(scratch.path(), image, &workload, &busybox)?;
             sh("skopeo")
                 .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
                 .arg(format!("oci:{}:{}", layout.display(), image.tag))
@@ -68,7 +70,7 @@ pub(crate) fn build_and_push(root: &Path, registry: &str) -> Result<()> {
 }
 
 /// One image as an OCI layout below `scratch`.
-fn build(scratch: &Path, image: &Image, workload: &Path) -> Result<PathBuf> {
+fn build(scratch: &Path, image: &Image, workload: &Path, busybox: &Path) -> Result<PathBuf> {
     let name = format!("{}-{}", image.repository.replace('/', "-"), image.tag);
     let layout = scratch.join(&name);
     let bundle = scratch.join(format!("{name}.bundle"));
@@ -77,7 +79,7 @@ fn build(scratch: &Path, image: &Image, workload: &Path) -> Result<PathBuf> {
     sh("umoci").args(["new", "--image", &reference]).run()?;
     sh("umoci").args(["unpack", "--image", &reference]).arg(&bundle).run()?;
     let rootfs = bundle.join("rootfs");
-    fill_root(&rootfs, workload)?;
+    fill_root(&rootfs, workload, busybox)?;
     sh("umoci").args(["repack", "--image", &reference]).arg(&bundle).run()?;
     let mut config =
         sh("umoci").args(["config", "--image", &reference, "--config.entrypoint", "/bin/gantry-workload"]);
@@ -92,14 +94,14 @@ fn build(scratch: &Path, image: &Image, workload: &Path) -> Result<PathBuf> {
     Ok(layout)
 }
 
-fn fill_root(rootfs: &Path, workload: &Path) -> Result<()> {
+fn fill_root(rootfs: &Path, workload: &Path, busybox: &Path) -> Result<()> {
     let bin = rootfs.join("bin");
     for directory in ["bin", "etc", "tmp", "var/log/app", "var/cache/app", "proc", "sys", "dev"] {
         std::fs::create_dir_all(rootfs.join(directory))?;
     }
-    sh("install").args(["-m", "0755", "/bin/busybox"]).arg(bin.join("busybox")).run()?;
+    sh("install").args(["-m", "0755"]).arg(busybox).arg(bin.join("busybox")).run()?;
     sh("install").args(["-m", "0755"]).arg(workload).arg(bin.join("gantry-workload")).run()?;
-    for applet in sh("/bin/busybox").arg("--list").text()?.lines() {
+    for applet in sh(busybox).arg("--list").text()?.lines() {
         let link = bin.join(applet);
         if !link.exists() {
             std::os::unix::fs::symlink("busybox", link)?;
