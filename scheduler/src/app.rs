@@ -6,7 +6,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -189,16 +189,20 @@ impl App {
         let failures = serve_nodes(config.nodes_listen, nodes.clone(), tasks).await?;
 
         let (ready, is_ready) = watch::channel(false);
+        let measures = Arc::new(OnceLock::new());
         let parts = api::Parts {
             objects: objects.clone(),
             connect: Some(Arc::new(PodStreams::new(nodes.clone(), objects.clone()).map_err(PkiError::Tls)?)),
             computed: vec![Arc::new(ResourceMetrics::new(objects.clone(), nodes))],
             server: config.api.advertise.to_string(),
             ready: is_ready.clone(),
+            measures: measures.clone(),
             stop: tasks.stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
         registry.register_collector(Box::new(ClusterState::new(&cache)));
+        let registry = Arc::new(registry);
+        let _ = measures.set(registry.clone());
         if let Some(address) = config.metrics_listen {
             let endpoints = Endpoints::bind(address).await?;
             tasks.draining("metrics port", endpoints.run(registry, is_ready, tasks.stop.clone()));

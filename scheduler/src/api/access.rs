@@ -2,16 +2,18 @@
 //! reviews by which a client asks about itself.
 
 use http::{HeaderMap, Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     body,
+    negotiate::Form,
+    read,
     request::Ask,
     respond,
     route::{Review, Route},
 };
 use crate::{
-    model::{ApiError, Reason},
+    model::{ApiError, Cause, Reason},
     objects::{Actor, meta},
     pki::{Identity, NODES_GROUP},
 };
@@ -38,7 +40,6 @@ pub(super) fn actor(identity: Identity) -> Actor {
 
 /// Whether a path needs no identity.
 pub(super) fn is_open(path: &str) -> bool {
-    let path = path.trim_end_matches('/');
     OPEN.iter().any(|open| path == *open || path.strip_prefix(open).is_some_and(|rest| rest.starts_with('/')))
 }
 
@@ -88,6 +89,7 @@ pub(super) fn authorize(
     let verb = method.as_str().to_ascii_lowercase();
     let (kind, namespace, name, sub) = match route {
         Route::Collection(kind, namespace) => (kind, namespace, "", None),
+        Route::Watch(kind, namespace, name) => (kind, namespace, name.unwrap_or(""), None),
         Route::Object(kind, namespace, name, sub) => (kind, namespace, *name, *sub),
         Route::Review(_) | Route::Other => {
             let message = format!("forbidden: User {user:?} cannot {verb} path {path:?}: {why}");
@@ -99,6 +101,7 @@ pub(super) fn authorize(
         None => "at the cluster scope".to_owned(),
     };
     let verb = match (verb.as_str(), name.is_empty()) {
+        ("get", _) if matches!(route, Route::Watch(..)) => "watch",
         ("get", true) => "list",
         ("post", _) => "create",
         ("put", _) => "update",
@@ -127,7 +130,7 @@ fn is_for_everyone(method: &Method, path: &str, route: &Route<'_>) -> bool {
     match route {
         Route::Review(_) => true,
         Route::Other => discovery(),
-        Route::Collection(..) | Route::Object(..) => false,
+        Route::Collection(..) | Route::Watch(..) | Route::Object(..) => false,
     }
 }
 
@@ -145,38 +148,103 @@ pub(super) async fn review(
     ask: &Ask<'_>,
     body: axum::body::Body,
 ) -> Result<axum::response::Response, ApiError> {
-    let (actor, bytes) = (ask.actor, body::read(body).await?);
-    // kubectl asks in protobuf. What it asks makes no difference to the answer: rights do not depend on the
-    // object yet.
-    let mut body = match body::media_type(ask.headers) {
-        "application/vnd.kubernetes.protobuf" => json!({"spec": {}}),
-        _ => body::decode(ask.headers, &bytes)?.value,
+    let (group, kind) = match review {
+        Review::Subject => ("authentication.k8s.io", "SelfSubjectReview"),
+        Review::Access => ("authorization.k8s.io", "SelfSubjectAccessReview"),
+        Review::Rules => ("authorization.k8s.io", "SelfSubjectRulesReview"),
     };
-    if !body.is_object() {
-        return Err(ApiError::new(Reason::BadRequest, "the request body is not a JSON object"));
+    let bytes = body::read(body).await?;
+    let asked = body::decode(ask.headers, &bytes, kind)?.value;
+    is_of(&asked, group, kind)?;
+    if ask.accepted.form == Form::PartialList {
+        let package = group.split('.').next().unwrap_or_default();
+        let message = format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{kind})"
+        );
+        return Err(ApiError::new(Reason::NotAcceptable, message));
     }
-    let (api_version, kind, status) = match review {
+    let actor = ask.actor;
+    let mut answer = json!({"kind": kind, "apiVersion": format!("{group}/v1"), "metadata": {}});
+    match review {
         Review::Subject => {
-            let info = json!({"username": &*actor.user, "groups": actor.groups.iter().map(|g| &**g).collect::<Vec<_>>()});
-            ("authentication.k8s.io/v1", "SelfSubjectReview", json!({"userInfo": info}))
+            let groups: Vec<&str> = actor.groups.iter().map(|g| &**g).collect();
+            answer["metadata"]["creationTimestamp"] = meta::now().into();
+            answer["status"] = json!({"userInfo": {"username": &*actor.user, "groups": groups}});
         }
         Review::Access => {
-            ("authorization.k8s.io/v1", "SelfSubjectAccessReview", json!({"allowed": is_master(actor)}))
+            answer["spec"] = access_spec(&asked)?;
+            answer["status"] = json!({"allowed": is_master(actor)});
         }
         Review::Rules => {
-            let everything = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
-            let paths = json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]);
-            let nothing = || json!([]);
-            let rules = if is_master(actor) { (everything, paths) } else { (nothing(), nothing()) };
-            let status = json!({"resourceRules": rules.0, "nonResourceRules": rules.1, "incomplete": false});
-            ("authorization.k8s.io/v1", "SelfSubjectRulesReview", status)
+            if asked["spec"]["namespace"].as_str().unwrap_or("").is_empty() {
+                return Err(ApiError::new(Reason::BadRequest, "no namespace on request"));
+            }
+            answer["spec"] = json!({});
+            answer["status"] = rules(actor);
         }
-    };
-    body["apiVersion"] = api_version.into();
-    body["kind"] = kind.into();
-    body["metadata"] = json!({"creationTimestamp": meta::now()});
-    body["status"] = status;
-    Ok(respond::value(StatusCode::CREATED, &body, ask.wishes).await)
+    }
+    let answer =
+        if ask.accepted.form == Form::Partial { read::partial(&answer, ask.accepted) } else { answer };
+    Ok(respond::value(StatusCode::CREATED, &answer, ask.wishes).await)
+}
+
+/// Refuses a body that says that it is something else.
+fn is_of(asked: &Value, group: &str, kind: &str) -> Result<(), ApiError> {
+    let text = |field: &str| asked[field].as_str().unwrap_or("");
+    let (version, own) = (text("apiVersion"), text("kind"));
+    let right = (version.is_empty() || version == format!("{group}/v1")) && (own.is_empty() || own == kind);
+    if right {
+        return Ok(());
+    }
+    let message = format!(
+        "{own} in version {version:?} cannot be handled as a {kind}: no kind {own:?} is registered for version \
+         {version:?} in scheme \"pkg/runtime/scheme.go:111\""
+    );
+    Err(ApiError::new(Reason::BadRequest, message))
+}
+
+/// What is asked about, which must be one thing.
+fn access_spec(asked: &Value) -> Result<Value, ApiError> {
+    let mut spec = serde_json::Map::new();
+    for field in ["resourceAttributes", "nonResourceAttributes", "user", "groups", "uid", "extra"] {
+        if let Some(value) = asked["spec"].get(field).filter(|value| !value.is_null()) {
+            spec.insert(field.to_owned(), value.clone());
+        }
+    }
+    let path = spec.get("nonResourceAttributes");
+    if path.is_some() != spec.contains_key("resourceAttributes") {
+        return Ok(Value::Object(spec));
+    }
+    let given = path.map_or_else(
+        || "null".to_owned(),
+        |path| {
+            json!({"Path": path["path"].as_str().unwrap_or(""), "Verb": path["verb"].as_str().unwrap_or("")})
+                .to_string()
+        },
+    );
+    let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+    let message = format!("Invalid value: {given}: {why}");
+    let cause = Cause { reason: "FieldValueInvalid", field: "spec".to_owned(), message };
+    Err(ApiError::invalid("authorization.k8s.io", "", "", vec![cause]))
+}
+
+/// What the caller may do: everything or, beside what everyone may, nothing.
+fn rules(actor: &Actor) -> Value {
+    let asks = [
+        ("authorization.k8s.io", json!(["selfsubjectaccessreviews", "selfsubjectrulesreviews"])),
+        ("authentication.k8s.io", json!(["selfsubjectreviews"])),
+    ];
+    let asks = asks
+        .map(|(group, resources)| json!({"verbs": ["create"], "apiGroups": [group], "resources": resources}));
+    let open = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"]});
+    let discovery = json!({"verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez",
+        "/openapi", "/openapi/*", "/readyz", "/version", "/version/"]});
+    let (mut resources, mut paths) = (asks.to_vec(), vec![open, discovery]);
+    if is_master(actor) {
+        resources.insert(0, json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        paths.insert(0, json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
 }
 
 #[cfg(test)]
@@ -255,6 +323,23 @@ mod tests {
         let refused = impersonated(admin(), &headers(&[("impersonate-group", "dev")])).unwrap_err();
         assert_eq!(refused.reason, Reason::BadRequest);
         assert_eq!(&*impersonated(admin(), &headers(&[])).unwrap().user, "admin");
+    }
+
+    #[test]
+    fn a_review_asks_about_one_thing() {
+        let refused = access_spec(&json!({"spec": {}})).unwrap_err();
+        assert_eq!(
+            refused.message,
+            ".authorization.k8s.io \"\" is invalid: spec: Invalid value: null: exactly one of nonResourceAttributes or \
+             resourceAttributes must be specified"
+        );
+        let spec = json!({"resourceAttributes": {"verb": "get"}});
+        assert_eq!(access_spec(&json!({"spec": spec, "nope": 1})).unwrap(), spec);
+        assert!(
+            is_of(&json!({"kind": "Pod", "apiVersion": "v1"}), "authentication.k8s.io", "SelfSubjectReview")
+                .is_err()
+        );
+        assert!(is_of(&json!({}), "authentication.k8s.io", "SelfSubjectReview").is_ok());
     }
 
     #[test]

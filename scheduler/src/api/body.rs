@@ -13,6 +13,14 @@ use crate::{
 /// Upstream's limit of a request body.
 const MAX_BODY: usize = 3 << 20;
 
+/// Media types of patches.
+pub(super) const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
 /// A decoded body.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Decoded {
@@ -44,13 +52,74 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or("").trim()
 }
 
-/// Decodes an object's body.
-pub(super) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Decoded, ApiError> {
+/// Decodes the body of an object that is to be of type `of`.
+pub(super) fn decode(headers: &HeaderMap, bytes: &Bytes, of: &str) -> Result<Decoded, ApiError> {
     match media_type(headers) {
-        "" | "application/json" | "*/*" => Ok(Decoded { source: Some(bytes.clone()), ..json(bytes)? }),
-        "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes),
+        "" | "application/json" => typed_json(bytes, of),
+        "application/yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => protobuf(bytes),
         _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
+    }
+}
+
+fn typed_json(bytes: &Bytes, of: &str) -> Result<Decoded, ApiError> {
+    let refused = |why: String| {
+        let shown = summary(bytes);
+        let message = format!(
+            "the object provided is unrecognized (must be of type {of}): couldn't get version/kind; json parse error: \
+             {why} ({shown})"
+        );
+        ApiError::new(Reason::BadRequest, message)
+    };
+    let (value, duplicates) = parse(bytes).map_err(|error| refused(in_gos_words(&error, bytes)))?;
+    let found = match &value {
+        Value::Object(_) | Value::Null => {
+            return Ok(Decoded { value, duplicates, source: Some(bytes.clone()) });
+        }
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(refused(format!(
+        "json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \
+         \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    )))
+}
+
+/// The beginning of a body, as upstream shows it.
+fn summary(bytes: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let (head, more) = bytes.split_at(bytes.len().min(SHOWN));
+    let shown = match head.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if more.is_empty() { shown } else { format!("{shown} ...") }
+}
+
+/// What Go's parser would say, which is what clients of upstream know.
+fn in_gos_words(error: &serde_json::Error, bytes: &[u8]) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let said = error.to_string();
+    let place = [
+        ("expected value", "looking for beginning of value"),
+        ("expected ident", "in literal"),
+        ("key must be a string", "looking for beginning of object key string"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        ("trailing characters", "after top-level value"),
+        ("trailing comma", "looking for beginning of value"),
+    ];
+    let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let found = line.get(error.column().saturating_sub(1)).map(|byte| char::from(*byte));
+    match (place.iter().find(|(text, _)| said.starts_with(text)), found) {
+        (Some((_, place)), Some(found)) => format!("invalid character '{}' {place}", found.escape_default()),
+        _ => said,
     }
 }
 
@@ -135,6 +204,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_object_is_refused_in_upstreams_words() {
+        let said = |body: &'static [u8]| typed_json(&Bytes::from_static(body), "Pod").unwrap_err().message;
+        let head = "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: ";
+        assert_eq!(said(b""), format!("{head}unexpected end of JSON input (<empty>)"));
+        assert_eq!(said(b"{"), format!("{head}unexpected end of JSON input ({{)"));
+        let why = "invalid character 'a' looking for beginning of value (613a20622e)";
+        assert_eq!(said(b"a: b."), format!("{head}{why}"));
+        assert_eq!(
+            said(b"[]"),
+            format!(
+                "{head}json: cannot unmarshal array into Go value of type struct {{ APIVersion string \
+                 \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }} (5b5d)"
+            )
+        );
+        assert!(
+            said(br#"{"a":1 "b": "0123456789012345678901"}"#)
+                .ends_with("({\"a\":1 \"b\": \"01234567890123456 ...)")
+        );
+    }
+
+    #[test]
     fn yaml_bodies_mean_what_the_same_json_means() {
         let text = b"kind: Pod\nspec:\n  containers:\n  - name: c\n    args: [\"1\", a]\n  n: 3\n";
         let expected =
@@ -148,14 +238,13 @@ mod tests {
     fn other_formats_are_refused_by_name() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "application/cbor".parse().unwrap());
-        assert_eq!(
-            decode(&headers, &Bytes::from_static(b"\xd9")).unwrap_err().reason,
-            Reason::UnsupportedMediaType
-        );
+        let decode =
+            |headers: &HeaderMap, bytes: &'static [u8]| decode(headers, &Bytes::from_static(bytes), "Pod");
+        assert_eq!(decode(&headers, b"\xd9").unwrap_err().reason, Reason::UnsupportedMediaType);
         headers.insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
-        assert_eq!(decode(&headers, &Bytes::from_static(b"k8s")).unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(decode(&headers, b"k8s").unwrap_err().reason, Reason::BadRequest);
         headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
-        assert!(decode(&headers, &Bytes::from_static(b"{}")).is_ok());
+        assert!(decode(&headers, b"{}").is_ok());
     }
 
     #[tokio::test]

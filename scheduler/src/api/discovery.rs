@@ -6,29 +6,34 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::negotiate::Clause;
 use crate::{
     kinds::{self, Kind, Scope, Subresource},
     model::Resource,
 };
 
 /// A resource without stored objects, served by code of its own.
-struct Extra {
-    group: &'static str,
-    version: &'static str,
-    plural: &'static str,
+pub(super) struct Extra {
+    pub(super) group: &'static str,
+    pub(super) version: &'static str,
+    pub(super) plural: &'static str,
     singular: &'static str,
-    kind: &'static str,
-    scope: Scope,
-    verbs: &'static [&'static str],
+    pub(super) kind: &'static str,
+    /// Name of the OpenAPI definition.
+    pub(super) definition: &'static str,
+    pub(super) scope: Scope,
+    pub(super) verbs: &'static [&'static str],
 }
 
-const EXTRAS: [Extra; 5] = [
+/// All of them.
+pub(super) const EXTRAS: [Extra; 5] = [
     Extra {
         group: "authentication.k8s.io",
         version: "v1",
         plural: "selfsubjectreviews",
         singular: "selfsubjectreview",
         kind: "SelfSubjectReview",
+        definition: "io.k8s.api.authentication.v1.SelfSubjectReview",
         scope: Scope::Cluster,
         verbs: &["create"],
     },
@@ -38,6 +43,7 @@ const EXTRAS: [Extra; 5] = [
         plural: "selfsubjectaccessreviews",
         singular: "selfsubjectaccessreview",
         kind: "SelfSubjectAccessReview",
+        definition: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
         scope: Scope::Cluster,
         verbs: &["create"],
     },
@@ -47,6 +53,7 @@ const EXTRAS: [Extra; 5] = [
         plural: "selfsubjectrulesreviews",
         singular: "selfsubjectrulesreview",
         kind: "SelfSubjectRulesReview",
+        definition: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
         scope: Scope::Cluster,
         verbs: &["create"],
     },
@@ -56,6 +63,7 @@ const EXTRAS: [Extra; 5] = [
         plural: "nodes",
         singular: "",
         kind: "NodeMetrics",
+        definition: "io.k8s.metrics.pkg.apis.metrics.v1beta1.NodeMetrics",
         scope: Scope::Cluster,
         verbs: &["get", "list"],
     },
@@ -65,6 +73,7 @@ const EXTRAS: [Extra; 5] = [
         plural: "pods",
         singular: "",
         kind: "PodMetrics",
+        definition: "io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics",
         scope: Scope::Namespaced,
         verbs: &["get", "list"],
     },
@@ -82,40 +91,28 @@ pub enum Form {
 }
 
 impl Form {
-    /// The first form in `accept` that we have.
-    pub fn accepted(accept: &str) -> Self {
-        for range in accept.split(',') {
-            let mut parts = range.split(';').map(str::trim);
-            if parts.next().is_none_or(|media| !matches!(media, "application/json" | "application/*" | "*/*"))
-            {
-                continue;
-            }
-            let parts: Vec<&str> = parts.filter(|p| !p.starts_with("q=")).collect();
-            if parts.is_empty() {
-                return Self::Legacy;
-            }
-            if !parts.contains(&"g=apidiscovery.k8s.io") || !parts.contains(&"as=APIGroupDiscoveryList") {
-                continue;
-            }
-            for version in ["v2", "v2beta1"] {
-                if parts.contains(&format!("v={version}").as_str()) {
-                    return Self::Aggregated(version);
-                }
-            }
+    /// The aggregated form that a clause of an `Accept` header asks for.
+    pub(super) fn of(clause: &Clause<'_>) -> Option<Self> {
+        let wanted = (clause.parameter("g"), clause.parameter("as"));
+        if wanted != ("apidiscovery.k8s.io", "APIGroupDiscoveryList") {
+            return None;
         }
-        Self::Legacy
+        AGGREGATED.into_iter().find(|version| *version == clause.parameter("v")).map(Self::Aggregated)
     }
 
-    /// The content type of an answer in this form.
-    pub fn content_type(self) -> String {
+    /// What stands behind the media type of an answer in this form.
+    pub(super) fn parameters(self) -> Option<String> {
         match self {
-            Self::Legacy => "application/json".to_owned(),
+            Self::Legacy => None,
             Self::Aggregated(version) => {
-                format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList")
+                Some(format!(";g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"))
             }
         }
     }
 }
+
+/// The versions of the aggregated form.
+const AGGREGATED: [&str; 1] = ["v2"];
 
 /// `/api`; `server` is the address that clients reach us at, `10.0.0.1:6443`.
 pub fn core(form: Form, server: &str) -> Value {
@@ -133,7 +130,11 @@ pub fn core(form: Form, server: &str) -> Value {
 pub fn groups(form: Form) -> Value {
     match form {
         Form::Legacy => {
-            let groups: Vec<Value> = group_versions().iter().filter_map(|(g, _)| group(g)).collect();
+            let mut groups: Vec<Value> = group_versions().iter().filter_map(|(g, _)| group(g)).collect();
+            for group in groups.iter_mut().filter_map(Value::as_object_mut) {
+                group.remove("kind");
+                group.remove("apiVersion");
+            }
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         Form::Aggregated(version) => aggregated(version, &group_versions()),
@@ -161,17 +162,49 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
         json!({"name": e.plural, "singularName": e.singular, "namespaced": e.scope == Scope::Namespaced,
             "kind": e.kind, "verbs": e.verbs})
     }));
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    (!resources.is_empty()).then(|| {
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
-    })
+    if resources.is_empty() {
+        return None;
+    }
+    sort(&mut resources, "name");
+    let mut list = json!({"kind": "APIResourceList", "resources": resources});
+    if group.is_empty() {
+        // As upstream: the first version of all is older than the versions of lists.
+        list["groupVersion"] = version.into();
+    } else {
+        list["apiVersion"] = "v1".into();
+        list["groupVersion"] = format!("{group}/{version}").into();
+    }
+    Some(list)
 }
 
-/// The named groups with their one version each, in alphabetical order.
+fn sort(resources: &mut [Value], field: &str) {
+    resources.sort_by(|a, b| a[field].as_str().cmp(&b[field].as_str()));
+}
+
+/// The order in which upstream lists its groups, by which clients choose between kinds of one name. Others follow.
+const ORDER: [&str; 13] = [
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+];
+
+/// The named groups with their one version each, in upstream's order.
 pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     let kinds = kinds::all().iter().map(|k| (k.group, k.version));
     let all: BTreeSet<_> = kinds.chain(EXTRAS.iter().map(|e| (e.group, e.version))).collect();
-    all.into_iter().filter(|(group, _)| !group.is_empty()).collect()
+    let mut all: Vec<_> = all.into_iter().filter(|(group, _)| !group.is_empty()).collect();
+    all.sort_by_key(|(group, _)| ORDER.iter().position(|known| known == group).unwrap_or(ORDER.len()));
+    all
 }
 
 fn verbs(kind: &Kind) -> Vec<&'static str> {
@@ -245,14 +278,15 @@ fn aggregated(version: &str, groups: &[(&str, &str)]) -> Value {
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, version)| {
-            let mut metadata = json!({"creationTimestamp": null});
+            let mut metadata = json!({});
             if !group.is_empty() {
                 metadata["name"] = json!(group);
             }
             let kinds = kinds::all().iter().filter(|k| (k.group, k.version) == (*group, *version));
             let extras = EXTRAS.iter().filter(|e| (e.group, e.version) == (*group, *version));
-            let resources: Vec<Value> =
+            let mut resources: Vec<Value> =
                 kinds.map(aggregated_resource).chain(extras.map(aggregated_extra)).collect();
+            sort(&mut resources, "resource");
             json!({"metadata": metadata,
                 "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
         })
@@ -269,7 +303,10 @@ fn scope_name(scope: Scope) -> &'static str {
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {
-    let own = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    // Group and version are only told where they are not those of the list.
+    let response =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let own = response("", "", kind.kind);
     let mut out = json!({
         "resource": kind.plural,
         "responseKind": own,
@@ -282,18 +319,20 @@ fn aggregated_resource(kind: &Kind) -> Value {
             out[name] = json!(list);
         }
     }
-    let subresources: Vec<Value> = kind
+    let mut subresources: Vec<Value> = kind
         .subresources
         .iter()
         .map(|sub| {
-            let (name, (group, version, response), verbs) = subresource(kind, *sub);
-            let response = match response {
+            let (name, (group, version, response_kind), verbs) = subresource(kind, *sub);
+            let response = match response_kind {
                 "" => own.clone(),
-                response => json!({"group": group, "version": version, "kind": response}),
+                kind if group.is_empty() => response("", "", kind),
+                kind => response(group, version, kind),
             };
             json!({"subresource": name, "responseKind": response, "verbs": verbs})
         })
         .collect();
+    sort(&mut subresources, "subresource");
     if !subresources.is_empty() {
         out["subresources"] = subresources.into();
     }
@@ -303,7 +342,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
 fn aggregated_extra(extra: &Extra) -> Value {
     json!({
         "resource": extra.plural,
-        "responseKind": {"group": extra.group, "version": extra.version, "kind": extra.kind},
+        "responseKind": {"group": "", "version": "", "kind": extra.kind},
         "scope": scope_name(extra.scope),
         "singularResource": extra.singular,
         "verbs": extra.verbs,
@@ -318,9 +357,8 @@ mod tests {
     fn kubectls_accept_header_gets_the_aggregated_form() {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                       application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(Form::accepted(accept), Form::Aggregated("v2"));
-        assert_eq!(Form::accepted("application/json, */*"), Form::Legacy);
-        assert_eq!(Form::accepted(""), Form::Legacy);
+        let forms: Vec<_> = super::super::negotiate::clauses(accept).iter().map(Form::of).collect();
+        assert_eq!(forms, [Some(Form::Aggregated("v2")), None, None]);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Computed, Params, respond};
+use super::{Computed, Params, listing::ListOptions, respond};
 use crate::{
+    kinds::{self, Column},
     model::{ApiError, Object, Resource},
     nodes::{Nodes, Usage},
     objects::Objects,
@@ -34,8 +35,9 @@ impl ResourceMetrics {
         namespace: Option<&str>,
         params: &Params,
     ) -> Result<Value, ApiError> {
-        let selection = params.selection(namespace)?;
-        let list = self.objects.list(resource, &selection).await?;
+        let kind = kinds::by_resource(resource).ok_or_else(respond::no_such_path)?;
+        let options = ListOptions::of(params, kind, namespace, false)?;
+        let list = self.objects.list(resource, &options.selection).await?;
         // What has no two samples yet is left out, as upstream.
         let items: Vec<Value> = list.items.iter().filter_map(|object| self.measure(object)).collect();
         let kind = if resource == Resource::NODES { "NodeMetricsList" } else { "PodMetricsList" };
@@ -81,6 +83,48 @@ impl Computed for ResourceMetrics {
             _ => Err(respond::no_such_path()),
         }
     }
+
+    fn columns(&self) -> &'static [Column] {
+        &COLUMNS
+    }
+
+    fn cells(&self) -> fn(&Value, i64) -> Vec<Value> {
+        cells
+    }
+}
+
+const fn column(name: &'static str, format: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format, priority: 0, description }
+}
+
+/// As metrics-server has them.
+const COLUMNS: [Column; 4] = [
+    column("Name", "name", "Name of the resource"),
+    column("cpu", "quantity", ""),
+    column("memory", "quantity", ""),
+    column("Window", "duration", ""),
+];
+
+/// A pod's containers add up.
+fn cells(object: &Value, _now: i64) -> Vec<Value> {
+    let of = |usage: &Value, name: &str, unit: &str| {
+        usage[name]
+            .as_str()
+            .and_then(|text| text.strip_suffix(unit))
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    let sum = |name: &str, unit: &str| match object["containers"].as_array() {
+        Some(containers) => containers.iter().map(|container| of(&container["usage"], name, unit)).sum(),
+        None => of(&object["usage"], name, unit),
+    };
+    let (cpu, memory) = (sum("cpu", "n"), sum("memory", "Ki"));
+    vec![
+        object["metadata"]["name"].clone(),
+        json!(format!("{cpu}n")),
+        json!(format!("{memory}Ki")),
+        object["window"].clone(),
+    ]
 }
 
 fn node_metrics(object: &Object, usage: &Usage) -> Value {
@@ -160,5 +204,9 @@ mod tests {
         );
         assert_eq!(metrics["metadata"]["labels"]["app"], "web");
         assert!(pod_metrics(&object, &BTreeMap::new()).is_none());
+        let pair = [("a".to_owned(), usage), ("b".to_owned(), usage)].into();
+        let row = cells(&pod_metrics(&object, &pair).unwrap(), 0);
+        assert_eq!(row, [json!("web"), json!("2469134n"), json!("6144Ki"), json!("10.023s")]);
+        assert_eq!(row.len(), COLUMNS.len());
     }
 }

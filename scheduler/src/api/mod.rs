@@ -4,7 +4,10 @@
 //! metadata, `Status` failures. Never: a rule about an object (that is in [`crate::objects`] and the kind's
 //! row), or a request's body in a log.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use axum::{extract::Request, response::Response};
@@ -15,7 +18,7 @@ use tokio::sync::watch as ready_watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kinds::{Kind, Subresource},
+    kinds::{Column, Kind, Subresource},
     model::{ApiError, Object, Reason, Resource},
     objects::{Actor, Objects},
 };
@@ -23,6 +26,8 @@ use crate::{
 mod access;
 mod body;
 pub mod discovery;
+mod health;
+mod listing;
 mod metrics;
 pub mod metrics_api;
 mod negotiate;
@@ -46,6 +51,8 @@ pub use metrics::Metrics;
 pub use query::Params;
 pub use server::{Server, ServerError};
 
+use listing::ListOptions;
+use negotiate::Offer;
 use request::Ask;
 use route::Route;
 
@@ -88,6 +95,12 @@ pub trait Computed: Send + Sync + 'static {
 
     /// The JSON at a path, or a refusal.
     async fn get(&self, path: &str, params: &Params) -> Result<Value, ApiError>;
+
+    /// The columns of its tables.
+    fn columns(&self) -> &'static [Column];
+
+    /// The cells of one of its objects; the second argument is now, in Unix seconds.
+    fn cells(&self) -> fn(&Value, i64) -> Vec<Value>;
 }
 
 /// What the API is made of.
@@ -102,6 +115,8 @@ pub struct Parts {
     pub server: String,
     /// Whether `/readyz` says yes.
     pub ready: ready_watch::Receiver<bool>,
+    /// What `/metrics` tells; nothing until it is given.
+    pub measures: Arc<OnceLock<Arc<Registry>>>,
     /// Ends watches and connections.
     pub stop: CancellationToken,
 }
@@ -113,6 +128,7 @@ pub struct Api {
     computed: Vec<Arc<dyn Computed>>,
     server: String,
     ready: ready_watch::Receiver<bool>,
+    measures: Arc<OnceLock<Arc<Registry>>>,
     stop: CancellationToken,
     metrics: Metrics,
 }
@@ -120,30 +136,33 @@ pub struct Api {
 impl Api {
     /// Puts it together.
     pub fn new(parts: Parts, registry: &mut Registry) -> Arc<Self> {
-        let Parts { objects, connect, computed, server, ready, stop } = parts;
+        let Parts { objects, connect, computed, server, ready, measures, stop } = parts;
         let metrics = Metrics::new(registry);
-        Arc::new(Self { objects, connect, computed, server, ready, stop, metrics })
+        Arc::new(Self { objects, connect, computed, server, ready, measures, stop, metrics })
     }
 
     /// Answers one request of a caller, who is known by the connection.
     pub async fn handle(self: Arc<Self>, actor: Option<Actor>, request: Request) -> Response {
         let started = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let route = Route::of(uri.path());
+        let path = query::unescaped(uri.path(), false).unwrap_or_else(|| uri.path().to_owned());
+        let route = Route::of(&path);
         let label = label(&route, &method, &uri);
-        let mut response = match self.answer(actor.clone(), route, request).await {
+        let kept = respond::Kept::of(request.headers());
+        let mut response = match self.answer(actor.clone(), &path, route, request).await {
             Ok(response) => response,
             Err(error) => {
                 let error = if matches!(route, Route::Other) {
-                    respond::absent(error, &method, uri.path())
+                    respond::absent(error, &method, &path)
                 } else {
                     error
                 };
-                refused(actor.as_ref(), &method, uri.path(), &error);
-                respond::failure(&error)
+                let error = respond::named_as_asked(error, &route);
+                refused(actor.as_ref(), &method, &path, &error);
+                respond::failure(&error, kept.wishes(&Params::of(&uri)))
             }
         };
-        if let Route::Collection(kind, _) | Route::Object(kind, ..) = route
+        if let Route::Collection(kind, _) | Route::Object(kind, ..) | Route::Watch(kind, ..) = route
             && let Some(warning) = kind.deprecated
         {
             respond::warn(&mut response, &[warning.to_owned()]);
@@ -164,17 +183,17 @@ impl Api {
     async fn answer(
         &self,
         actor: Option<Actor>,
+        path: &str,
         route: Route<'_>,
         request: Request,
     ) -> Result<Response, ApiError> {
-        let path = request.uri().path().to_owned();
-        let params = Params::of(request.uri())?;
-        if access::is_open(&path) {
-            return system::open(self, &path, respond::Wishes::default()).await;
+        let params = Params::of(request.uri());
+        if access::is_open(path) {
+            return system::open(self, path, &params, request.method(), request.headers());
         }
         let Some(actor) = actor else { return Err(ApiError::new(Reason::Unauthorized, "Unauthorized")) };
         let actor = access::impersonated(actor, request.headers())?;
-        access::authorize(&actor, request.method(), &path, &route)?;
+        access::authorize(&actor, request.method(), path, &route)?;
         match route {
             Route::Object(_, _, _, Some(sub)) if connects(sub) && !is_connect(sub, request.method()) => {
                 Err(respond::method_not_allowed())
@@ -193,10 +212,15 @@ impl Api {
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
                 connect.connect(pod, sub, params, request).await
             }
-            Route::Other => self.other(&path, params, request).await,
+            Route::Other => self.other(path, params, &actor, request).await,
             _ => {
                 let (head, body) = request.into_parts();
-                let ask = Ask::new(&head.headers, params, &actor);
+                route::check_method(&route, &head.method)?;
+                let streams =
+                    head.method == Method::GET && matches!(route, Route::Collection(..) | Route::Watch(..));
+                negotiate::check_media(&head.method, &head.headers, streams)?;
+                let offer = if matches!(route, Route::Review(_)) { Offer::Review } else { Offer::Kind };
+                let ask = Ask::new(&head.headers, params, &actor, offer)?;
                 self.resource(&head.method, route, &ask, body).await
             }
         }
@@ -211,13 +235,29 @@ impl Api {
     ) -> Result<Response, ApiError> {
         match route {
             Route::Collection(kind, namespace) => match *method {
-                Method::GET if ask.params.is_set("watch") => watch::watch(self, ask, kind, namespace).await,
-                Method::GET => read::list(self, ask, kind, namespace).await,
+                Method::GET => {
+                    let options = ListOptions::of(&ask.params, kind, namespace, false);
+                    match options {
+                        Ok(options) if options.watch => watch::watch(self, ask, kind, options).await,
+                        options => {
+                            if !ask.params.is_set("watch") {
+                                ask.params.check_timeout()?;
+                            }
+                            read::list(self, ask, kind, options?).await
+                        }
+                    }
+                }
                 Method::POST => write::create(self, ask, kind, namespace, body).await,
                 Method::DELETE => write::delete_collection(self, ask, kind, namespace, body).await,
                 _ => Err(respond::method_not_allowed()),
             },
+            Route::Watch(kind, namespace, name) => {
+                let mut options = ListOptions::of(&ask.params, kind, namespace, true)?;
+                name.map_or(Ok(()), |name| options.only(name))?;
+                watch::watch(self, ask, kind, options).await
+            }
             Route::Object(kind, namespace, name, sub) => {
+                ask.params.check_timeout()?;
                 let at = write::At { kind, namespace, name, sub };
                 match *method {
                     Method::GET => read::get(self, ask, kind, namespace, name, sub).await,
@@ -228,23 +268,28 @@ impl Api {
                     _ => Err(respond::method_not_allowed()),
                 }
             }
-            Route::Review(review) if *method == Method::POST => access::review(review, ask, body).await,
-            Route::Review(_) => Err(respond::method_not_allowed()),
+            Route::Review(review) => access::review(review, ask, body).await,
             Route::Other => Err(respond::no_such_path()),
         }
     }
 
-    async fn other(&self, path: &str, params: Params, request: Request) -> Result<Response, ApiError> {
-        if request.method() != Method::GET {
-            return Err(respond::no_such_path());
-        }
-        let wishes =
-            respond::Wishes { pretty: params.is_set("pretty"), gzip: negotiate::gzip(request.headers()) };
+    async fn other(
+        &self,
+        path: &str,
+        params: Params,
+        actor: &Actor,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let (head, _) = request.into_parts();
         if let Some(computed) = self.computed.iter().find(|c| c.owns(path)) {
-            let value = computed.get(path, &params).await?;
-            return Ok(respond::value(http::StatusCode::OK, &value, wishes).await);
+            if head.method != Method::GET {
+                return Err(respond::method_not_allowed());
+            }
+            let ask = Ask::new(&head.headers, params, actor, Offer::Kind)?;
+            let value = computed.get(path, &ask.params).await?;
+            return table::computed(&ask, computed.as_ref(), value).await;
         }
-        system::discover(self, path, request.headers(), wishes).await
+        system::discover(self, path, &params, &head.method, &head.headers).await
     }
 }
 
@@ -284,7 +329,7 @@ fn refused(actor: Option<&Actor>, method: &Method, path: &str, error: &ApiError)
 fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Request {
     let of = |kind: &Kind| (kind.group, kind.plural);
     let ((group, resource), sub, collection) = match route {
-        Route::Collection(kind, _) => (of(kind), None, true),
+        Route::Collection(kind, _) | Route::Watch(kind, ..) => (of(kind), None, true),
         Route::Object(kind, _, _, sub) => (of(kind), *sub, false),
         Route::Review(_) => (("authorization.k8s.io", "reviews"), None, true),
         Route::Other => (("", ""), None, false),
@@ -296,7 +341,7 @@ fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Reques
     };
     let verb = match (method.as_str(), collection) {
         _ if sub.is_some_and(connects) => "CONNECT",
-        ("GET", true) if watching() => "WATCH",
+        ("GET", true) if watching() || matches!(route, Route::Watch(..)) => "WATCH",
         ("GET", true) => "LIST",
         ("GET", false) => "GET",
         ("POST", _) => "POST",

@@ -1,13 +1,10 @@
-//! Query parameters into options, with upstream's refusals.
+//! Query parameters into options, with upstream's refusals. What selects and pages is in [`super::listing`].
 
-use axum::extract::Query;
 use http::Uri;
 
 use crate::{
-    model::{ApiError, Cause, FieldSelector, LabelSelector, Reason, Revision},
-    objects::{
-        Actor, DeleteOptions, FieldValidation, Page, Propagation, Selection, VersionMatch, WriteOptions,
-    },
+    model::{ApiError, Cause, Reason, Revision, go},
+    objects::{Actor, DeleteOptions, FieldValidation, Propagation, WriteOptions},
 };
 
 /// The parameters of one request.
@@ -15,11 +12,15 @@ use crate::{
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Of a request's URI.
-    pub fn of(uri: &Uri) -> Result<Self, ApiError> {
-        Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map(|Query(pairs)| Self(pairs))
-            .map_err(|e| ApiError::new(Reason::BadRequest, format!("the query does not parse: {e}")))
+    /// Of a request's URI. What does not parse is left out, as upstream.
+    pub fn of(uri: &Uri) -> Self {
+        let pairs =
+            uri.query().unwrap_or("").split('&').filter(|pair| !pair.is_empty() && !pair.contains(';'));
+        let decoded = pairs.filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((unescaped(name, true)?, unescaped(value, true)?))
+        });
+        Self(decoded.collect())
     }
 
     /// The first value of a parameter.
@@ -34,123 +35,68 @@ impl Params {
 
     /// A switch: there, and neither `false` nor `0`.
     pub fn is_set(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|v| v != "false" && v != "0")
+        self.get(name).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
-    /// A number.
+    /// A number; an empty one is none.
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(text) = self.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| {
-            ApiError::new(Reason::BadRequest, format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+        text.parse().map(Some).map_err(|_| not_a_number(text))
+    }
+
+    /// `pretty`, when the client says anything about it.
+    pub(super) fn pretty(&self) -> Option<bool> {
+        let text = self.get("pretty").filter(|text| !text.is_empty())?;
+        Some(is_true(text))
+    }
+
+    /// `timeout`: a duration as Go writes it, or upstream's refusal. It is only checked: nothing here takes so long.
+    pub(super) fn check_timeout(&self) -> Result<(), ApiError> {
+        let Some(text) = self.get("timeout").filter(|text| !text.is_empty()) else { return Ok(()) };
+        duration::check(text).map_err(|why| {
+            let message = format!("invalid timeout specified in the request URL - {why}");
+            ApiError::new(Reason::BadRequest, message)
         })
     }
 
-    /// `labelSelector` and `fieldSelector`.
-    pub(super) fn selection(&self, namespace: Option<&str>) -> Result<Selection, ApiError> {
-        let wrong = |e: crate::model::SelectorError| ApiError::new(Reason::BadRequest, e.to_string());
-        Ok(Selection {
-            namespace: namespace.map(Into::into),
-            labels: LabelSelector::parse(self.get("labelSelector").unwrap_or("")).map_err(wrong)?,
-            fields: FieldSelector::parse(self.get("fieldSelector").unwrap_or("")).map_err(wrong)?,
-        })
-    }
-
-    /// `resourceVersion`; `None` when it is missing or `0`, which both mean "any".
-    pub(super) fn revision(&self) -> Result<Option<Revision>, ApiError> {
-        let Some(text) = self.get("resourceVersion").filter(|t| !t.is_empty() && *t != "0") else {
-            return Ok(None);
+    /// What every write carries; `options` names the options in refusals: `CreateOptions`.
+    pub(super) fn write(
+        &self,
+        options: &str,
+        actor: Actor,
+        user_agent: &str,
+    ) -> Result<WriteOptions, ApiError> {
+        let stated = self.get("fieldManager").unwrap_or("");
+        let dry_run: Vec<&str> = self.all("dryRun").collect();
+        let (validation, known) = match self.get("fieldValidation").unwrap_or("") {
+            "Ignore" => (FieldValidation::Ignore, true),
+            "Warn" | "" => (FieldValidation::Warn, true),
+            "Strict" => (FieldValidation::Strict, true),
+            _ => (FieldValidation::Warn, false),
         };
-        text.parse().map(|r| Some(Revision(r))).map_err(|_| {
-            let field = "resourceVersion".to_owned();
-            let message =
-                format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
-            let cause = Cause { reason: "FieldValueInvalid", field, message };
-            ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
-        })
-    }
-
-    /// `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
-    pub(super) fn page(&self) -> Result<Page, ApiError> {
-        let limit = self.number::<i64>("limit")?.and_then(|l| usize::try_from(l).ok());
-        let token = self.get("continue").filter(|t| !t.is_empty()).map(str::to_owned);
-        let revision = self.revision()?;
-        let how = self.get("resourceVersionMatch").filter(|m| !m.is_empty());
-        let forbidden = |message: &str| {
-            let field = "resourceVersionMatch".to_owned();
-            let cause =
-                Cause { reason: "FieldValueForbidden", field, message: format!("Forbidden: {message}") };
-            Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause]))
-        };
-        if how.is_some() && self.get("resourceVersion").is_none_or(str::is_empty) {
-            return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        let mut causes = manager_causes(stated);
+        if dry_run.iter().any(|value| *value != "All") {
+            let given = serde_json::json!(dry_run).to_string();
+            causes.push(unsupported("dryRun", &given, "\"All\""));
         }
-        if token.is_some() && how.is_some() {
-            return forbidden("resourceVersionMatch is forbidden when continue is provided");
+        if !known {
+            let given = format!("{:?}", self.get("fieldValidation").unwrap_or(""));
+            causes.push(unsupported("fieldValidation", &given, "\"\", \"Ignore\", \"Strict\", \"Warn\""));
         }
-        if token.is_some() && revision.is_some() {
-            let message = "specifying resource version is not allowed when using continue";
-            return Err(ApiError::new(Reason::BadRequest, message));
+        if !causes.is_empty() {
+            return Err(ApiError::invalid("meta.k8s.io", options, "", causes));
         }
-        let at = match (revision, how) {
-            (Some(revision), Some("Exact")) => Some((revision, VersionMatch::Exact)),
-            // Upstream reads a version with a limit as exact, since before the match parameter existed.
-            (Some(revision), None) if limit.is_some() => Some((revision, VersionMatch::Exact)),
-            (Some(revision), Some("NotOlderThan") | None) => Some((revision, VersionMatch::NotOlderThan)),
-            (None, Some("Exact")) => {
-                return forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
-            }
-            (None, Some("NotOlderThan") | None) => None,
-            (_, Some(other)) => {
-                let field = "resourceVersionMatch".to_owned();
-                let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
-                );
-                let cause = Cause { reason: "FieldValueNotSupported", field, message };
-                return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
-            }
-        };
-        Ok(Page { limit, token, at })
-    }
-
-    /// What every write carries.
-    pub(super) fn write(&self, actor: Actor, user_agent: &str) -> Result<WriteOptions, ApiError> {
-        let mut dry_run = false;
-        for value in self.all("dryRun").filter(|v| !v.is_empty()) {
-            if value != "All" {
-                let message = format!("Unsupported value: {value:?}: supported values: \"All\"");
-                let field = "dryRun".to_owned();
-                let cause = Cause { reason: "FieldValueNotSupported", field, message };
-                return Err(ApiError::invalid("meta.k8s.io", "CreateOptions", "", vec![cause]));
-            }
-            dry_run = true;
-        }
-        let validation = match self.get("fieldValidation").unwrap_or("") {
-            "Ignore" => FieldValidation::Ignore,
-            "Warn" | "" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\", \"\""
-                );
-                let field = "fieldValidation".to_owned();
-                let cause = Cause { reason: "FieldValueNotSupported", field, message };
-                return Err(ApiError::invalid("meta.k8s.io", "CreateOptions", "", vec![cause]));
-            }
-        };
-        let manager = match self.get("fieldManager").filter(|m| !m.is_empty()) {
-            Some(manager) => manager.to_owned(),
+        let manager = match stated {
             // Upstream takes the program's name from the user agent.
-            None => {
-                user_agent.split(['/', ' ']).next().filter(|p| !p.is_empty()).unwrap_or("unknown").to_owned()
-            }
+            "" => user_agent.split(['/', ' ']).next().filter(|p| !p.is_empty()).unwrap_or("unknown"),
+            stated => stated,
         };
-        let force = self.is_set("force");
         Ok(WriteOptions {
             actor,
-            manager,
-            dry_run,
+            manager: manager.to_owned(),
+            dry_run: !dry_run.is_empty(),
             validation,
-            force,
+            force: self.is_set("force"),
             duplicates: Vec::new(),
             source: None,
             view: None,
@@ -171,7 +117,7 @@ impl Params {
             (None, None) => None,
             (Some(other), _) => {
                 let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                    "Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
                 );
                 let field = "propagationPolicy".to_owned();
                 let cause = Cause { reason: "FieldValueNotSupported", field, message };
@@ -197,6 +143,109 @@ impl Params {
     }
 }
 
+/// Whether Go reads a text as true.
+pub(super) fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// A percent-encoded text; `None` when it is not one, or not UTF-8. In a query a plus is a blank.
+pub(super) fn unescaped(text: &str, plus: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            b'+' if plus => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// In the words of Go's parser.
+pub(super) fn not_a_number(text: &str) -> ApiError {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let why = if is_number { "value out of range" } else { "invalid syntax" };
+    ApiError::new(Reason::BadRequest, format!("strconv.ParseInt: parsing {text:?}: {why}"))
+}
+
+fn unsupported(field: &str, given: &str, known: &str) -> Cause {
+    let message = format!("Unsupported value: {given}: supported values: {known}");
+    Cause { reason: "FieldValueNotSupported", field: field.to_owned(), message }
+}
+
+/// What is wrong with the name of a field manager.
+fn manager_causes(manager: &str) -> Vec<Cause> {
+    const LONGEST: usize = 128;
+    let field = || "fieldManager".to_owned();
+    let mut out = Vec::new();
+    if manager.len() > LONGEST {
+        let message = format!("Too long: may not be more than {LONGEST} bytes");
+        out.push(Cause { reason: "FieldValueTooLong", field: field(), message });
+    }
+    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
+        let code = u32::from(c);
+        let quoted = go::quote(manager);
+        let message = format!("Invalid value: {quoted}: invalid character U+{code:04X} (at position {at})");
+        out.push(Cause { reason: "FieldValueInvalid", field: field(), message });
+    }
+    out
+}
+
+/// Durations as Go reads them.
+mod duration {
+    const UNITS: [&str; 8] = ["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"];
+
+    /// Nothing for a duration, otherwise why it is none, in Go's words.
+    pub(super) fn check(text: &str) -> Result<(), String> {
+        let invalid = || format!("time: invalid duration {text:?}");
+        let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+        if rest == "0" {
+            return Ok(());
+        }
+        if rest.is_empty() {
+            return Err(invalid());
+        }
+        while !rest.is_empty() {
+            let number = |c: char| c.is_ascii_digit() || c == '.';
+            let end = rest.find(|c| !number(c)).unwrap_or(rest.len());
+            let (digits, behind) = rest.split_at(end);
+            if !digits.contains(|c: char| c.is_ascii_digit()) || digits.matches('.').count() > 1 {
+                return Err(invalid());
+            }
+            let end = behind.find(number).unwrap_or(behind.len());
+            let (unit, behind) = behind.split_at(end);
+            if unit.is_empty() {
+                return Err(format!("time: missing unit in duration {text:?}"));
+            }
+            if !UNITS.contains(&unit) {
+                return Err(format!("time: unknown unit {unit:?} in duration {text:?}"));
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::check;
+
+        #[test]
+        fn durations_are_read_as_go_reads_them() {
+            for good in ["0", "5s", "-1h", "1h2m3.5s", "1ms", ".5s"] {
+                assert_eq!(check(good), Ok(()), "{good}");
+            }
+            assert_eq!(check("abc").unwrap_err(), "time: invalid duration \"abc\"");
+            assert_eq!(check("1").unwrap_err(), "time: missing unit in duration \"1\"");
+            assert_eq!(check("1d").unwrap_err(), "time: unknown unit \"d\" in duration \"1d\"");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -204,42 +253,24 @@ mod tests {
     use super::*;
 
     fn params(query: &str) -> Params {
-        Params::of(&format!("/x?{query}").parse().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn versions_of_lists_follow_upstreams_table() {
-        let at = |query: &str| params(query).page().map(|p| p.at);
-        let exact = Some((Revision(5), VersionMatch::Exact));
-        let newer = Some((Revision(5), VersionMatch::NotOlderThan));
-        assert_eq!(at("").unwrap(), None);
-        assert_eq!(at("resourceVersion=0").unwrap(), None);
-        assert_eq!(at("resourceVersion=5").unwrap(), newer);
-        assert_eq!(at("resourceVersion=5&limit=10").unwrap(), exact);
-        assert_eq!(at("resourceVersion=5&resourceVersionMatch=Exact").unwrap(), exact);
-        assert_eq!(at("resourceVersion=5&resourceVersionMatch=NotOlderThan&limit=1").unwrap(), newer);
-        for wrong in [
-            "resourceVersionMatch=Exact",
-            "resourceVersion=0&resourceVersionMatch=Exact",
-            "resourceVersion=5&resourceVersionMatch=Newest",
-            "resourceVersion=x",
-            "resourceVersion=5&continue=abc",
-        ] {
-            assert!(at(wrong).is_err(), "{wrong}");
-        }
+        Params::of(&format!("/x?{query}").parse().unwrap())
     }
 
     #[test]
     fn the_manager_falls_back_to_the_user_agent() {
         let actor = Actor::controller("x");
         let agent = "kubectl/v1.37.1 (linux/amd64)";
-        assert_eq!(params("").write(actor.clone(), agent).unwrap().manager, "kubectl");
-        let options = params("fieldManager=me&dryRun=All&fieldValidation=Strict").write(actor.clone(), agent);
+        assert_eq!(params("").write("CreateOptions", actor.clone(), agent).unwrap().manager, "kubectl");
+        let options = params("fieldManager=me&dryRun=All&fieldValidation=Strict").write(
+            "CreateOptions",
+            actor.clone(),
+            agent,
+        );
         let options = options.unwrap();
         assert_eq!((options.manager.as_str(), options.dry_run), ("me", true));
         assert_eq!(options.validation, FieldValidation::Strict);
-        assert!(params("dryRun=Some").write(actor.clone(), agent).is_err());
-        assert!(params("fieldValidation=Maybe").write(actor, agent).is_err());
+        assert!(params("dryRun=Some").write("CreateOptions", actor.clone(), agent).is_err());
+        assert!(params("fieldValidation=Maybe").write("CreateOptions", actor, agent).is_err());
     }
 
     #[test]
@@ -253,5 +284,33 @@ mod tests {
         let options = params("gracePeriodSeconds=0").delete(None).unwrap();
         assert_eq!((options.grace_seconds, options.propagation), (Some(0), None));
         assert!(params("propagationPolicy=Never").delete(None).is_err());
+    }
+
+    #[test]
+    fn what_does_not_parse_is_left_out() {
+        let params = params("a=%zz&b=1+2%26&c;d=1&e&a=3");
+        assert_eq!((params.get("a"), params.get("b"), params.get("e")), (Some("3"), Some("1 2&"), Some("")));
+        assert_eq!((params.get("c;d"), params.is_set("e")), (None, true));
+    }
+
+    #[test]
+    fn refusals_of_write_options_come_together() {
+        let query = format!("fieldManager={}&dryRun=x&fieldValidation=y", "m".repeat(129));
+        let refused = params(&query).write("PatchOptions", Actor::controller("x"), "").unwrap_err();
+        assert_eq!(
+            refused.message,
+            "PatchOptions.meta.k8s.io \"\" is invalid: [fieldManager: Too long: may not be more than 128 bytes, dryRun: \
+             Unsupported value: [\"x\"]: supported values: \"All\", fieldValidation: Unsupported value: \"y\": \
+             supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"]"
+        );
+        let refused =
+            params("fieldManager=a%0Ab").write("CreateOptions", Actor::controller("x"), "").unwrap_err();
+        assert!(refused.message.ends_with("invalid character U+000A (at position 1)"), "{refused}");
+    }
+
+    #[test]
+    fn numbers_are_refused_as_go_does() {
+        assert_eq!(not_a_number("x").message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert!(not_a_number(&"9".repeat(20)).message.ends_with("value out of range"));
     }
 }

@@ -7,13 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Api,
-    negotiate::{self, Form},
+    listing::{self, ListOptions},
+    negotiate::{Accepted, Form},
+    query::is_true,
     request::Ask,
-    respond, table,
+    respond,
+    table::{self, Layout},
 };
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Object, Reason},
+    model::{ApiError, Object, Reason, encode},
     objects::{List, subresources},
 };
 
@@ -26,14 +29,17 @@ pub(super) async fn get(
     name: &str,
     sub: Option<Subresource>,
 ) -> Result<Response, ApiError> {
-    if sub.is_some_and(|s| !matches!(s, Subresource::Status | Subresource::Scale)) {
-        return Err(respond::method_not_allowed());
+    if ask.params.get("export").is_some_and(is_true) {
+        let message = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(ApiError::new(Reason::BadRequest, message));
+    }
+    let version = listing::version(ask.params.get("resourceVersion").unwrap_or(""))
+        .map_err(|cause| listing::unread(&cause))?;
+    let current = api.objects.revision();
+    if let Some(requested) = version.filter(|r| *r > current) {
+        return Err(crate::store::StoreError::Future { requested, current }.into());
     }
     let object = api.objects.get(kind.resource, namespace, name).await?;
-    if let Some(wanted) = ask.params.revision()?.filter(|r| *r > api.objects.revision()) {
-        let current = api.objects.revision();
-        return Err(crate::store::StoreError::Future { requested: wanted, current }.into());
-    }
     object_response(ask, kind, &object, sub, StatusCode::OK).await
 }
 
@@ -45,19 +51,26 @@ pub(super) async fn object_response(
     sub: Option<Subresource>,
     status: StatusCode,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::form(ask.headers)?;
-    let body = if sub == Some(Subresource::Scale) {
-        Bytes::from(subresources::scale(&decode(object)?).to_string())
-    } else {
-        match form {
-            Form::Plain => plain(kind, object)?,
-            Form::Partial => Bytes::from(partial(&decode(object)?).to_string()),
-            Form::Table => {
-                let value = decode(object)?;
-                let revision = object.revision.to_string();
-                let page = table::Page { revision: &revision, next: None, remaining: None };
-                Bytes::from(table::table(kind, std::slice::from_ref(&value), page, ask.table()?).to_string())
-            }
+    let accepted = ask.accepted;
+    let scale = sub == Some(Subresource::Scale);
+    let body = match accepted.form {
+        Form::Plain if scale => encode(&subresources::scale(&decode(object)?)),
+        Form::Plain => plain(kind, object)?,
+        Form::Partial => encode(&partial(&decode(object)?, accepted)),
+        Form::PartialList => {
+            let name = if scale { "autoscaling.Scale".to_owned() } else { go_type(kind) };
+            let message = format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{name})"
+            );
+            return Err(ApiError::new(Reason::NotAcceptable, message));
+        }
+        Form::Table => {
+            let (value, include) = (decode(object)?, ask.table()?);
+            let (layout, value) =
+                if scale { (table::SCALE, subresources::scale(&value)) } else { (Layout::of(kind), value) };
+            let revision = object.revision.to_string();
+            let page = table::Page { revision: &revision, next: None, remaining: None };
+            encode(&table::table(layout, std::slice::from_ref(&value), page, include, accepted))
         }
     };
     Ok(respond::json(status, body, ask.wishes).await)
@@ -68,11 +81,11 @@ pub(super) async fn list(
     api: &Api,
     ask: &Ask<'_>,
     kind: &'static Kind,
-    namespace: Option<&str>,
+    options: ListOptions,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::form(ask.headers)?;
-    let list = api.objects.page(kind.resource, &ask.params.selection(namespace)?, &ask.params.page()?)?;
-    list_response(ask, kind, &list, form).await
+    let (selection, page) = options.page()?;
+    let list = api.objects.page(kind.resource, &selection, &page)?;
+    list_response(ask, kind, &list).await
 }
 
 /// A list in the form that the client asked for.
@@ -80,24 +93,33 @@ pub(super) async fn list_response(
     ask: &Ask<'_>,
     kind: &'static Kind,
     list: &List,
-    form: Form,
 ) -> Result<Response, ApiError> {
-    let body = match form {
+    let accepted = ask.accepted;
+    let body = match accepted.form {
         Form::Plain => {
-            let items = list.items.iter().map(|o| plain(kind, o)).collect::<Result<Vec<_>, _>>()?;
+            let head = format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", kind.kind, kind.api_version());
+            let items = list.items.iter().map(|o| item(kind, o, &head)).collect::<Result<Vec<_>, _>>()?;
             joined(&format!("{}List", kind.kind), &kind.api_version(), list, &items)
         }
-        Form::Partial => {
-            let items = list.items.iter().map(|o| Ok(Bytes::from(partial(&decode(o)?).to_string())));
+        Form::PartialList => {
+            let items = list.items.iter().map(|o| Ok(Item::Whole(encode(&partial(&decode(o)?, accepted)))));
             let items = items.collect::<Result<Vec<_>, ApiError>>()?;
-            joined("PartialObjectMetadataList", "meta.k8s.io/v1", list, &items)
+            joined("PartialObjectMetadataList", accepted.version(), list, &items)
+        }
+        Form::Partial => {
+            let name = go_type(kind);
+            let message = format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{name}List)"
+            );
+            return Err(ApiError::new(Reason::NotAcceptable, message));
         }
         Form::Table => {
+            let include = ask.table()?;
             let items = list.items.iter().map(|o| decode(o)).collect::<Result<Vec<_>, _>>()?;
             let revision = list.revision.to_string();
             let page =
                 table::Page { revision: &revision, next: list.next.as_deref(), remaining: list.remaining };
-            Bytes::from(table::table(kind, &items, page, ask.table()?).to_string())
+            encode(&table::table(Layout::of(kind), &items, page, include, accepted))
         }
     };
     Ok(respond::json(StatusCode::OK, body, ask.wishes).await)
@@ -107,13 +129,42 @@ pub(super) async fn list_response(
 pub(super) fn plain(kind: &Kind, object: &Object) -> Result<Bytes, ApiError> {
     match &kind.view {
         None => Ok(object.json.clone()),
-        Some(view) => Ok(Bytes::from((view.from_stored)(&decode(object)?).to_string())),
+        Some(view) => Ok(encode(&(view.from_stored)(&decode(object)?))),
+    }
+}
+
+/// What a list holds of an object: everything but its kind and version, which the list's own tell. These are what the
+/// stored bytes begin with, so nothing is encoded anew.
+enum Item {
+    /// The rest of the bytes, behind the brace.
+    Cut(Bytes),
+    /// All of them.
+    Whole(Bytes),
+}
+
+fn item(kind: &Kind, object: &Object, head: &str) -> Result<Item, ApiError> {
+    if kind.view.is_none() && object.json.starts_with(head.as_bytes()) {
+        return Ok(Item::Cut(object.json.slice(head.len()..)));
+    }
+    let mut value = shown(kind, decode(object)?);
+    if let Some(map) = value.as_object_mut() {
+        map.remove("kind");
+        map.remove("apiVersion");
+    }
+    Ok(Item::Whole(encode(&value)))
+}
+
+/// An object in the form of its kind.
+fn shown(kind: &Kind, stored: Value) -> Value {
+    match &kind.view {
+        None => stored,
+        Some(view) => (view.from_stored)(&stored),
     }
 }
 
 /// Metadata alone.
-pub(super) fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub(super) fn partial(object: &Value, accepted: Accepted) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.version(), "metadata": object["metadata"]})
 }
 
 pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
@@ -123,8 +174,26 @@ pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
     })
 }
 
+/// What upstream's programs call the type, as some refusals show.
+fn go_type(kind: &Kind) -> String {
+    let package = match kind.group.split('.').next().unwrap_or_default() {
+        "" | "events" => "core",
+        package => package,
+    };
+    format!("{package}.{}", kind.kind)
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Cut(bytes) => bytes.len() + 1,
+            Self::Whole(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// A list whose items are bytes already.
-fn joined(kind: &str, api_version: &str, list: &List, items: &[Bytes]) -> Bytes {
+fn joined(kind: &str, api_version: &str, list: &List, items: &[Item]) -> Bytes {
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".to_owned(), list.revision.to_string().into());
     if let Some(next) = &list.next {
@@ -133,17 +202,59 @@ fn joined(kind: &str, api_version: &str, list: &List, items: &[Bytes]) -> Bytes 
     if let Some(remaining) = list.remaining {
         metadata.insert("remainingItemCount".to_owned(), remaining.into());
     }
-    let head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
-    let size = items.iter().map(|i| i.len() + 1).sum::<usize>();
+    let head = encode(&json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}));
+    let size = items.iter().map(|item| item.len() + 1).sum::<usize>();
     let mut body = BytesMut::with_capacity(head.len() + size + 16);
-    body.put_slice(&head.as_bytes()[..head.len() - 1]);
+    body.put_slice(&head[..head.len() - 1]);
     body.put_slice(b",\"items\":[");
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
             body.put_u8(b',');
         }
-        body.put_slice(item);
+        match item {
+            Item::Cut(rest) => {
+                body.put_u8(b'{');
+                body.put_slice(rest);
+            }
+            Item::Whole(bytes) => body.put_slice(bytes),
+        }
     }
-    body.put_slice(b"]}");
+    body.put_slice(b"]}\n");
     body.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        kinds,
+        model::{Key, Resource, Revision},
+        store::Draft,
+    };
+
+    #[test]
+    fn items_of_a_list_are_the_stored_bytes_without_kind_and_version() {
+        let kind = kinds::by_resource(Resource::CONFIG_MAPS).unwrap();
+        let key = Key::namespaced(Resource::CONFIG_MAPS, "default", "a");
+        let value =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"}, "metadata": {"name": "a"}});
+        let object = Draft::new(key, &value, &[]).unwrap().at(Revision(7));
+        let head = "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",";
+        let cut = item(kind, &object, head).unwrap();
+        assert!(matches!(&cut, Item::Cut(bytes) if bytes.as_ptr() == object.json[head.len()..].as_ptr()));
+        let list = List { items: Vec::new(), revision: Revision(9), next: None, remaining: None };
+        let body: Value = serde_json::from_slice(&joined("ConfigMapList", "v1", &list, &[cut])).unwrap();
+        assert_eq!(
+            body["items"],
+            json!([{"data": {"k": "v"}, "metadata": {"name": "a", "resourceVersion": "7"}}])
+        );
+    }
+
+    #[test]
+    fn refusals_name_types_as_upstream_does() {
+        let name = |group: &str, plural: &str| go_type(kinds::by_path(group, "v1", plural).unwrap());
+        assert_eq!(name("", "pods"), "core.Pod");
+        assert_eq!(name("events.k8s.io", "events"), "core.Event");
+        assert_eq!(name("coordination.k8s.io", "leases"), "coordination.Lease");
+    }
 }

@@ -2,7 +2,12 @@
 
 use http::{HeaderMap, header};
 
-use super::{Params, negotiate, respond::Wishes, table::Include};
+use super::{
+    Params,
+    negotiate::{self, Accepted, Offer},
+    respond::Wishes,
+    table::Include,
+};
 use crate::{
     model::{ApiError, Reason},
     objects::{Actor, WriteOptions},
@@ -13,18 +18,28 @@ pub(super) struct Ask<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) params: Params,
     pub(super) actor: &'a Actor,
+    /// The form of the answer.
+    pub(super) accepted: Accepted,
     pub(super) wishes: Wishes,
 }
 
 impl<'a> Ask<'a> {
-    pub(super) fn new(headers: &'a HeaderMap, params: Params, actor: &'a Actor) -> Self {
-        let wishes = Wishes { pretty: params.is_set("pretty"), gzip: negotiate::gzip(headers) };
-        Self { headers, params, actor, wishes }
+    /// Negotiates the answer of an endpoint that offers this.
+    pub(super) fn new(
+        headers: &'a HeaderMap,
+        params: Params,
+        actor: &'a Actor,
+        offer: Offer,
+    ) -> Result<Self, ApiError> {
+        let accepted = negotiate::accepted(headers, offer)?;
+        let wishes = Wishes::of(headers, &params, accepted);
+        Ok(Self { headers, params, actor, accepted, wishes })
     }
 
-    pub(super) fn write_options(&self) -> Result<WriteOptions, ApiError> {
+    /// The options of a write; `kind` names them in refusals.
+    pub(super) fn write_options(&self, kind: &str) -> Result<WriteOptions, ApiError> {
         let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
-        self.params.write(self.actor.clone(), agent.unwrap_or(""))
+        self.params.write(kind, self.actor.clone(), agent.unwrap_or(""))
     }
 
     pub(super) fn table(&self) -> Result<Include, ApiError> {
@@ -32,7 +47,13 @@ impl<'a> Ask<'a> {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
-            other => Err(ApiError::new(Reason::BadRequest, format!("unrecognized includeObject {other:?}"))),
+            other => {
+                let message = format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be \
+                     'Metadata', 'Object', 'None', or empty"
+                );
+                Err(ApiError::new(Reason::BadRequest, message))
+            }
         }
     }
 }

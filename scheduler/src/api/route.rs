@@ -1,12 +1,20 @@
 //! Paths into meaning. Pure.
 
-use crate::kinds::{self, Kind, Scope, Subresource};
+use http::Method;
+
+use super::respond;
+use crate::{
+    kinds::{self, Kind, Scope, Subresource},
+    model::{ApiError, Resource},
+};
 
 /// What a path names.
 #[derive(Clone, Copy)]
 pub(super) enum Route<'a> {
     /// A collection: one namespace's, or all.
     Collection(&'static Kind, Option<&'a str>),
+    /// The old paths of watches: a collection, or one object of it.
+    Watch(&'static Kind, Option<&'a str>, Option<&'a str>),
     /// One object, or one of its subresources.
     Object(&'static Kind, Option<&'a str>, &'a str, Option<Subresource>),
     /// Reviews of the caller's own identity and rights: group and plural.
@@ -27,9 +35,9 @@ pub(super) enum Review {
 }
 
 impl<'a> Route<'a> {
-    /// Of a request's path.
+    /// Of a request's path, percent-decoded.
     pub(super) fn of(path: &'a str) -> Self {
-        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        let parts = parts(path);
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
@@ -39,6 +47,11 @@ impl<'a> Route<'a> {
             ("authentication.k8s.io", "v1", ["selfsubjectreviews"]) => Self::Review(Review::Subject),
             ("authorization.k8s.io", "v1", ["selfsubjectaccessreviews"]) => Self::Review(Review::Access),
             ("authorization.k8s.io", "v1", ["selfsubjectrulesreviews"]) => Self::Review(Review::Rules),
+            (_, _, ["watch", rest @ ..]) => match Self::resource(group, version, rest) {
+                Some(Self::Collection(kind, namespace)) => Self::Watch(kind, namespace, None),
+                Some(Self::Object(kind, namespace, name, None)) => Self::Watch(kind, namespace, Some(name)),
+                _ => Self::Other,
+            },
             _ => Self::resource(group, version, rest).unwrap_or(Self::Other),
         }
     }
@@ -48,6 +61,9 @@ impl<'a> Route<'a> {
         let cluster = |plural: &str| find(plural).filter(|k| k.scope == Scope::Cluster);
         let namespaced = |plural: &str| find(plural).filter(|k| k.scope == Scope::Namespaced);
         // `namespaces/x/pods` is a collection, `namespaces/x/status` a subresource of the namespace.
+        if rest.contains(&"") && !rest.contains(&"proxy") {
+            return None;
+        }
         match *rest {
             // What comes after it is the backend's: the proxy looks at it itself.
             ["namespaces", namespace, plural, name, "proxy", ..] => {
@@ -79,6 +95,37 @@ impl<'a> Route<'a> {
     }
 }
 
+/// The segments of a path. One slash at the end counts for nothing; an empty segment elsewhere is one that nothing has.
+pub(super) fn parts(path: &str) -> Vec<&str> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path).split('/').collect()
+}
+
+/// Refuses a method that a path does not have.
+pub(super) fn check_method(route: &Route<'_>, method: &Method) -> Result<(), ApiError> {
+    let method = method.as_str();
+    let known = match route {
+        // Objects of a namespace are only made, and removed together, in one.
+        Route::Collection(kind, None) if kind.scope == Scope::Namespaced => method == "GET",
+        // Namespaces go one by one: each takes its content along.
+        Route::Collection(kind, _) => {
+            matches!(method, "GET" | "POST") || (method == "DELETE" && kind.resource != Resource::NAMESPACES)
+        }
+        Route::Object(.., None) => matches!(method, "GET" | "PUT" | "PATCH" | "DELETE"),
+        Route::Object(.., Some(Subresource::Status | Subresource::Scale)) => {
+            matches!(method, "GET" | "PUT" | "PATCH")
+        }
+        Route::Object(.., Some(Subresource::Binding | Subresource::Eviction)) | Route::Review(_) => {
+            method == "POST"
+        }
+        Route::Object(.., Some(Subresource::Finalize)) => method == "PUT",
+        Route::Object(.., Some(Subresource::Log)) | Route::Watch(..) => method == "GET",
+        Route::Object(..) => matches!(method, "GET" | "POST"),
+        Route::Other => true,
+    };
+    if known { Ok(()) } else { Err(respond::method_not_allowed()) }
+}
+
 fn subresource(kind: &Kind, name: &str) -> Option<Subresource> {
     let sub = match name {
         "status" => Subresource::Status,
@@ -99,7 +146,6 @@ fn subresource(kind: &Kind, name: &str) -> Option<Subresource> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Resource;
 
     fn object(path: &str) -> Option<(Resource, Option<&str>, &str, Option<Subresource>)> {
         match Route::of(path) {
@@ -155,8 +201,43 @@ mod tests {
             "/api/v1",
             "/",
             "/version",
+            "//api/v1/pods",
+            "/api/v1//pods",
+            "/api/v1/watch/namespaces/a/pods/p/log",
         ] {
             assert!(matches!(Route::of(path), Route::Other), "{path}");
+        }
+    }
+
+    #[test]
+    fn watches_have_paths_of_their_own() {
+        let watch = |path| match Route::of(path) {
+            Route::Watch(kind, namespace, name) => Some((kind.resource, namespace, name)),
+            _ => None,
+        };
+        assert_eq!(watch("/api/v1/watch/pods"), Some((Resource::PODS, None, None)));
+        assert_eq!(watch("/api/v1/watch/namespaces/a/pods/p"), Some((Resource::PODS, Some("a"), Some("p"))));
+        assert_eq!(
+            collection("/api/v1/pods/"),
+            Some((Resource::PODS, None)),
+            "a slash at the end counts for nothing"
+        );
+    }
+
+    #[test]
+    fn each_path_has_its_methods() {
+        let knows = |path, method: &str| check_method(&Route::of(path), &method.parse().unwrap()).is_ok();
+        for (path, known, unknown) in [
+            ("/api/v1/pods", "GET", "POST"),
+            ("/api/v1/namespaces/a/pods", "DELETE", "PUT"),
+            ("/api/v1/namespaces", "POST", "DELETE"),
+            ("/api/v1/namespaces/a/pods/p", "PATCH", "HEAD"),
+            ("/api/v1/namespaces/a/pods/p/status", "PUT", "DELETE"),
+            ("/api/v1/namespaces/a/pods/p/eviction", "POST", "GET"),
+            ("/api/v1/namespaces/a/finalize", "PUT", "GET"),
+            ("/api/v1/watch/pods", "GET", "POST"),
+        ] {
+            assert!(knows(path, known) && !knows(path, unknown), "{path}");
         }
     }
 }

@@ -1,30 +1,56 @@
-//! Paths that are not resources: health, version, discovery, OpenAPI documents.
+//! Paths that are not resources: health, version, discovery, OpenAPI documents, metrics, and the list of them all.
 
 use axum::response::Response;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::json;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use prometheus_client::encoding::text;
+use serde_json::{Value, json};
 
-use super::{Api, discovery, openapi, respond};
-use crate::model::ApiError;
+use super::{
+    Api, Params, discovery, health,
+    negotiate::{self, Accepted, Media, Offer},
+    openapi,
+    respond::{self, Wishes},
+    route,
+};
+use crate::model::{ApiError, Reason, encode_pretty};
+
+/// Of the metrics' text format.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Health and version: open to everyone.
-pub(super) async fn open(api: &Api, path: &str, wishes: respond::Wishes) -> Result<Response, ApiError> {
-    match path.trim_matches('/').split('/').next().unwrap_or("") {
-        "version" => Ok(respond::value(StatusCode::OK, &version(), wishes).await),
-        "livez" | "healthz" => Ok(respond::text(StatusCode::OK, "ok")),
-        "readyz" if *api.ready.borrow() => Ok(respond::text(StatusCode::OK, "ok")),
-        "readyz" => Ok(respond::text(StatusCode::SERVICE_UNAVAILABLE, "not ready")),
-        _ => Err(respond::no_such_path()),
+pub(super) fn open(
+    api: &Api,
+    path: &str,
+    params: &Params,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if matches!(path, "/version" | "/version/") {
+        if method != Method::GET {
+            return Err(respond::method_not_allowed());
+        }
+        negotiate::check_produced(headers, &[Media::Json.name()])?;
+        return Ok(plain_json(StatusCode::OK, &version()));
     }
+    let ready = *api.ready.borrow();
+    let state = health::State { ready, store: api.objects.store_condition() };
+    Ok(health::answer(path, params, &state).unwrap_or_else(respond::page_not_found))
+}
+
+/// JSON as upstream's own handlers write it: indented, whatever the client accepts.
+fn plain_json(status: StatusCode, value: &Value) -> Response {
+    respond::with_type(status, encode_pretty(value).into(), Media::Json.name())
 }
 
 /// `kubectl version`: the Kubernetes whose behaviour we follow, and ourselves.
-fn version() -> serde_json::Value {
+fn version() -> Value {
     let kubernetes = crate::kinds::KUBERNETES_VERSION;
     let mut parts = kubernetes.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     json!({
         "major": major, "minor": minor,
+        "emulationMajor": major, "emulationMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
         "gitVersion": format!("{kubernetes}+gantry-{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
         "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, architecture()),
@@ -40,43 +66,151 @@ fn architecture() -> &'static str {
     }
 }
 
-/// Discovery and OpenAPI.
+/// Discovery, OpenAPI, metrics.
 pub(super) async fn discover(
     api: &Api,
     path: &str,
+    params: &Params,
+    method: &Method,
     headers: &HeaderMap,
-    wishes: respond::Wishes,
 ) -> Result<Response, ApiError> {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let accept: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
-    let form = discovery::Form::accepted(&accept.join(","));
-    let (document, form) = match parts.as_slice() {
-        ["api"] => (Some(discovery::core(form, &api.server)), form),
-        ["apis"] => (Some(discovery::groups(form)), form),
-        ["apis", group] => (discovery::group(group), discovery::Form::Legacy),
-        ["api", version] => (discovery::resources("", version), discovery::Form::Legacy),
-        ["apis", group, version] => (discovery::resources(group, version), discovery::Form::Legacy),
-        ["openapi", "v2"] if accept.iter().any(|a| a.starts_with(openapi::V2_PROTOBUF)) => {
-            let mut response = Response::new(openapi::EMPTY_V2_PROTOBUF.into());
-            let kind = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            return Ok(response);
+    let parts = route::parts(path);
+    match parts.as_slice() {
+        [""] => Ok(plain_json(StatusCode::OK, &paths())),
+        ["metrics"] if !path.ends_with('/') => Ok(metrics(api)),
+        ["openapi", ..] if path.ends_with('/') => Ok(bare(false)),
+        ["openapi", ..] => described(&parts, headers).await,
+        ["api"] => {
+            only_get(method)?;
+            negotiate::check_produced(headers, &PRODUCED)?;
+            document(headers, params, |form| Some(discovery::core(form, &api.server)), true).await
         }
-        ["openapi", "v2"] => return built(headers, || Some(openapi::v2())).await,
-        ["openapi", "v3"] => return built(headers, || Some(openapi::index())).await,
-        ["openapi", "v3", rest @ ..] => {
-            let path = rest.join("/");
-            return built(headers, move || openapi::document(&path)).await;
-        }
-        _ => return Err(respond::no_such_path()),
+        ["apis"] => document(headers, params, |form| Some(discovery::groups(form)), true).await,
+        ["apis", group] => document(headers, params, |_| discovery::group(group), false).await,
+        ["api", version] => resources("", version, method, headers, params).await,
+        ["apis", group, version] => resources(group, version, method, headers, params).await,
+        ["api" | "apis", ..] => Err(respond::no_such_path()),
+        _ => Ok(respond::page_not_found()),
+    }
+}
+
+const PRODUCED: [&str; 3] = [Media::Json.name(), Media::Yaml.name(), Media::Protobuf.name()];
+
+fn only_get(method: &Method) -> Result<(), ApiError> {
+    if method == Method::GET { Ok(()) } else { Err(respond::method_not_allowed()) }
+}
+
+async fn resources(
+    group: &str,
+    version: &str,
+    method: &Method,
+    headers: &HeaderMap,
+    params: &Params,
+) -> Result<Response, ApiError> {
+    let found = discovery::resources(group, version).ok_or_else(respond::no_such_path)?;
+    only_get(method)?;
+    negotiate::check_produced(headers, &PRODUCED)?;
+    document(headers, params, |_| Some(found), false).await
+}
+
+/// A discovery document, in the aggregated form where there is one and the client prefers it.
+async fn document(
+    headers: &HeaderMap,
+    params: &Params,
+    make: impl FnOnce(discovery::Form) -> Option<Value>,
+    aggregates: bool,
+) -> Result<Response, ApiError> {
+    let form = if aggregates { aggregated(headers) } else { None };
+    let found =
+        make(form.map_or(discovery::Form::Legacy, |(form, _)| form)).ok_or_else(respond::no_such_path)?;
+    let accepted = match form {
+        Some((_, media)) => Accepted { media, ..Accepted::default() },
+        None => negotiate::accepted(headers, Offer::Bare)?,
     };
-    let document = document.ok_or_else(respond::no_such_path)?;
-    let mut response = respond::value(StatusCode::OK, &document, wishes).await;
-    if let Ok(value) = HeaderValue::from_str(&form.content_type()) {
+    let wishes = Wishes::of(headers, params, accepted);
+    let form = form.map_or(discovery::Form::Legacy, |(form, _)| form);
+    let mut response = respond::value(StatusCode::OK, &found, wishes).await;
+    if let Some(parameters) = form.parameters()
+        && let Ok(value) = HeaderValue::from_str(&format!("{}{parameters}", accepted.media.name()))
+    {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     Ok(response)
+}
+
+/// The first clause of `Accept` that takes an aggregated form. Those that take the plain one do not come before it, as
+/// upstream. In protobuf it has none here, where the client takes JSON too.
+fn aggregated(headers: &HeaderMap) -> Option<(discovery::Form, Media)> {
+    let header = headers.get(header::ACCEPT)?.to_str().ok()?;
+    negotiate::clauses(header).iter().find_map(|clause| {
+        let media = [Media::Json, Media::Yaml].into_iter().find(|media| clause.takes(media.name()))?;
+        Some((discovery::Form::of(clause)?, media))
+    })
+}
+
+/// OpenAPI documents. They have no `Status` failures, as upstream's handlers of them know none.
+async fn described(parts: &[&str], headers: &HeaderMap) -> Result<Response, ApiError> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let clauses = negotiate::clauses(accept);
+    let json = accept.is_empty() || clauses.iter().any(|clause| clause.takes(Media::Json.name()));
+    match parts {
+        ["openapi", "v2"] if accept.starts_with(openapi::V2_PROTOBUF) => {
+            let mut response = Response::new(openapi::EMPTY_V2_PROTOBUF.into());
+            let kind = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(response)
+        }
+        ["openapi", "v2"] if json => built(headers, || Some(openapi::v2())).await,
+        ["openapi", "v3"] => {
+            let mut response = built(headers, || Some(openapi::index())).await?;
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, text);
+            Ok(response)
+        }
+        ["openapi", "v3", rest @ ..] => {
+            let path = rest.join("/");
+            let known = openapi::document(&path).is_some();
+            if known && json {
+                built(headers, move || openapi::document(&path)).await
+            } else {
+                Ok(bare(known))
+            }
+        }
+        ["openapi", "v2"] => Ok(bare(true)),
+        _ => Ok(respond::page_not_found()),
+    }
+}
+
+/// No document: there is none (404), or not in the client's media type (406).
+fn bare(known: bool) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = if known { StatusCode::NOT_ACCEPTABLE } else { StatusCode::NOT_FOUND };
+    response
+}
+
+fn metrics(api: &Api) -> Response {
+    let mut out = String::new();
+    match api.measures.get().map(|registry| text::encode(&mut out, registry)) {
+        Some(Ok(())) => respond::with_type(StatusCode::OK, out.into(), METRICS),
+        _ => respond::text(StatusCode::SERVICE_UNAVAILABLE, "no metrics are collected yet"),
+    }
+}
+
+/// `/`: everything else.
+fn paths() -> Value {
+    let mut out: Vec<String> =
+        ["/api", "/api/v1", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/version"]
+            .map(str::to_owned)
+            .to_vec();
+    for (group, version) in discovery::group_versions() {
+        out.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+    }
+    out.extend(openapi::paths().map(|path| format!("/openapi/v3/{path}")));
+    out.extend(health::paths());
+    out.sort();
+    out.dedup();
+    json!({ "paths": out })
 }
 
 /// A document that is built when it is first asked for, which takes long enough to delay other tasks.
@@ -85,24 +219,33 @@ async fn built(
     build: impl FnOnce() -> Option<&'static openapi::Document> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let found = tokio::task::spawn_blocking(build).await.ok().flatten();
-    found.map(|found| document(headers, found)).ok_or_else(respond::no_such_path)
+    match found {
+        Some(found) => Ok(prepared(headers, found).await),
+        None => Err(ApiError::new(Reason::InternalError, "the OpenAPI document could not be built")),
+    }
 }
 
 /// A prepared document; clients that have it already get 304.
-fn document(headers: &HeaderMap, document: &openapi::Document) -> Response {
+async fn prepared(headers: &HeaderMap, document: &'static openapi::Document) -> Response {
     let etag = format!("\"{}\"", document.hash);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let mut response = if known == Some(etag.as_str()) {
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
-    } else {
-        let mut response = Response::new(document.body.clone().into());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    } else if negotiate::gzip(headers) {
+        // Compressed once: the documents are megabytes, and never change.
+        let packed = tokio::task::spawn_blocking(|| document.packed()).await.unwrap_or_default();
+        let mut response = respond::with_type(StatusCode::OK, packed.into(), Media::Json.name());
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response
+    } else {
+        respond::with_type(StatusCode::OK, document.body.clone().into(), Media::Json.name())
     };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     if let Ok(value) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(header::ETAG, value);
+        headers.insert(header::ETAG, value);
     }
     response
 }

@@ -2,10 +2,21 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::response::Response;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::read;
-use crate::kinds::{Column, Kind};
+use super::{
+    Computed,
+    negotiate::{self, Accepted, Form},
+    read,
+    request::Ask,
+    respond,
+};
+use crate::{
+    kinds::{self, Column, Kind},
+    model::ApiError,
+};
 
 /// `?includeObject=`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,53 +37,107 @@ pub(super) struct Page<'a> {
     pub(super) remaining: Option<u64>,
 }
 
+/// Columns, and how an object fills them.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    pub(super) columns: &'static [Column],
+    /// The cells of an object; the second argument is now, in Unix seconds.
+    pub(super) cells: fn(&Value, i64) -> Vec<Value>,
+    /// The form in which the object is shown beside them, when it is not that which they are made of.
+    pub(super) shown: Option<fn(&Value) -> Value>,
+}
+
+impl Layout {
+    /// That of a kind.
+    pub(super) fn of(kind: &'static Kind) -> Self {
+        let shown = kind.view.as_ref().map(|view| view.from_stored);
+        Self { columns: kind.columns, cells: kind.cells, shown }
+    }
+}
+
+/// A scale has columns of its own.
+pub(super) const SCALE: Layout =
+    Layout { columns: kinds::SCALE_COLUMNS, cells: kinds::scale_cells, shown: None };
+
 /// The table of `items`, in their stored form.
-pub(super) fn table(kind: &Kind, items: &[Value], page: Page<'_>, include: Include) -> Value {
+pub(super) fn table(
+    layout: Layout,
+    items: &[Value],
+    page: Page<'_>,
+    include: Include,
+    accepted: Accepted,
+) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     let mut metadata = Map::new();
-    metadata.insert("resourceVersion".to_owned(), page.revision.into());
+    if !page.revision.is_empty() {
+        metadata.insert("resourceVersion".to_owned(), page.revision.into());
+    }
     if let Some(next) = page.next {
         metadata.insert("continue".to_owned(), next.into());
     }
     if let Some(remaining) = page.remaining {
         metadata.insert("remainingItemCount".to_owned(), remaining.into());
     }
-    let rows: Vec<Value> = items.iter().map(|item| row(kind, item, now, include)).collect();
-    let columns: Vec<Value> = kind.columns.iter().map(column).collect();
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+    let rows: Vec<Value> = items.iter().map(|item| row(layout, item, now, include, accepted)).collect();
+    let columns: Vec<Value> = layout.columns.iter().map(column).collect();
+    json!({"kind": "Table", "apiVersion": accepted.version(), "metadata": metadata,
         "columnDefinitions": columns, "rows": rows})
 }
 
-fn row(kind: &Kind, item: &Value, now: i64, include: Include) -> Value {
-    let mut row = json!({"cells": (kind.cells)(item, now)});
-    match include {
-        Include::None => {}
-        Include::Metadata => row["object"] = read::partial(item),
-        Include::Object => {
-            let shown = kind.view.as_ref().map(|view| (view.from_stored)(item));
-            row["object"] = shown.unwrap_or_else(|| item.clone());
+/// Objects that are computed, one or a list of them, in the form that the client asked for.
+pub(super) async fn computed(
+    ask: &Ask<'_>,
+    group: &dyn Computed,
+    value: Value,
+) -> Result<Response, ApiError> {
+    let accepted = ask.accepted;
+    let layout = Layout { columns: group.columns(), cells: group.cells(), shown: None };
+    let page = Page { revision: "", next: None, remaining: None };
+    let one = std::slice::from_ref(&value);
+    let items = value["items"].as_array();
+    let shaped = match (accepted.form, items) {
+        (Form::Plain, _) => value,
+        (Form::Table, items) => {
+            let items = items.map_or(one, Vec::as_slice);
+            table(layout, items, page, ask.table()?, accepted)
         }
-    }
-    row
+        (Form::Partial, None) => read::partial(&value, accepted),
+        (Form::PartialList, Some(items)) => {
+            let items: Vec<Value> = items.iter().map(|item| read::partial(item, accepted)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": accepted.version(), "metadata": {}, "items": items})
+        }
+        (Form::Partial | Form::PartialList, _) => return Err(negotiate::not_acceptable()),
+    };
+    Ok(respond::value(StatusCode::OK, &shaped, ask.wishes).await)
 }
 
-fn column(column: &Column) -> Value {
+fn row(layout: Layout, item: &Value, now: i64, include: Include, accepted: Accepted) -> Value {
+    let object = match include {
+        Include::None => Value::Null,
+        Include::Metadata => read::partial(item, accepted),
+        Include::Object => layout.shown.map_or_else(|| item.clone(), |shown| shown(item)),
+    };
+    json!({"cells": (layout.cells)(item, now), "object": object})
+}
+
+fn column(column: &'static Column) -> Value {
     json!({"name": column.name, "type": column.kind, "format": column.format,
-        "description": column.description, "priority": column.priority})
+        "description": kinds::description(column), "priority": column.priority})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kinds, model::Resource};
+    use crate::model::Resource;
 
     #[test]
     fn a_row_has_a_cell_per_column_and_the_object_that_was_asked_for() {
-        let kind = kinds::by_resource(Resource::CONFIG_MAPS).unwrap();
+        let layout = Layout::of(kinds::by_resource(Resource::CONFIG_MAPS).unwrap());
+        let plain = Accepted::default();
         let item = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}, "data": {"k": "v"}});
         let page = Page { revision: "7", next: Some("t"), remaining: Some(3) };
-        let metadata = table(kind, std::slice::from_ref(&item), page, Include::Metadata);
+        let metadata = table(layout, std::slice::from_ref(&item), page, Include::Metadata, plain);
         let columns = metadata["columnDefinitions"].as_array().unwrap();
         let row = &metadata["rows"][0];
         assert_eq!(row["cells"].as_array().unwrap().len(), columns.len());
@@ -82,9 +147,9 @@ mod tests {
             metadata["metadata"],
             json!({"resourceVersion": "7", "continue": "t", "remainingItemCount": 3})
         );
-        let bare = table(kind, std::slice::from_ref(&item), page, Include::None);
-        assert!(bare["rows"][0].get("object").is_none());
-        let full = table(kind, std::slice::from_ref(&item), page, Include::Object);
+        let bare = table(layout, std::slice::from_ref(&item), page, Include::None, plain);
+        assert!(bare["rows"][0]["object"].is_null());
+        let full = table(layout, std::slice::from_ref(&item), page, Include::Object, plain);
         assert_eq!(full["rows"][0]["object"], item);
     }
 }

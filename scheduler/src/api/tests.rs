@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod forms;
 mod tls;
 
 /// The API over an empty store in memory.
@@ -27,6 +28,7 @@ impl Fixture {
             computed: Vec::new(),
             server: "127.0.0.1:6443".to_owned(),
             ready,
+            measures: Arc::default(),
             stop: stop.clone(),
         };
         Self { api: Api::new(parts, &mut Registry::default()), objects, stop }
@@ -207,7 +209,12 @@ async fn lists_come_in_pages_and_forms() {
     let (status, wrong) = f.get("/api/v1/configmaps?fieldSelector=data.k%3Dv").await;
     assert_eq!(
         (status, &wrong["message"]),
-        (StatusCode::BAD_REQUEST, &json!("field label not supported: data.k"))
+        (
+            StatusCode::BAD_REQUEST,
+            &json!(
+                "\"data.k\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            )
+        )
     );
     for (accept, kind) in [
         ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", "Table"),
@@ -301,8 +308,14 @@ async fn the_caller_can_ask_who_they_are_and_what_they_may() {
     let (status, who) = f.ask(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await;
     assert_eq!(status, StatusCode::CREATED);
     assert_eq!(who["status"]["userInfo"]["username"], "system:controller:test");
-    let (_, may) = f.ask(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "{}").await;
-    assert_eq!(may["status"]["allowed"], true);
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let asked = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let (_, may) = f.ask(Method::POST, path, &asked.to_string()).await;
+    assert_eq!((&may["status"]["allowed"], &may["spec"]), (&json!(true), &asked["spec"]));
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let request =
+        Request::post(path).header(header::ACCEPT, table).body(Body::from(asked.to_string())).unwrap();
+    assert_eq!(f.send(request).await.status(), StatusCode::NOT_ACCEPTABLE, "a review has no table");
 }
 
 #[tokio::test]

@@ -12,48 +12,66 @@ use serde_json::{Value, json};
 
 use super::{
     Api,
-    negotiate::{self, Form},
+    listing::ListOptions,
+    negotiate::{Accepted, Form, Media},
     read,
     request::Ask,
     table,
 };
 use crate::{
-    kinds::Kind,
-    model::{ApiError, Cause, Object, Reason, Revision},
-    objects::{WatchEvent, WatchStream},
+    kinds::{Kind, wire},
+    model::{ApiError, Object, Reason, Revision, encode},
+    objects::{Objects, Selection, WatchEvent, WatchStream},
 };
 
 /// A watch without `timeoutSeconds` ends after between half an hour and an hour, as upstream, so that clients
 /// spread over the replicas again.
 const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
 
-/// `GET` of a collection with `watch=1`.
+/// `GET` of a collection with `watch=1`, or of a path below `watch/`.
 pub(super) async fn watch(
     api: &Api,
     ask: &Ask<'_>,
     kind: &'static Kind,
-    namespace: Option<&str>,
+    options: ListOptions,
 ) -> Result<Response, ApiError> {
-    let form = negotiate::form(ask.headers)?;
-    let selection = ask.params.selection(namespace)?;
-    let initial = initial_events(ask)?;
-    let from = if initial == Some(true) { None } else { start(api, ask, initial)? };
+    let accepted = ask.accepted;
+    let (version, current) = (options.start()?, api.objects.revision());
+    let from = match options.initial {
+        // Everything, but not older than this.
+        Some(true) => version.filter(|version| *version > current),
+        Some(false) => Some(version.unwrap_or(current)),
+        None => version,
+    };
+    if accepted.media == Media::Yaml {
+        // There are no streams of it.
+        let message = "only the following media types are accepted: application/json;stream=watch, \
+                       application/vnd.kubernetes.protobuf;stream=watch";
+        return Err(ApiError::new(Reason::NotAcceptable, message));
+    }
     let shower = Shower {
         kind,
-        form,
-        table: ask.table()?,
-        bookmarks: ask.params.is_set("allowWatchBookmarks"),
-        mark_initial: initial == Some(true),
+        accepted,
+        table: if accepted.form == Form::Table { ask.table()? } else { table::Include::None },
+        bookmarks: options.bookmarks,
+        mark_initial: options.bookmarks && options.initial == Some(true),
         with_columns: true,
     };
-    let seconds = match ask.params.number::<u64>("timeoutSeconds")? {
+    let seconds = match options.seconds.and_then(|seconds| u64::try_from(seconds).ok()) {
         Some(seconds) if seconds > 0 => seconds,
         _ => rand::rng().random_range(DEFAULT_SECONDS),
     };
-    let events = match api.objects.watch(kind.resource, selection, from).await {
+    let (objects, selection) = (&api.objects, options.selection);
+    let events = match objects.watch(kind.resource, selection.clone(), from).await {
         Ok(events) => events,
+        // As upstream: a version that is still to come is waited for.
+        Err(error) if error.reason == Reason::Timeout && options.initial.is_none() => {
+            later(objects.clone(), kind, selection, from.unwrap_or_default()).boxed()
+        }
         // As upstream: the stream starts and its first event is the error.
-        Err(error) if error.reason == Reason::Expired => stream::iter([Err(error)]).boxed(),
+        Err(error) if matches!(error.reason, Reason::Expired | Reason::Timeout) => {
+            stream::iter([Err(error)]).boxed()
+        }
         Err(error) => return Err(error),
     };
     let stop = api.stop.clone().cancelled_owned();
@@ -67,47 +85,36 @@ pub(super) async fn watch(
     let lines = shower.lines(events).take_until(Box::pin(end));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let media = match accepted.media {
+        Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
-/// `sendInitialEvents`, with upstream's conditions.
-fn initial_events(ask: &Ask<'_>) -> Result<Option<bool>, ApiError> {
-    let how = ask.params.get("resourceVersionMatch").filter(|m| !m.is_empty());
-    let invalid = |field: &str, reason, message: &str| {
-        let cause = Cause { reason, field: field.to_owned(), message: message.to_owned() };
-        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause]))
+/// The changes after a version that is still to come.
+fn later(
+    objects: Objects,
+    kind: &'static Kind,
+    selection: Selection,
+    from: Revision,
+) -> impl Stream<Item = Result<WatchEvent, ApiError>> + Send {
+    const LOOK_AGAIN: Duration = Duration::from_millis(500);
+    let begun = async move {
+        while objects.revision() < from {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        objects.watch(kind.resource, selection, Some(from)).await
     };
-    match (ask.params.get("sendInitialEvents").filter(|s| !s.is_empty()), how) {
-        (None, Some(_)) => invalid(
-            "resourceVersionMatch",
-            "FieldValueForbidden",
-            "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (None, None) => Ok(None),
-        (Some(_), Some("NotOlderThan")) => Ok(Some(ask.params.is_set("sendInitialEvents"))),
-        (Some(_), _) => invalid(
-            "resourceVersionMatch",
-            "FieldValueForbidden",
-            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-    }
-}
-
-/// Where a watch without initial events starts. No version means everything first, as it always has.
-fn start(api: &Api, ask: &Ask<'_>, initial: Option<bool>) -> Result<Option<Revision>, ApiError> {
-    match ask.params.revision()? {
-        Some(revision) => Ok(Some(revision)),
-        None if initial == Some(false) => Ok(Some(api.objects.revision())),
-        None => Ok(None),
-    }
+    stream::once(begun).flat_map(|begun| begun.unwrap_or_else(|error| stream::iter([Err(error)]).boxed()))
 }
 
 /// Turns events into lines.
 struct Shower {
     kind: &'static Kind,
-    form: Form,
+    accepted: Accepted,
     table: table::Include,
     bookmarks: bool,
     /// The first bookmark tells that the initial events are complete.
@@ -123,11 +130,10 @@ impl Shower {
                 let event = events.next().await?;
                 let line = match event {
                     Ok(event) => shower.line(&event),
-                    Err(error) => Ok(Some(line_of("ERROR", error.to_status().to_string().as_bytes()))),
+                    Err(error) => Ok(Some(shower.error(&error))),
                 };
                 // An object that cannot be shown ends the watch with the reason.
-                let line = line
-                    .unwrap_or_else(|error| Some(line_of("ERROR", error.to_status().to_string().as_bytes())));
+                let line = line.unwrap_or_else(|error| Some(shower.error(&error)));
                 if let Some(line) = line {
                     return Some((Ok(line), (shower, events)));
                 }
@@ -151,13 +157,34 @@ impl Shower {
             WatchEvent::Deleted(object) => ("DELETED", object),
             WatchEvent::Bookmark(revision) => return Ok(self.bookmark(*revision)),
         };
-        Ok(Some(line_of(name, &self.object(object)?)))
+        let object = self.object(object)?;
+        Ok(Some(self.framed(name, &object)))
+    }
+
+    fn error(&self, error: &ApiError) -> Bytes {
+        self.framed("ERROR", &encode(&error.to_status()))
+    }
+
+    /// An event in the client's media type.
+    fn framed(&self, name: &str, object: &[u8]) -> Bytes {
+        if self.accepted.media != Media::Protobuf {
+            return line_of(name, object);
+        }
+        let frame = serde_json::from_slice(object).ok().and_then(|value| wire::frame(name, &value));
+        frame
+            .unwrap_or_else(|| {
+                tracing::error!(kind = self.kind.kind, "an event could not be encoded in protobuf");
+                Vec::new()
+            })
+            .into()
     }
 
     fn object(&mut self, object: &Object) -> Result<Bytes, ApiError> {
-        match self.form {
+        match self.accepted.form {
             Form::Plain => read::plain(self.kind, object),
-            Form::Partial => Ok(Bytes::from(read::partial(&read::decode(object)?).to_string())),
+            Form::Partial | Form::PartialList => {
+                Ok(encode(&read::partial(&read::decode(object)?, self.accepted)))
+            }
             Form::Table => {
                 let value = read::decode(object)?;
                 let revision = object.revision.to_string();
@@ -168,13 +195,14 @@ impl Shower {
 
     fn table_of(&mut self, items: &[Value], revision: &str) -> Bytes {
         let page = table::Page { revision, next: None, remaining: None };
-        let mut table = table::table(self.kind, items, page, self.table);
+        let layout = table::Layout::of(self.kind);
+        let mut table = table::table(layout, items, page, self.table, self.accepted);
         if !std::mem::take(&mut self.with_columns)
             && let Some(table) = table.as_object_mut()
         {
             table.insert("columnDefinitions".to_owned(), Value::Null);
         }
-        Bytes::from(table.to_string())
+        encode(&table)
     }
 
     fn bookmark(&mut self, revision: Revision) -> Option<Bytes> {
@@ -182,21 +210,24 @@ impl Shower {
         if !self.bookmarks && !initial {
             return None;
         }
-        let (kind, api_version) = match self.form {
-            Form::Partial => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+        let (kind, api_version) = match self.accepted.form {
+            Form::Partial | Form::PartialList => {
+                ("PartialObjectMetadata", self.accepted.version().to_owned())
+            }
             Form::Plain | Form::Table => (self.kind.kind, self.kind.api_version()),
         };
         let mut object = json!({"kind": kind, "apiVersion": api_version,
-            "metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": null}});
+            "metadata": {"resourceVersion": revision.to_string()}});
         if initial {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let body = if self.form == Form::Table {
-            self.table_of(&[], &revision.to_string())
+        let body = if self.accepted.form == Form::Table {
+            // Upstream's has a row about nothing.
+            self.table_of(std::slice::from_ref(&object), &revision.to_string())
         } else {
-            Bytes::from(object.to_string())
+            encode(&object)
         };
-        Some(line_of("BOOKMARK", &body))
+        Some(self.framed("BOOKMARK", &body))
     }
 }
 

@@ -4,17 +4,13 @@ use axum::{body::Body, response::Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, body, negotiate, read, request::Ask, respond};
+use super::{Api, body, listing::ListOptions, read, request::Ask, respond};
 use crate::{
     kinds::{Kind, Subresource},
     model::{ApiError, Cause, Key, Reason, Resource},
     objects::{Deleted, Page, Patch, WriteOptions, Written},
     patch,
 };
-
-/// Media types of patches, for refusals.
-const PATCHES: &str = "application/json-patch+json, application/merge-patch+json, \
-                       application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// Where a write goes.
 #[derive(Clone, Copy)]
@@ -33,8 +29,9 @@ pub(super) async fn create(
     namespace: Option<&str>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let mut options = ask.write_options()?;
-    let decoded = body::decode(ask.headers, &body::read(body).await?)?;
+    ask.params.check_timeout()?;
+    let mut options = ask.write_options("CreateOptions")?;
+    let decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
     options.duplicates = decoded.duplicates;
     // A view's body is of another type than what is checked.
     options.source = decoded.source.filter(|_| kind.view.is_none());
@@ -51,8 +48,9 @@ pub(super) async fn create_sub(
     at: At<'_>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let options = ask.write_options()?;
-    let body = body::decode(ask.headers, &body::read(body).await?)?.value;
+    let options = ask.write_options("CreateOptions")?;
+    let of = if at.sub == Some(Subresource::Binding) { "Binding" } else { "Eviction" };
+    let body = body::decode(ask.headers, &body::read(body).await?, of)?.value;
     match at.sub {
         Some(Subresource::Binding) => {
             api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, body, &options).await?;
@@ -77,8 +75,9 @@ pub(super) async fn create_sub(
 /// `PUT`.
 pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
     writable(at.sub)?;
-    let mut options = ask.write_options()?;
-    let decoded = body::decode(ask.headers, &body::read(body).await?)?;
+    let mut options = ask.write_options("UpdateOptions")?;
+    let of = if at.sub == Some(Subresource::Scale) { "Scale" } else { at.kind.kind };
+    let decoded = body::decode(ask.headers, &body::read(body).await?, of)?;
     options.duplicates = decoded.duplicates;
     options.source = decoded.source.filter(|_| at.kind.view.is_none());
     options.view = at.kind.view.is_some().then_some(at.kind);
@@ -91,11 +90,11 @@ pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
 /// `PATCH`.
 pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
     writable(at.sub)?;
-    let mut options = ask.write_options()?;
+    let mut options = ask.write_options("PatchOptions")?;
     let media = body::media_type(ask.headers);
     let bytes = body::read(body).await?;
     let apply = media == "application/apply-patch+yaml";
-    if !apply && PATCHES.contains(media) && ask.params.get("force").is_some() {
+    if !apply && body::PATCHES.contains(&media) && ask.params.get("force").is_some() {
         let message = "Forbidden: may not be specified for non-apply patch".to_owned();
         let cause = Cause { reason: "FieldValueForbidden", field: "force".to_owned(), message };
         return Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
@@ -117,7 +116,7 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
             }
             Patch::Apply(decoded.value)
         }
-        _ => return Err(body::unsupported(PATCHES)),
+        _ => return Err(body::unsupported(&body::PATCHES.join(", "))),
     };
     let (resource, sub) = (at.kind.resource, at.sub);
     let written = if at.kind.view.is_some() {
@@ -142,7 +141,7 @@ async fn patch_view(
         Patch::Json(body) => patch::json(&shown, body)?.0,
         Patch::Merge(body) => patch::merge(&shown, body)?,
         Patch::Strategic(body) => patch::strategic(at.kind, &shown, body)?,
-        Patch::Apply(_) => return Err(body::unsupported(PATCHES)),
+        Patch::Apply(_) => return Err(body::unsupported(&body::PATCHES.join(", "))),
     };
     let object = (view.to_stored)(&patched);
     api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, options).await
@@ -170,9 +169,8 @@ pub(super) async fn delete_collection(
         return Err(respond::method_not_allowed());
     }
     let (delete, options) = delete_options(ask, body).await?;
-    let form = negotiate::form(ask.headers)?;
-    let page = Page { at: None, ..ask.params.page()? };
-    let list = api.objects.page(kind.resource, &ask.params.selection(namespace)?, &page)?;
+    let (selection, page) = ListOptions::of(&ask.params, kind, namespace, false)?.page()?;
+    let list = api.objects.page(kind.resource, &selection, &Page { at: None, ..page })?;
     for object in &list.items {
         let Key { namespace, name, .. } = &object.key;
         match api.objects.remove(kind.resource, namespace.as_deref(), name, &delete, &options).await {
@@ -182,16 +180,17 @@ pub(super) async fn delete_collection(
             Err(error) => return Err(error),
         }
     }
-    read::list_response(ask, kind, &list, form).await
+    read::list_response(ask, kind, &list).await
 }
 
 async fn delete_options(
     ask: &Ask<'_>,
     body: Body,
 ) -> Result<(crate::objects::DeleteOptions, WriteOptions), ApiError> {
-    let mut options = ask.write_options()?;
+    let mut options = ask.write_options("DeleteOptions")?;
     let bytes = body::read(body).await?;
-    let body = if bytes.is_empty() { None } else { Some(body::decode(ask.headers, &bytes)?.value) };
+    let body =
+        if bytes.is_empty() { None } else { Some(body::decode(ask.headers, &bytes, "DeleteOptions")?.value) };
     let dry_run = body.as_ref().and_then(|b| b.get("dryRun")).and_then(Value::as_array);
     options.dry_run |= dry_run.is_some_and(|d| !d.is_empty());
     Ok((ask.params.delete(body.as_ref())?, options))

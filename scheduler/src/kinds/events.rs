@@ -15,6 +15,18 @@ const RENAMED: [(&str, &str); 7] = [
     ("count", "deprecatedCount"),
 ];
 
+/// Names in field selectors, and the stored fields that they mean.
+pub(super) const LABELS: &[(&str, &str)] = &[
+    ("regarding.kind", "involvedObject.kind"),
+    ("regarding.namespace", "involvedObject.namespace"),
+    ("regarding.name", "involvedObject.name"),
+    ("regarding.uid", "involvedObject.uid"),
+    ("regarding.apiVersion", "involvedObject.apiVersion"),
+    ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+    ("regarding.fieldPath", "involvedObject.fieldPath"),
+    ("reportingController", "reportingComponent"),
+];
+
 /// The `events.k8s.io` form of a stored event.
 pub(super) fn from_stored(event: &Value) -> Value {
     renamed(event, "events.k8s.io/v1", |name| {

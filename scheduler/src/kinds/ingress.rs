@@ -303,8 +303,8 @@ mod tests {
         json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec, "status": {"loadBalancer": {}}})
     }
 
-    fn problem(spec: Value) -> String {
-        told(&validate_ingress(&ingress(&spec), None))
+    fn problem(spec: &Value) -> String {
+        told(&validate_ingress(&ingress(spec), None))
     }
 
     fn backend_of(port: &Value) -> Value {
@@ -316,7 +316,7 @@ mod tests {
         let path = |path: Value| {
             let mut path = path;
             path["backend"] = backend_of(&json!({"number": 80}));
-            problem(json!({"rules": [{"host": "*.example.com", "http": {"paths": [path]}}]}))
+            problem(&json!({"rules": [{"host": "*.example.com", "http": {"paths": [path]}}]}))
         };
         let at = "spec.rules[0].http.paths[0]";
         assert_eq!(path(json!({"path": "/", "pathType": "Prefix"})), "");
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_backend_is_a_service_or_a_resource() {
-        let backend = |backend: Value| problem(json!({"defaultBackend": backend}));
+        let backend = |backend: Value| problem(&json!({"defaultBackend": backend}));
         let at = "spec.defaultBackend";
         assert_eq!(backend(backend_of(&json!({"name": "http"}))), "");
         assert_eq!(backend(json!({"resource": {"kind": "Bucket", "name": "b"}})), "");
@@ -371,14 +371,14 @@ mod tests {
             )
         );
         assert_eq!(
-            problem(json!({})),
+            problem(&json!({})),
             "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"
         );
     }
 
     #[test]
     fn hosts_are_names_and_never_addresses() {
-        let host = |host: &str| problem(json!({"rules": [{"host": host}]}));
+        let host = |host: &str| problem(&json!({"rules": [{"host": host}]}));
         assert_eq!(host("shop.example.com"), "");
         let refused =
             "spec.rules[0].host: Invalid value: \"010.0.0.1\": must be a DNS name, not an IP address";

@@ -6,6 +6,7 @@ mod config;
 pub mod decode;
 mod endpoints;
 mod events;
+mod fields;
 mod ingress;
 mod json;
 pub mod pod;
@@ -23,6 +24,8 @@ mod workload;
 use serde_json::Value;
 
 use crate::model::{Cause, Resource};
+pub use fields::unset_field;
+pub use print::{SCALE_COLUMNS, description, scale_cells};
 
 /// The version of Kubernetes whose types and behaviour we follow.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
@@ -48,15 +51,6 @@ pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Kind
 /// The kind that objects name themselves after.
 pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
-}
-
-/// What a field selector sees of an object that does not have the field at `path`.
-pub fn unset_field(path: &str) -> &'static str {
-    match path {
-        "spec.unschedulable" | "spec.hostNetwork" => "false",
-        "status.replicas" => "0",
-        _ => "",
-    }
 }
 
 /// What every new object is checked for after what its kind asks, whose words are better.
@@ -168,8 +162,11 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// Name of the OpenAPI definition: `io.k8s.api.core.v1.Pod`.
     pub definition: &'static str,
-    /// Fields a field selector may use besides `metadata.name` and `metadata.namespace`, with their JSON path.
+    /// Fields a field selector may use besides `metadata.name` and `metadata.namespace`, with their JSON path; `a|b` is
+    /// the first of them that is not empty.
     pub fields: &'static [&'static str],
+    /// Other names of fields in field selectors, each with the indexed path that it means.
+    pub labels: &'static [(&'static str, &'static str)],
     /// Whether `metadata.generation` counts changes, beginning with 1.
     pub generation: bool,
     /// Whether an update changes what `metadata.generation` counts, given (new, old): mostly the spec.

@@ -12,7 +12,10 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use k8s_openapi::{
-    api::{apps, autoscaling, coordination, core, discovery, events, networking, node, policy},
+    api::{
+        apps, authentication, authorization, autoscaling, coordination, core, discovery, events, networking,
+        node, policy,
+    },
     apimachinery::pkg::apis::meta::v1 as meta,
 };
 
@@ -147,6 +150,9 @@ fn add_roots(generator: &mut SchemaGenerator) {
     add::<node::v1::RuntimeClass>(generator);
     add::<autoscaling::v1::Scale>(generator);
     add::<policy::v1::Eviction>(generator);
+    add::<authentication::v1::SelfSubjectReview>(generator);
+    add::<authorization::v1::SelfSubjectAccessReview>(generator);
+    add::<authorization::v1::SelfSubjectRulesReview>(generator);
     add::<meta::DeleteOptions>(generator);
     add::<meta::Status>(generator);
 }

@@ -79,6 +79,7 @@ pub(super) const BASE: Kind = Kind {
     subresources: &[],
     definition: "",
     fields: &[],
+    labels: &[],
     generation: false,
     counts: wish_changed,
     status_keeps: &[&["spec"]],
@@ -173,8 +174,11 @@ const POD: Kind = Kind {
         "spec.hostNetwork",
         "status.phase",
         "status.podIP",
+        // Taken in selectors and empty on every pod, as upstream.
+        "status.podIPs",
         "status.nominatedNodeName",
     ],
+    labels: &[("spec.host", "spec.nodeName")],
     generation: true,
     // Old kubelets broke the owners of pods when they wrote a status.
     status_keeps: &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
@@ -279,6 +283,9 @@ const SERVICE_ACCOUNT: Kind = Kind {
     ..BASE
 };
 
+/// Who reports an event: the component of its source, or else the reporting one.
+const SOURCE: &str = "source.component|reportingComponent";
+
 const EVENT: Kind = Kind {
     resource: Resource::EVENTS,
     kind: "Event",
@@ -296,8 +303,10 @@ const EVENT: Kind = Kind {
         "involvedObject.fieldPath",
         "reason",
         "reportingComponent",
+        SOURCE,
         "type",
     ],
+    labels: &[("source", SOURCE)],
     create_on_update: true,
     validate: events::validate::core,
     columns: print::EVENT_COLUMNS,
@@ -310,6 +319,8 @@ const EVENT_VIEW: Kind = Kind {
     // Without a short name: `ev` means core events, and kubectl would warn at each use that it could mean these.
     short_names: &[],
     definition: "io.k8s.api.events.v1.Event",
+    fields: &["reason", "type"],
+    labels: events::LABELS,
     view: Some(View { from_stored: events::from_stored, to_stored: events::to_stored }),
     validate: events::validate::newer,
     ..EVENT
@@ -387,7 +398,6 @@ const REPLICA_SET: Kind = Kind {
     subresources: &[Subresource::Status, Subresource::Scale],
     definition: "io.k8s.api.apps.v1.ReplicaSet",
     defaults: workload::replica_set_defaults,
-    fields: &["status.replicas"],
     generation: true,
     prepare_create: drop_status,
     prepare_update: keep_status,

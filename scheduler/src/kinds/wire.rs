@@ -2,8 +2,8 @@
 //! namespace`, `create deployment`, ...) in protobuf and does not fall back.
 //!
 //! In: bytes in Kubernetes' envelope, the types in [`super::schema`], the field numbers in `schema/wire-facts.txt`
-//! (see `schema/gosource.py`). Out: JSON as if the client had sent that. Never: protobuf towards a client, which
-//! always accepts JSON too.
+//! (see `schema/gosource.py`). Out: JSON as if the client had sent that. The other way, for clients that accept nothing
+//! else, is in [`encode`].
 //!
 //! The Go encoder writes fields that are no pointers even when they are empty. Which those are is not on the wire, but
 //! in the types ([`super::schema::Presence`]): there an empty value says nothing, everywhere else it is what the client chose.
@@ -21,6 +21,10 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use serde_json::{Map, Value, json};
 
 use super::schema::{Field, Type, schema};
+
+mod encode;
+
+pub use encode::{encode, frame};
 
 const MAGIC: &[u8] = b"k8s\0";
 const WIRE_FACTS: &str = include_str!("../../schema/wire-facts.txt");

@@ -2,12 +2,15 @@
 //! does no IO.
 
 mod chain;
+mod encode;
 pub mod go;
 mod object;
 mod selector;
 mod status;
+pub mod syntax;
 
 pub use chain::Chain;
+pub use encode::{encode, encode_pretty, in_order};
 pub use object::{Key, Object, ObjectError, Resource, Revision};
 pub use selector::{FieldSelector, LabelSelector, Requirement, SelectorError};
 pub use status::{ApiError, Cause, Reason};

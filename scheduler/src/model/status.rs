@@ -123,6 +123,10 @@ pub struct ApiError {
     pub causes: Vec<Cause>,
     /// `details.retryAfterSeconds`.
     pub retry_after: Option<u32>,
+    /// `metadata.continue`: how an expired list can be gone on with.
+    pub next: Option<Box<str>>,
+    /// Whether `details` are shown though they are empty, as in answers that upstream makes without looking further.
+    pub generic: bool,
 }
 
 impl ApiError {
@@ -136,7 +140,14 @@ impl ApiError {
             name: String::new(),
             causes: Vec::new(),
             retry_after: None,
+            next: None,
+            generic: false,
         }
+    }
+
+    /// A failure of the path, the method or the media type, before anything else was looked at.
+    pub fn generic(reason: Reason, message: impl Into<String>) -> Self {
+        Self { generic: true, ..Self::new(reason, message) }
     }
 
     /// `pods "web" not found`. `resource` is `pods` or `deployments.apps`.
@@ -212,7 +223,13 @@ impl ApiError {
         let causes: Vec<_> = self
             .causes
             .iter()
-            .map(|c| serde_json::json!({"reason": c.reason, "message": c.message, "field": c.field}))
+            .map(|c| {
+                let mut cause = serde_json::json!({"reason": c.reason, "message": c.message});
+                if !c.field.is_empty() {
+                    cause["field"] = c.field.clone().into();
+                }
+                cause
+            })
             .collect();
         let mut details = serde_json::Map::new();
         for (name, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind)] {
@@ -233,8 +250,11 @@ impl ApiError {
         if !self.reason.as_str().is_empty() {
             status["reason"] = self.reason.as_str().into();
         }
+        if let Some(next) = &self.next {
+            status["metadata"]["continue"] = (**next).into();
+        }
         // As upstream: what it refuses as unprocessable has details even when there is nothing in them.
-        if !details.is_empty() || self.reason == Reason::Invalid {
+        if !details.is_empty() || self.generic || self.reason == Reason::Invalid {
             status["details"] = details.into();
         }
         status

@@ -135,9 +135,7 @@ impl Objects {
             }
             // As upstream: what was never stored has no revision to show.
             let mut preview = draft.at(self.revision());
-            preview.json = serde_json::to_vec(&object)
-                .map_err(|e| ApiError::new(Reason::InternalError, e.to_string()))?
-                .into();
+            preview.json = crate::model::encode(&object);
             return Ok(Written { object: preview.into(), created: true, warnings });
         }
         let change = Change::Put { draft, expect: Expect::Absent };
@@ -201,20 +199,51 @@ pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> 
             Some(found) if found == expected => {}
             Some(_) => {
                 let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
-                let message = format!(
-                    "the object provided is unrecognized (must be of type {}): apiVersion: {}, kind: {}",
-                    kind.kind,
-                    text("apiVersion"),
-                    text("kind"),
-                );
+                let message = not_of(kind, &text("apiVersion"), &text("kind"));
                 return Err(ApiError::new(Reason::BadRequest, message));
             }
         }
     }
     match object.get("metadata") {
         None | Some(Value::Object(_) | Value::Null) => Ok(()),
-        Some(_) => Err(ApiError::new(Reason::BadRequest, "metadata is not a JSON object")),
+        Some(found) => {
+            let (own, version) = (kind.kind, kind.version);
+            let found = match found {
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            let message = format!(
+                "{own} in version {version:?} cannot be handled as a {own}: json: cannot unmarshal {found} into Go struct \
+                 field {own}.metadata of type v1.ObjectMeta"
+            );
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
     }
+}
+
+/// Upstream's words about a body that says that it is something else.
+fn not_of(kind: &Kind, version: &str, given: &str) -> String {
+    let expected = kind.kind;
+    let (group, short) = version.split_once('/').unwrap_or(("", version));
+    let why = if given.is_empty() {
+        return format!(
+            "the object provided is unrecognized (must be of type {expected}): Object 'Kind' is missing in the object"
+        );
+    } else if kinds::by_gvk(group, short, given).is_some() || (version, given) == ("v1", "Status") {
+        let package = match kind.group.split('.').next().unwrap_or_default() {
+            "" | "events" => "core",
+            package => package,
+        };
+        format!("converting ({short}.{given}) to ({package}.{expected}): unknown conversion")
+    } else {
+        // The place is that of upstream's registry, which its clients are used to see here.
+        format!(
+            "no kind {given:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""
+        )
+    };
+    format!("{given} in version {short:?} cannot be handled as a {expected}: {why}")
 }
 
 /// The body's namespace is that of the request.

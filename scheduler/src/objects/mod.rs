@@ -23,6 +23,7 @@ pub mod meta;
 mod patching;
 mod read;
 pub mod subresources;
+mod token;
 mod update;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod tests;
 pub use admission::{Admission, NamespaceLifecycle, Operation};
 pub use delete::Deleted;
 pub use read::{Page, VersionMatch};
+pub use token::check as check_token;
 
 /// Who asks: the authenticated identity, for admission, managed fields and audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,7 +294,7 @@ impl From<StoreError> for ApiError {
                 Self::new(Reason::Expired, format!("too old resource version: {requested} ({oldest})"))
             }
             StoreError::Future { requested, current } => {
-                let message = format!("Too large resource version: {requested}, current: {current}");
+                let message = format!("Timeout: Too large resource version: {requested}, current: {current}");
                 let cause = Cause {
                     reason: "ResourceVersionTooLarge",
                     field: String::new(),

@@ -2,16 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::{StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{List, Objects, Selection, WatchEvent, WatchStream, row};
+use super::{List, Objects, Selection, WatchEvent, WatchStream, row, token::Token};
 use crate::{
     kinds,
-    model::{ApiError, Key, Object, Reason, Resource, Revision},
-    store::{Event, Scan, Watcher},
+    model::{ApiError, Object, Reason, Resource, Revision},
+    store::{Event, Scan, StoreError, Watcher},
 };
 
 /// A quiet watch says how far it has come this often, so that a client that reconnects resumes from there
@@ -36,35 +34,6 @@ pub struct Page {
     pub token: Option<String>,
     /// The state that is asked for; `None` is the newest.
     pub at: Option<(Revision, VersionMatch)>,
-}
-
-/// What a continue token says: the rest of which list.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Token {
-    /// Revision of the whole list.
-    rv: u64,
-    /// Namespace of the last item that was sent; absent when cluster-scoped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ns: Option<String>,
-    /// Its name.
-    name: String,
-}
-
-impl Token {
-    fn encode(&self) -> String {
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
-    }
-
-    fn decode(text: &str) -> Result<Self, ApiError> {
-        let invalid =
-            |why: String| ApiError::new(Reason::BadRequest, format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
-        serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))
-    }
-
-    fn key(&self, resource: Resource) -> Key {
-        super::key(resource, self.ns.as_deref(), &self.name)
-    }
 }
 
 impl Selection {
@@ -99,7 +68,7 @@ impl Selection {
     }
 }
 
-/// Only indexed fields can be selected by.
+/// Only indexed fields can be selected by. Clients' selectors have been checked against what their kind calls its fields.
 fn check_selection(resource: Resource, selection: &Selection) -> Result<(), ApiError> {
     let kind = row(resource)?;
     let known =
@@ -112,34 +81,52 @@ fn check_selection(resource: Resource, selection: &Selection) -> Result<(), ApiE
     }
 }
 
+/// A list at a version that the history no longer has.
+const TOO_OLD: &str = "The resourceVersion for the provided list is too old.";
+
 impl Objects {
-    /// One page of a list. All pages of a list show the state at the revision of the first.
+    /// One page of a list. All pages of a list show the state at the revision of the first, unless the client goes on
+    /// with the token that it got when its own had expired.
     pub fn page(&self, resource: Resource, selection: &Selection, page: &Page) -> Result<List, ApiError> {
         check_selection(resource, selection)?;
+        let namespace = selection.namespace.as_deref();
         let token = page.token.as_deref().map(Token::decode).transpose()?;
         let at = match (&token, page.at) {
-            (Some(token), _) => Some(Revision(token.rv)),
+            (Some(token), _) => token.revision(),
             (None, Some((revision, VersionMatch::Exact))) => Some(revision),
             (None, Some((revision, VersionMatch::NotOlderThan))) if revision > self.revision() => {
                 Some(revision)
             }
             (None, _) => None,
         };
-        let after = token.as_ref().map(|t| t.key(resource));
+        if let Some(token) = token.as_ref().filter(|token| token.is_old()) {
+            return Err(token.expired());
+        }
+        let after = token.as_ref().map(|t| t.key(resource, namespace));
         let scan = Scan { resource, namespace: selection.namespace.clone(), after, at };
-        let snapshot = self.inner.store.scan(&scan)?;
-        let mut items = snapshot.items;
-        if !selection.is_everything() {
+        let snapshot = self.inner.store.scan(&scan).map_err(|error| match (&error, &token) {
+            (StoreError::Compacted { .. }, Some(token)) => token.expired(),
+            (StoreError::Compacted { .. }, None) => ApiError::new(Reason::Expired, TOO_OLD),
+            _ => error.into(),
+        })?;
+        let (mut items, everything) = (snapshot.items, selection.is_everything());
+        let mut rest = None;
+        if let Some(limit) = page.limit.filter(|limit| *limit > 0) {
+            let total = items.len();
+            // As upstream: there may be more while anything comes behind, selected or not.
+            let mut seen = 0;
+            let chosen = items.iter().inspect(|_| seen += 1).filter(|o| everything || selection.matches(o));
+            let chosen: Vec<_> = chosen.take(limit).cloned().collect();
+            rest = Some((total - seen) as u64).filter(|rest| *rest > 0 && chosen.len() == limit);
+            items = chosen;
+        } else if !everything {
             items.retain(|o| selection.matches(o));
         }
-        let limit = page.limit.filter(|l| *l > 0 && *l < items.len());
-        let rest = limit.map(|limit| items.split_off(limit).len() as u64);
-        let next = rest.and(items.last()).map(|last| {
-            let ns = last.key.namespace.as_deref().map(str::to_owned);
-            Token { rv: snapshot.revision.0, ns, name: last.key.name.to_string() }.encode()
-        });
+        let next = rest
+            .and(items.last())
+            .map(|last| Token::after(&last.key, namespace, snapshot.revision, token.as_ref()).encode());
         // Upstream does not know the number with a selector, and clients take its presence as exact.
-        let remaining = rest.filter(|_| selection.is_everything());
+        let remaining = rest.filter(|_| everything);
         Ok(List { items, revision: snapshot.revision, next, remaining })
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{meta, update::Edited, update::Target};
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Cause, LabelSelector, Reason, Requirement},
+    model::{ApiError, Cause, LabelSelector, Reason},
 };
 
 /// Whether the body of a write is another type than the object.
@@ -114,7 +114,7 @@ pub fn scale(object: &Value) -> Value {
     let mut status = json!({"replicas": number("/status/replicas")});
     let selector = object.pointer("/spec/selector").cloned().unwrap_or_default();
     if let Some(selector) = any_selector(selector) {
-        status["selector"] = selector_text(&selector).into();
+        status["selector"] = selector.to_string().into();
     }
     json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
@@ -129,23 +129,6 @@ fn any_selector(selector: Value) -> Option<LabelSelector> {
         return map.map(|map| LabelSelector::from_map(&map));
     }
     serde_json::from_value(selector).ok().and_then(|selector| LabelSelector::from_object(&selector).ok())
-}
-
-/// A selector in the query form.
-fn selector_text(selector: &LabelSelector) -> String {
-    let set = |key: &str, word: &str, values: &[String]| format!("{key} {word} ({})", values.join(","));
-    let terms = selector.requirements.iter().map(|r| match r {
-        Requirement::In(key, values) if values.len() == 1 => format!("{key}={}", values[0]),
-        Requirement::In(key, values) => set(key, "in", values),
-        Requirement::NotIn(key, values) => set(key, "notin", values),
-        Requirement::Exists(key) => key.clone(),
-        Requirement::DoesNotExist(key) => format!("!{key}"),
-        Requirement::Gt(key, n) => format!("{key}>{n}"),
-        Requirement::Lt(key, n) => format!("{key}<{n}"),
-    });
-    let mut terms: Vec<_> = terms.collect();
-    terms.sort();
-    terms.join(",")
 }
 
 /// Assigns a pod to the node that the Binding names.

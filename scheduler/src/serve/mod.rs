@@ -65,13 +65,13 @@ impl Endpoints {
     }
 
     /// Serves until `stop`.
-    pub async fn run(self, registry: Registry, ready: watch::Receiver<bool>, stop: CancellationToken) {
+    pub async fn run(self, registry: Arc<Registry>, ready: watch::Receiver<bool>, stop: CancellationToken) {
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "ok" }))
             .route("/livez", get(|| async { "ok" }))
             .route("/readyz", get(readiness))
-            .with_state(Shared { registry: Arc::new(registry), ready });
+            .with_state(Shared { registry, ready });
         let served = axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(error = %crate::model::Chain(&error), "the metrics port failed");
@@ -121,7 +121,7 @@ mod tests {
         let stop = CancellationToken::new();
         let endpoints = Endpoints::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = endpoints.address();
-        let running = tokio::spawn(endpoints.run(registry, is_ready, stop.clone()));
+        let running = tokio::spawn(endpoints.run(Arc::new(registry), is_ready, stop.clone()));
         assert!(get(address, "/metrics").await.contains("beats_total 1"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         ready.send_replace(true);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use crate::model::{Key, Object, Revision};
+use crate::model::{Key, Object, Revision, in_order};
 
 /// A value that is not an object of the API.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +107,7 @@ fn split(
     let mut out = BytesMut::new();
     let mut cut = 0;
     out.put_u8(b'{');
-    for (i, (name, value)) in object.iter().enumerate() {
+    for (i, (name, value)) in in_order(object).enumerate() {
         if i > 0 {
             out.put_u8(b',');
         }
@@ -151,7 +151,11 @@ fn owners(metadata: &Map<String, Value>) -> Vec<Arc<str>> {
     references.into_iter().flatten().filter_map(|r| Some(r.get("uid")?.as_str()?.into())).collect()
 }
 
+/// The value at a path; `a|b` is the first of them that is not empty.
 fn field(value: &Value, path: &str) -> Option<String> {
+    if let Some((first, others)) = path.split_once('|') {
+        return field(value, first).filter(|text| !text.is_empty()).or_else(|| field(value, others));
+    }
     let found = path.split('.').try_fold(value, |v, part| v.get(part))?;
     match found {
         Value::String(text) => Some(text.clone()),
@@ -184,6 +188,7 @@ mod tests {
         assert_eq!(object.fields.get("spec.hostNetwork").map(String::as_str), Some("true"));
         assert!(!object.fields.contains_key("status.phase"));
         assert_eq!(object.owners, [Arc::from("o")]);
+        assert!(object.json.starts_with(b"{\"kind\":\"Pod\",\"apiVersion\":\"v1\","), "{:?}", object.json);
         let moved = object.at_revision(Revision(43));
         assert_eq!(moved.decode::<Value>().unwrap()["metadata"]["resourceVersion"], "43");
         assert_eq!(moved.fields, object.fields);

@@ -4,16 +4,23 @@
 //! Built on first use from the kind table, the schemas of `k8s-openapi` and the merge facts; kept as bytes. The
 //! same binary always serves the same bytes, so a hash of them makes the URLs in the index cacheable for ever.
 
+mod extras;
 mod paths;
 mod schemas;
 mod v2;
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    sync::{LazyLock, OnceLock},
+};
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::discovery::EXTRAS;
 use crate::kinds::{self, KUBERNETES_VERSION};
 
 /// A built document.
@@ -23,20 +30,35 @@ pub struct Document {
     pub body: Bytes,
     /// Hash of the body, upper-case hexadecimal; quoted it is the ETag.
     pub hash: String,
+    /// The body, compressed when somebody first took it so.
+    packed: OnceLock<Bytes>,
 }
 
 impl Document {
     fn new(json: &Value) -> Self {
         let body = Bytes::from(json.to_string());
         let hash = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
-        Self { body, hash }
+        Self { body, hash, packed: OnceLock::new() }
+    }
+
+    /// The body in gzip.
+    pub fn packed(&self) -> Bytes {
+        let pack = || {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            // Writing into memory does not fail.
+            let done = encoder.write_all(&self.body).and_then(|()| encoder.finish());
+            done.unwrap_or_default().into()
+        };
+        self.packed.get_or_init(pack).clone()
     }
 }
 
 /// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
 static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
     let all = schemas::all();
-    let mut versions: Vec<(&str, &str)> = kinds::all().iter().map(|k| (k.group, k.version)).collect();
+    let extras = EXTRAS.iter().map(|extra| (extra.group, extra.version));
+    let mut versions: Vec<(&str, &str)> =
+        kinds::all().iter().map(|k| (k.group, k.version)).chain(extras).collect();
     versions.sort_unstable();
     versions.dedup();
     let build =
@@ -67,6 +89,11 @@ pub fn document(path: &str) -> Option<&'static Document> {
     DOCUMENTS.get(path)
 }
 
+/// The paths of all documents.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    DOCUMENTS.keys().map(String::as_str)
+}
+
 /// `/openapi/v2`, as JSON.
 pub fn v2() -> &'static Document {
     &V2
@@ -87,6 +114,9 @@ fn group_version(group: &str, version: &str, all: &Map<String, Value>) -> Value 
     let mut paths = Map::new();
     for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
         paths.extend(paths::of_kind(kind));
+    }
+    for extra in EXTRAS.iter().filter(|e| (e.group, e.version) == (group, version)) {
+        paths.extend(extras::paths(extra));
     }
     let paths = Value::Object(paths);
     let schemas = schemas::reachable(&paths, all);

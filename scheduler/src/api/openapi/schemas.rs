@@ -5,11 +5,16 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::{self, schema};
+use super::extras;
+use crate::{
+    api::discovery::EXTRAS,
+    kinds::{self, schema},
+};
 
 const PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const GVK: &str = "x-kubernetes-group-version-kind";
+/// The extension that names the kinds of a schema.
+pub(super) const GVK: &str = "x-kubernetes-group-version-kind";
 
 /// A reference to the schema called `name`.
 pub(super) fn reference(name: &str) -> Value {
@@ -35,6 +40,7 @@ pub(super) fn all() -> Map<String, Value> {
         }
         out.insert(name, node);
     }
+    out.extend(extras::schemas());
     add_scalars(&mut out);
     add_facts(&mut out);
     add_kinds(&mut out);
@@ -147,25 +153,31 @@ fn add_kinds(all: &mut Map<String, Value>) {
     name("io.k8s.api.core.v1.Binding", "", "v1", "Binding");
     name(&format!("{META}.Status"), "", "v1", "Status");
     name(&format!("{META}.DeleteOptions"), "", "v1", "DeleteOptions");
-    for kind in kinds::all() {
-        all.insert(list_name(kind.definition), list_schema(kind));
+    for extra in &EXTRAS {
+        name(extra.definition, extra.group, extra.version, extra.kind);
+    }
+    let listed = kinds::all().iter().map(|kind| (kind.definition, kind.group, kind.version, kind.kind));
+    let extras = EXTRAS.iter().filter(|extra| extra.verbs.contains(&"list"));
+    let extras = extras.map(|extra| (extra.definition, extra.group, extra.version, extra.kind));
+    for (definition, group, version, kind) in listed.chain(extras) {
+        all.insert(list_name(definition), list_schema(definition, group, version, kind));
     }
 }
 
-fn list_schema(kind: &kinds::Kind) -> Value {
+fn list_schema(definition: &str, group: &str, version: &str, kind: &str) -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({
-        "description": format!("{0}List is a list of {0} objects.", kind.kind),
+        "description": format!("{kind}List is a list of {kind} objects."),
         "type": "object",
         "required": ["items"],
         "properties": {
             "apiVersion": text("APIVersion defines the versioned schema of this representation of an object."),
             "items": {"type": "array", "description": "Items is the list of objects.",
-                "items": reference(kind.definition)},
+                "items": reference(definition)},
             "kind": text("Kind is a string value representing the REST resource this object represents."),
             "metadata": {"allOf": [reference(&format!("{META}.ListMeta"))], "default": {},
                 "description": "Standard list metadata."},
         },
-        GVK: [{"group": kind.group, "version": kind.version, "kind": format!("{}List", kind.kind)}],
+        GVK: [{"group": group, "version": version, "kind": format!("{kind}List")}],
     })
 }

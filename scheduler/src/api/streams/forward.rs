@@ -309,9 +309,8 @@ mod tests {
 
     #[test]
     fn ports_of_channels_are_in_the_query() {
-        let read = |query: &str| {
-            ports(&Params::of(&format!("/x?{query}").parse().unwrap()).unwrap()).map_err(|e| e.message)
-        };
+        let read =
+            |query: &str| ports(&Params::of(&format!("/x?{query}").parse().unwrap())).map_err(|e| e.message);
         assert_eq!(read("ports=80&ports=90"), Ok(vec![80, 90]));
         assert_eq!(read("ports=80,90"), Ok(vec![80, 90]));
         assert_eq!(read("").unwrap_err(), "query parameter \"port\" is required");

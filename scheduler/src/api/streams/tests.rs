@@ -20,7 +20,7 @@ fn container_status(state: &serde_json::Value, last: &serde_json::Value) -> Pod 
 }
 
 fn params(query: &str) -> Params {
-    Params::of(&format!("/x?{query}").parse().unwrap()).unwrap()
+    Params::of(&format!("/x?{query}").parse().unwrap())
 }
 
 #[test]

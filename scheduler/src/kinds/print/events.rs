@@ -7,14 +7,22 @@ use crate::kinds::{Column, json::text};
 
 pub(in crate::kinds) const EVENT_COLUMNS: &[Column] = &[
     column("Last Seen", "string", "The time at which the most recent occurrence of this event was recorded."),
-    column("Type", "string", "Type of this event (Normal, Warning), new types could be added in the future"),
-    column("Reason", "string", "This should be a short, machine understandable string."),
-    column("Object", "string", "The object this event is about."),
-    wide("Subobject", "string", "The part of the object this event is about."),
-    wide("Source", "string", "The component reporting this event."),
-    column("Message", "string", "A human-readable description of the status of this operation."),
-    wide("First Seen", "string", "The time at which the event was first recorded."),
-    wide("Count", "string", "The number of times this event has occurred."),
+    column("Type", "string", "=core.v1.Event.type"),
+    column("Reason", "string", "=core.v1.Event.reason"),
+    column("Object", "string", "The object that this event is about."),
+    wide("Subobject", "string", "=core.v1.ObjectReference.fieldPath"),
+    wide(
+        "Source",
+        "string",
+        "The component reporting this event. Should be a short machine understandable string.",
+    ),
+    column("Message", "string", "=core.v1.Event.message"),
+    wide(
+        "First Seen",
+        "string",
+        "The time at which the event was first recorded. (Time of server receipt is in TypeMeta.)",
+    ),
+    wide("Count", "string", "=core.v1.Event.count"),
     Column { priority: 1, ..NAME },
 ];
 

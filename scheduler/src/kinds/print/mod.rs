@@ -12,13 +12,12 @@ mod workloads;
 #[cfg(test)]
 mod tests;
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{
-    Column,
-    json::{items, text},
-};
+use super::{Column, json::text, schema};
 use crate::model::LabelSelector;
 
 pub(super) use events::{EVENT_COLUMNS, event};
@@ -32,6 +31,26 @@ pub(super) use workloads::{
     DEPLOYMENT_COLUMNS, POD_TEMPLATE_COLUMNS, REPLICA_SET_COLUMNS, REPLICATION_CONTROLLER_COLUMNS,
     deployment, pod_template, replica_set, replication_controller,
 };
+
+/// The help text of a column. One that begins with `=` names a field of a published type, whose description it is.
+pub fn description(column: &'static Column) -> &'static str {
+    static DESCRIPTIONS: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
+        let definitions = schema::definitions();
+        let columns = super::all().iter().flat_map(|kind| kind.columns).chain(SCALE_COLUMNS);
+        let named =
+            columns.filter_map(|column| Some((column.description, column.description.strip_prefix('=')?)));
+        let described = named.filter_map(|(whole, path)| {
+            let (definition, field) = path.rsplit_once('.')?;
+            let package =
+                if definition.starts_with("meta.") { "io.k8s.apimachinery.pkg.apis" } else { "io.k8s.api" };
+            let text =
+                &definitions.get(&format!("{package}.{definition}"))?["properties"][field]["description"];
+            Some((whole, text.as_str()?.to_owned()))
+        });
+        described.collect()
+    });
+    DESCRIPTIONS.get(column.description).map_or(column.description, String::as_str)
+}
 
 const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
@@ -49,14 +68,9 @@ const NAME: Column = Column {
     kind: "string",
     format: "name",
     priority: 0,
-    description: "Name must be unique within a namespace. Is required when creating resources, although some \
-                  resources may allow a client to request the generation of an appropriate name automatically.",
+    description: "=meta.v1.ObjectMeta.name",
 };
-const AGE: Column = column(
-    "Age",
-    "string",
-    "CreationTimestamp is a timestamp representing the server time when this object was created.",
-);
+const AGE: Column = column("Age", "string", "=meta.v1.ObjectMeta.creationTimestamp");
 
 pub(super) const NAMESPACE_COLUMNS: &[Column] =
     &[NAME, column("Status", "string", "The status of the namespace"), AGE];
@@ -66,7 +80,7 @@ pub(super) fn namespace(object: &Value, now: i64) -> Vec<Value> {
 }
 
 pub(super) const CONFIG_MAP_COLUMNS: &[Column] =
-    &[NAME, column("Data", "string", "Data contains the configuration data."), AGE];
+    &[NAME, column("Data", "string", "=core.v1.ConfigMap.data"), AGE];
 
 pub(super) fn config_map(object: &Value, now: i64) -> Vec<Value> {
     let count = size(&object["data"]) + size(&object["binaryData"]);
@@ -75,8 +89,8 @@ pub(super) fn config_map(object: &Value, now: i64) -> Vec<Value> {
 
 pub(super) const SECRET_COLUMNS: &[Column] = &[
     NAME,
-    column("Type", "string", "Used to facilitate programmatic handling of secret data."),
-    column("Data", "string", "Data contains the secret data."),
+    column("Type", "string", "=core.v1.Secret.type"),
+    column("Data", "string", "=core.v1.Secret.data"),
     AGE,
 ];
 
@@ -84,18 +98,14 @@ pub(super) fn secret(object: &Value, now: i64) -> Vec<Value> {
     vec![name(object), json!(text(object, "type")), json!(size(&object["data"])), age(object, now)]
 }
 
-pub(super) const SERVICE_ACCOUNT_COLUMNS: &[Column] =
-    &[NAME, column("Secrets", "string", "Secrets that pods running as this account may reference."), AGE];
+pub(super) const SERVICE_ACCOUNT_COLUMNS: &[Column] = &[NAME, AGE];
 
 pub(super) fn service_account(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), json!(items(&object["secrets"]).len()), age(object, now)]
+    vec![name(object), age(object, now)]
 }
 
-pub(super) const LEASE_COLUMNS: &[Column] = &[
-    NAME,
-    column("Holder", "string", "holderIdentity contains the identity of the holder of a current lease."),
-    AGE,
-];
+pub(super) const LEASE_COLUMNS: &[Column] =
+    &[NAME, column("Holder", "string", "=coordination.v1.LeaseSpec.holderIdentity"), AGE];
 
 pub(super) fn lease(object: &Value, now: i64) -> Vec<Value> {
     vec![name(object), json!(text(&object["spec"], "holderIdentity")), age(object, now)]
@@ -105,6 +115,24 @@ pub(super) const RUNTIME_CLASS_COLUMNS: &[Column] = &[NAME, column("Handler", "s
 
 pub(super) fn runtime_class(object: &Value, now: i64) -> Vec<Value> {
     vec![name(object), json!(text(object, "handler")), age(object, now)]
+}
+
+/// Columns of an `autoscaling/v1` Scale.
+pub const SCALE_COLUMNS: &[Column] = &[
+    Column { format: "", ..NAME },
+    column("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
+    column(
+        "Available",
+        "integer",
+        "replicas is the actual number of observed instances of the scaled object.",
+    ),
+    AGE,
+];
+
+/// Its cells.
+pub fn scale_cells(scale: &Value, now: i64) -> Vec<Value> {
+    let count = |part: &str| json!(integer(&scale[part]["replicas"]));
+    vec![name(scale), count("spec"), count("status"), age(scale, now)]
 }
 
 fn name(object: &Value) -> Value {

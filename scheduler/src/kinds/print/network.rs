@@ -12,16 +12,12 @@ use crate::kinds::{
 
 pub(in crate::kinds) const SERVICE_COLUMNS: &[Column] = &[
     NAME,
-    column("Type", "string", "type determines how the Service is exposed."),
-    column("Cluster-IP", "string", "clusterIP is the IP address of the service."),
-    column("External-IP", "string", "Addresses at which the service is reached from outside the cluster."),
-    column("Port(s)", "string", "The list of ports that are exposed by this service."),
+    column("Type", "string", "=core.v1.ServiceSpec.type"),
+    column("Cluster-IP", "string", "=core.v1.ServiceSpec.clusterIP"),
+    column("External-IP", "string", "=core.v1.ServiceSpec.externalIPs"),
+    column("Port(s)", "string", "=core.v1.ServiceSpec.ports"),
     AGE,
-    wide(
-        "Selector",
-        "string",
-        "Route service traffic to pods with label keys and values matching this selector.",
-    ),
+    wide("Selector", "string", "=core.v1.ServiceSpec.selector"),
 ];
 
 pub(in crate::kinds) fn service(service: &Value, now: i64) -> Vec<Value> {
@@ -77,7 +73,7 @@ fn ports(spec: &Value) -> String {
 }
 
 pub(in crate::kinds) const ENDPOINTS_COLUMNS: &[Column] =
-    &[NAME, column("Endpoints", "string", "The set of all endpoints is the union of all subsets."), AGE];
+    &[NAME, column("Endpoints", "string", "=core.v1.Endpoints.subsets"), AGE];
 
 pub(in crate::kinds) fn endpoints(endpoints: &Value, now: i64) -> Vec<Value> {
     let mut list = Vec::new();
@@ -99,13 +95,9 @@ fn host_port(ip: &str, port: i64) -> String {
 
 pub(in crate::kinds) const ENDPOINT_SLICE_COLUMNS: &[Column] = &[
     NAME,
-    column(
-        "AddressType",
-        "string",
-        "addressType specifies the type of address carried by this EndpointSlice.",
-    ),
-    column("Ports", "string", "ports exposed by each endpoint in this slice."),
-    column("Endpoints", "string", "endpoints is a list of unique endpoints in this slice."),
+    column("AddressType", "string", "=discovery.v1.EndpointSlice.addressType"),
+    column("Ports", "string", "=discovery.v1.EndpointSlice.ports"),
+    column("Endpoints", "string", "=discovery.v1.EndpointSlice.endpoints"),
     AGE,
 ];
 

@@ -15,12 +15,12 @@ pub(in crate::kinds) const NODE_COLUMNS: &[Column] = &[
     column("Status", "string", "The status of the node"),
     column("Roles", "string", "The roles of the node"),
     AGE,
-    column("Version", "string", "Version of the agent on the node."),
-    wide("Internal-IP", "string", "The address of the node inside the cluster."),
-    wide("External-IP", "string", "The address of the node from outside."),
-    wide("OS-Image", "string", "OS Image reported by the node from /etc/os-release."),
-    wide("Kernel-Version", "string", "Kernel version reported by the node."),
-    wide("Container-Runtime", "string", "Container runtime reported by the node."),
+    column("Version", "string", "=core.v1.NodeSystemInfo.kubeletVersion"),
+    wide("Internal-IP", "string", "=core.v1.NodeStatus.addresses"),
+    wide("External-IP", "string", "=core.v1.NodeStatus.addresses"),
+    wide("OS-Image", "string", "=core.v1.NodeSystemInfo.osImage"),
+    wide("Kernel-Version", "string", "=core.v1.NodeSystemInfo.kernelVersion"),
+    wide("Container-Runtime", "string", "=core.v1.NodeSystemInfo.containerRuntimeVersion"),
 ];
 
 pub(in crate::kinds) fn node(node: &Value, now: i64) -> Vec<Value> {

@@ -19,14 +19,10 @@ pub(in crate::kinds) const POD_COLUMNS: &[Column] = &[
          this pod has restarted.",
     ),
     AGE,
-    wide("IP", "string", "podIP address allocated to the pod. Routable at least within the cluster."),
-    wide("Node", "string", "NodeName indicates in which node this pod is scheduled."),
-    wide("Nominated Node", "string", "The node that preemption makes room on for this pod."),
-    wide(
-        "Readiness Gates",
-        "string",
-        "Conditions, beyond its containers' readiness, that the pod waits for.",
-    ),
+    wide("IP", "string", "=core.v1.PodStatus.podIP"),
+    wide("Node", "string", "=core.v1.PodSpec.nodeName"),
+    wide("Nominated Node", "string", "=core.v1.PodStatus.nominatedNodeName"),
+    wide("Readiness Gates", "string", "=core.v1.PodSpec.readinessGates"),
 ];
 
 pub(in crate::kinds) fn pod(pod: &Value, now: i64) -> Vec<Value> {

@@ -313,7 +313,17 @@ fn the_small_kinds() {
         small(Resource::SECRETS, json!({"type": "Opaque", "data": {"a": ""}})),
         "x | Opaque | 1 | 5m30s"
     );
-    assert_eq!(small(Resource::SERVICE_ACCOUNTS, json!({})), "x | 0 | 5m30s");
+    assert_eq!(small(Resource::SERVICE_ACCOUNTS, json!({})), "x | 5m30s");
     assert_eq!(small(Resource::RUNTIME_CLASSES, json!({"handler": "runsc"})), "x | runsc | 5m30s");
     assert_eq!(small(Resource::LEASES, json!({"spec": {"holderIdentity": "n1"}})), "x | n1 | 5m30s");
+}
+
+#[test]
+fn descriptions_of_columns_are_those_of_the_published_fields() {
+    for column in all().iter().flat_map(|kind| kind.columns) {
+        let text = description(column);
+        assert!(!text.starts_with('='), "{}: {text}", column.name);
+    }
+    assert!(description(&NAME).starts_with("Name must be unique within a namespace."));
+    assert!(description(&SCALE_COLUMNS[0]).ends_with("names#names"));
 }

@@ -10,17 +10,13 @@ use crate::kinds::{
 
 const CONTAINERS: Column = wide("Containers", "string", "Names of each container in the template.");
 const IMAGES: Column = wide("Images", "string", "Images referenced by each container in the template.");
-const SELECTOR: Column = wide("Selector", "string", "Label selector for pods.");
+const SELECTOR: Column = wide("Selector", "string", "=apps.v1.DeploymentSpec.selector");
 
 pub(in crate::kinds) const DEPLOYMENT_COLUMNS: &[Column] = &[
     NAME,
     column("Ready", "string", "Number of the pod with ready state"),
-    column(
-        "Up-to-date",
-        "string",
-        "Total number of non-terminated pods that have the desired template spec.",
-    ),
-    column("Available", "string", "Total number of available pods targeted by this deployment."),
+    column("Up-to-date", "string", "=apps.v1.DeploymentStatus.updatedReplicas"),
+    column("Available", "string", "=apps.v1.DeploymentStatus.availableReplicas"),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -42,13 +38,13 @@ pub(in crate::kinds) fn deployment(deployment: &Value, now: i64) -> Vec<Value> {
 
 pub(in crate::kinds) const REPLICA_SET_COLUMNS: &[Column] = &[
     NAME,
-    column("Desired", "integer", "Replicas is the number of desired pods."),
-    column("Current", "integer", "Replicas is the most recently observed number of non-terminating pods."),
-    column("Ready", "integer", "The number of pods targeted by this ReplicaSet with a Ready condition."),
+    column("Desired", "integer", "=apps.v1.ReplicaSetSpec.replicas"),
+    column("Current", "integer", "=apps.v1.ReplicaSetStatus.replicas"),
+    column("Ready", "integer", "=apps.v1.ReplicaSetStatus.readyReplicas"),
     AGE,
     CONTAINERS,
     IMAGES,
-    SELECTOR,
+    Column { description: "=apps.v1.ReplicaSetSpec.selector", ..SELECTOR },
 ];
 
 pub(in crate::kinds) fn replica_set(set: &Value, now: i64) -> Vec<Value> {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, params};
 use serde_json::Value;
 
@@ -130,9 +129,8 @@ fn open_row(row: Row, layout: &Layout, sealer: &Sealer) -> Result<(Object, bool)
     };
     let value: Value =
         serde_json::from_slice(&json).map_err(|source| OpenError::Decode { row: name, source })?;
-    let mut object = Draft::new(key, &value, fields)?.at(Revision(row.revision));
-    object.json = Bytes::from(json);
-    Ok((object, current))
+    // Encoded anew, so that what older versions wrote has the same form.
+    Ok((Draft::new(key, &value, fields)?.at(Revision(row.revision)), current))
 }
 
 fn key(resource: Resource, namespace: &str, name: &str) -> Key {

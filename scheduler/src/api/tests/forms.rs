@@ -1,0 +1,116 @@
+//! Forms and media types of answers, and the paths that they are had at.
+
+use super::*;
+
+async fn accept(f: &Fixture, uri: &str, accept: &str) -> (StatusCode, String, Vec<u8>) {
+    let request = Request::get(uri).header(header::ACCEPT, accept).body(Body::empty()).unwrap();
+    let response = f.send(request).await;
+    let media = response.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    let status = response.status();
+    (status, media, to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
+}
+
+#[tokio::test]
+async fn objects_begin_with_their_kind_and_items_have_none() {
+    let f = Fixture::new().await;
+    f.make("a").await;
+    let (_, _, one) = accept(&f, &format!("{CONFIG_MAPS}/a"), "application/json").await;
+    assert!(one.starts_with(b"{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\","));
+    let (_, _, list) = accept(&f, CONFIG_MAPS, "application/json").await;
+    assert!(list.starts_with(b"{\"kind\":\"ConfigMapList\",\"apiVersion\":\"v1\","));
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    let item = list["items"][0].as_object().unwrap();
+    assert!(!item.contains_key("kind") && !item.contains_key("apiVersion") && item.contains_key("metadata"));
+}
+
+#[tokio::test]
+async fn yaml_and_protobuf_are_answered_when_nothing_else_is_taken() {
+    let f = Fixture::new().await;
+    f.make("a").await;
+    let (status, media, body) = accept(&f, CONFIG_MAPS, "application/yaml").await;
+    assert_eq!((status, media.as_str()), (StatusCode::OK, "application/yaml"));
+    let yaml: Value = serde_saphyr::from_str(std::str::from_utf8(&body).unwrap()).unwrap();
+    assert_eq!(yaml["items"][0]["metadata"]["name"], "a");
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    let (status, media, body) = accept(&f, &format!("{CONFIG_MAPS}/a"), protobuf).await;
+    assert_eq!((status, media.as_str()), (StatusCode::OK, protobuf));
+    assert_eq!(crate::kinds::wire::decode(&body).unwrap()["metadata"]["name"], "a");
+    let (status, media, body) = accept(&f, &format!("{CONFIG_MAPS}/b"), protobuf).await;
+    assert_eq!((status, media.as_str()), (StatusCode::NOT_FOUND, protobuf));
+    assert!(body.starts_with(b"k8s\0"), "a failure too");
+    let (status, _, body) = accept(&f, CONFIG_MAPS, "text/html").await;
+    let refused: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(status, StatusCode::NOT_ACCEPTABLE);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("406: Not Acceptable\n\nAvailable representations: ")
+    );
+}
+
+#[tokio::test]
+async fn a_form_that_does_not_fit_is_not_acceptable() {
+    let f = Fixture::new().await;
+    f.make("a").await;
+    let partial = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let (status, _, body) = accept(&f, CONFIG_MAPS, partial).await;
+    assert_eq!(status, StatusCode::NOT_ACCEPTABLE);
+    let refused: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        refused["message"],
+        "you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)"
+    );
+    assert_eq!(accept(&f, &format!("{CONFIG_MAPS}/a"), partial).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn paths_are_decoded_and_old_watches_are_served() {
+    let f = Fixture::new().await;
+    f.make("a").await;
+    let (status, found) = f.get("/api/v1/namespaces/d%65fault/configmaps/%61").await;
+    assert_eq!((status, &found["metadata"]["name"]), (StatusCode::OK, &json!("a")));
+    let request = request(Method::GET, "/api/v1/watch/namespaces/default/configmaps/a", "", "");
+    let mut events = Events::of(f.send(request).await);
+    assert_eq!(events.kind_and_name().await, ("ADDED".to_owned(), "a".to_owned()));
+    let (_, paths) = f.get("/").await;
+    assert!(paths["paths"].as_array().unwrap().contains(&json!("/apis/apps/v1")));
+    let (status, media, _) = accept(&f, "/nothing", "*/*").await;
+    assert_eq!((status, media.as_str()), (StatusCode::NOT_FOUND, "text/plain; charset=utf-8"));
+}
+
+#[tokio::test]
+async fn a_scale_has_a_table() {
+    let f = Fixture::new().await;
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}},
+        "template": template}});
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    assert_eq!(f.ask(Method::POST, path, &deployment.to_string()).await.0, StatusCode::CREATED);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (_, _, body) = accept(&f, &format!("{path}/d/scale"), table).await;
+    let table: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(table["columnDefinitions"][1]["name"], "Desired");
+    assert_eq!((&table["rows"][0]["cells"][0], &table["rows"][0]["cells"][1]), (&json!("d"), &json!(2)));
+}
+
+#[tokio::test]
+async fn an_expired_list_goes_on_with_another_token() {
+    let f = Fixture::new().await;
+    for name in ["a", "b", "c"] {
+        f.make(name).await;
+    }
+    let (_, first) = f.get(&format!("{CONFIG_MAPS}?limit=1")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    f.make("bb").await;
+    f.objects.forget_history();
+    let (status, expired) = f.get(&format!("{CONFIG_MAPS}?limit=2&continue={token}")).await;
+    assert_eq!((status, &expired["reason"]), (StatusCode::GONE, &json!("Expired")));
+    let token = expired["metadata"]["continue"].as_str().unwrap();
+    let (_, rest) = f.get(&format!("{CONFIG_MAPS}?limit=2&continue={token}")).await;
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["b", "bb"], "the newest state behind the first page");
+    assert_ne!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+}
