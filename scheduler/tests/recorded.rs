@@ -56,7 +56,7 @@ impl Server {
             computed: Vec::new(),
             server: "127.0.0.1:6443".to_owned(),
             ready: tokio::sync::watch::channel(true).1,
-            measures: std::sync::Arc::default(),
+            measures: Arc::default(),
             stop,
         };
         let server = Self { api: Api::new(parts, &mut Registry::default()) };

@@ -155,14 +155,14 @@ mod tests {
 
     use super::*;
 
-    fn patched(operation: Value) -> Result<Value, String> {
+    fn patched(operation: &Value) -> Result<Value, String> {
         let object = json!({"a": {"b": 1}, "l": [1, 2, 3], "x/y": "s"});
         apply(&object, &json!([operation])).map(|(object, _)| object).map_err(|e| e.to_string())
     }
 
     #[test]
     fn operations_apply_as_upstream_applies_them() {
-        let of = |path: &str, operation: Value| patched(operation).unwrap().pointer(path).cloned();
+        let of = |path: &str, operation: Value| patched(&operation).unwrap().pointer(path).cloned();
         assert_eq!(of("/a/c", json!({"op": "add", "path": "/a/c", "value": 2})), Some(json!(2)));
         assert_eq!(of("/l", json!({"op": "add", "path": "/l/-", "value": 4})), Some(json!([1, 2, 3, 4])));
         assert_eq!(of("/l", json!({"op": "add", "path": "/l/-1", "value": 4})), Some(json!([1, 2, 3, 4])));
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(of("/new", json!({"op": "replace", "path": "/new", "value": 1})), Some(json!(1)));
         assert_eq!(of("/new", json!({"op": "copy", "from": "/absent", "path": "/new"})), Some(Value::Null));
         assert_eq!(of("/b", json!({"op": "copy", "from": "/x~1y", "path": "/b"})), Some(json!("s")));
-        assert!(patched(json!({"op": "test", "path": "/absent", "value": null})).is_ok());
+        assert!(patched(&json!({"op": "test", "path": "/absent", "value": null})).is_ok());
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
             json!({}),
         ] {
             let words = "the server rejected our request due to an error in our request";
-            assert_eq!(patched(operation.clone()).unwrap_err(), words, "{operation}");
+            assert_eq!(patched(&operation).unwrap_err(), words, "{operation}");
         }
     }
 

@@ -203,8 +203,8 @@ mod tests {
 
     use super::*;
 
-    fn said(metadata: Value, old: Option<Value>) -> Vec<String> {
-        let (object, mut problems) = (json!({"metadata": metadata}), Problems::default());
+    fn said(metadata: impl Into<Value>, old: Option<Value>) -> Vec<String> {
+        let (object, mut problems) = (json!({"metadata": metadata.into()}), Problems::default());
         match old {
             Some(old) => object_meta_update(&object, &json!({"metadata": old}), &mut problems),
             None => object_meta(&object, names::dns_subdomain, &mut problems),

@@ -103,7 +103,7 @@ fn encode_field(number: u32, ty: &Type, value: &Value, out: &mut Vec<u8>) {
             }
         }
         (Type::Int32 | Type::Int64, value) => {
-            number_field(number, value.as_i64().unwrap().cast_unsigned(), out)
+            number_field(number, value.as_i64().unwrap().cast_unsigned(), out);
         }
         (Type::Boolean, value) => number_field(number, u64::from(value.as_bool().unwrap()), out),
         (Type::Number, value) => {
