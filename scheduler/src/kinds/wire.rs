@@ -216,7 +216,12 @@ fn value(ty: &Type, raw: Raw<'_>, depth: u32) -> Result<Value, WireError> {
         }
         // FieldsV1 and RawExtension: one field that holds JSON.
         Type::Any => serde_json::from_str(&first_text(raw.bytes()?)?).unwrap_or(Value::Null),
-        Type::List(_) | Type::Map(_) => return Err(WireError::Malformed("a list in a list")),
+        // As a map's value it is a message of its own, whose first field holds the items.
+        Type::List(item) => {
+            let items = Fields(raw.bytes()?).map(|field| value(item, field?.1, depth));
+            items.collect::<Result<Vec<_>, _>>()?.into()
+        }
+        Type::Map(_) => return Err(WireError::Malformed("a map in a list")),
     })
 }
 

@@ -145,7 +145,7 @@ async fn services_choose_a_ready_endpoint() -> Result<()> {
         "endpoints": [
             {"addresses": ["192.0.2.8"], "conditions": {"ready": true}, "targetRef": target},
             {"addresses": ["192.0.2.9"], "conditions": {"ready": true}},
-            {"addresses": ["192.0.2.7"], "conditions": {"ready": true}, "targetRef": target}]});
+            {"addresses": ["10.244.9.7"], "conditions": {"ready": true}, "targetRef": target}]});
     cluster.app.objects().create(Resource::ENDPOINT_SLICES, Some("default"), slice, &admin).await?;
     let base = "/api/v1/namespaces/default/services";
     for name in ["s:web", "s:80", "http:s:web"] {

@@ -65,7 +65,7 @@ impl Cluster {
         let pod = self.pods.create(&Default::default(), &pod).await?;
         let container = |name: &str, state: Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let status: PodStatus = serde_json::from_value(json!({"phase": "Running",
-            "podIP": "192.0.2.7", "podIPs": [{"ip": "192.0.2.7"}], "containerStatuses": [
+            "podIP": "10.244.9.7", "podIPs": [{"ip": "10.244.9.7"}], "containerStatuses": [
             container("c", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})),
             container("w", json!({"waiting": {"reason": "ContainerCreating"}}))]}))?;
         let uid = pod.metadata.uid.as_deref().context("no uid")?.into();
@@ -103,7 +103,9 @@ async fn client(authority: &pki::Authority, server: &str) -> Result<Client> {
     let admin = authority.client("kubernetes-admin", &["system:masters"], validity)?;
     let text = pki::kubeconfig(server, authority, "kubernetes-admin", &admin);
     let kubeconfig = Kubeconfig::from_yaml(&text)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // A 503 is an answer to look at, not to ask again for.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

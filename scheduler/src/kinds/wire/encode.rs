@@ -78,7 +78,8 @@ fn body(version: &str, kind: &str, map: &Map<String, Value>) -> Option<Vec<u8>> 
         plain(kind, map, &mut out);
         return Some(out);
     }
-    if let Some(name) = message_of(version, kind) {
+    // Lists have numbers and no type of their own here: they are written below, item by item.
+    if let Some(name) = message_of(version, kind).filter(|name| schema().definition(name).is_some()) {
         message(name, name, map, &mut out);
         return Some(out);
     }
@@ -185,7 +186,15 @@ fn typed(number: u32, value: &Value, ty: &Type, out: &mut Vec<u8>) {
             for (key, value) in value.as_object().into_iter().flatten() {
                 let mut entry = Vec::new();
                 bytes(1, key.as_bytes(), &mut entry);
-                typed(2, value, item, &mut entry);
+                match &**item {
+                    // A list that is a map's value is a message of its own.
+                    Type::List(_) => {
+                        let mut own = Vec::new();
+                        typed(1, value, item, &mut own);
+                        bytes(2, &own, &mut entry);
+                    }
+                    item => typed(2, value, item, &mut entry),
+                }
                 bytes(number, &entry, out);
             }
         }

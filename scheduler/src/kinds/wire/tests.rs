@@ -98,7 +98,13 @@ fn encode_field(number: u32, ty: &Type, value: &Value, out: &mut Vec<u8>) {
             for (name, value) in map {
                 let mut entry = Vec::new();
                 bytes_field(1, name.as_bytes(), &mut entry);
-                encode_field(2, item, value, &mut entry);
+                if let Type::List(_) = **item {
+                    let mut own = Vec::new();
+                    encode_field(1, item, value, &mut own);
+                    bytes_field(2, &own, &mut entry);
+                } else {
+                    encode_field(2, item, value, &mut entry);
+                }
                 bytes_field(number, &entry, out);
             }
         }
