@@ -143,6 +143,33 @@ fn a_probe_takes_its_children_with_it() -> Result<()> {
 
 #[test]
 #[ignore = "needs a cluster: run by cargo xtask test"]
+fn a_mount_of_one_pod_is_seen_by_another_that_asks_for_it() -> Result<()> {
+    let cluster = Cluster::from_env()?;
+    let kubectl = cluster.kubectl()?;
+    let ns = Namespace::create(&kubectl, "propagation")?;
+    let volume =
+        "volumes: [{name: v, hostPath: {path: /var/tmp/gantry-propagation, type: DirectoryOrCreate}}],";
+    let mounted = |kind: &str, more: &str| {
+        format!("volumeMounts: [{{name: v, mountPath: /data, mountPropagation: {kind}}}], {more}")
+    };
+    ns.apply(&pod("slave", volume, &mounted("HostToContainer", "")))?;
+    ns.apply(&pod("private", volume, &mounted("None", "")))?;
+    ns.ok("wait pod slave private --for=condition=Ready --timeout=60s")?;
+    let make = "mkdir -p /data/m && mount -t tmpfs t /data/m && echo here > /data/m/f && sleep 3600";
+    let master = format!("securityContext: {{privileged: true}}, command: [sh, -c, \"{make}\"]");
+    ns.apply(&pod("master", volume, &mounted("Bidirectional", &master)))?;
+    let seen = eventually("the mount of the other pod", || {
+        Ok(ns.ok("exec slave -- cat /data/m/f").map_err(|error| error.to_string()))
+    })?;
+    ensure!(seen.trim() == "here", "{seen}");
+    ns.fails("exec private -- cat /data/m/f")?;
+    // Else the mount stays on the machine.
+    ns.ok("exec master -- umount /data/m")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a cluster: run by cargo xtask test"]
 fn names_are_answered_as_upstreams_suite_asks_for_them() -> Result<()> {
     let cluster = Cluster::from_env()?;
     let kubectl = cluster.kubectl()?;

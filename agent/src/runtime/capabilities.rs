@@ -23,61 +23,74 @@ const DEFAULT: [Capability; 14] = [
     Capability::SysChroot,
 ];
 
+/// By their numbers.
 const ALL: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
     "FOWNER",
     "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
     "KILL",
-    "LEASE",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
     "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
     "NET_BIND_SERVICE",
     "NET_BROADCAST",
+    "NET_ADMIN",
     "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
     "SYS_ADMIN",
     "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
     "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
     "SYS_RESOURCE",
     "SYS_TIME",
     "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
     "SYSLOG",
     "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
-/// Every capability of the kernels we support.
-pub(super) fn all() -> HashSet<Capability> {
-    ALL.iter().filter_map(|name| name.parse().ok()).collect()
+/// Every capability among those `given`, a bit for each number.
+pub(super) fn among(given: u64) -> HashSet<Capability> {
+    let names = ALL.iter().enumerate().filter(|(number, _)| given & (1 << number) != 0);
+    names.filter_map(|(_, name)| name.parse().ok()).collect()
+}
+
+/// The bounding set that a process's `status` tells, a bit for each number. A machine that is itself contained lacks
+/// some, and a runtime that is asked for those fails to start the container.
+pub(super) fn bounding(status: &str) -> Option<u64> {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(set.trim(), 16).ok()
 }
 
 /// Additions win over `drop: ALL`, drops win over `add: ALL`, as users of Kubernetes expect.
-pub(super) fn effective(add: &[String], drop: &[String]) -> Result<HashSet<Capability>, RuntimeError> {
+pub(super) fn effective(
+    add: &[String],
+    drop: &[String],
+    given: u64,
+) -> Result<HashSet<Capability>, RuntimeError> {
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     let mut set: HashSet<_> = DEFAULT.into();
     if add.iter().any(is_all) {
-        set = all();
+        set = among(given);
     }
     if drop.iter().any(is_all) {
         set.clear();
@@ -107,24 +120,32 @@ mod tests {
 
     #[test]
     fn every_name_of_all_parses() {
-        assert_eq!(all().len(), ALL.len());
+        assert_eq!(among(u64::MAX).len(), ALL.len());
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_not_asked_for() {
+        let set = among(bounding("Name:\tx\nCapBnd:\t000001fffeffffff\n").unwrap());
+        assert_eq!(set.len(), ALL.len() - 1);
+        assert!(!set.contains(&Capability::SysResource));
+        assert_eq!(bounding("Name:\tx\n"), None);
     }
 
     #[test]
     fn drop_all_then_add_one() {
-        let set = effective(&names(&["NET_BIND_SERVICE"]), &names(&["ALL"])).unwrap();
+        let set = effective(&names(&["NET_BIND_SERVICE"]), &names(&["ALL"]), u64::MAX).unwrap();
         assert_eq!(set, [Capability::NetBindService].into());
     }
 
     #[test]
     fn add_all_but_one() {
-        let set = effective(&names(&["all"]), &names(&["CAP_SYS_ADMIN"])).unwrap();
+        let set = effective(&names(&["all"]), &names(&["CAP_SYS_ADMIN"]), u64::MAX).unwrap();
         assert_eq!(set.len(), ALL.len() - 1);
     }
 
     #[test]
     fn unknown_name_is_a_configuration_error() {
-        let error = effective(&names(&["FLY"]), &[]).unwrap_err();
+        let error = effective(&names(&["FLY"]), &[], u64::MAX).unwrap_err();
         assert!(
             matches!(error, RuntimeError::Config { message } if message == "unknown capability \"CAP_FLY\"")
         );

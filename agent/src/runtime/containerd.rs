@@ -27,7 +27,7 @@ use tonic::{Code, Status};
 
 use super::{
     ContainerSpec, ExecSession, ExecSpec, ObservedContainer, Propagation, Runtime, RuntimeError,
-    RuntimeEvent,
+    RuntimeEvent, capabilities,
     client::{Containerd, absent_is_ok},
     errors::{call, start_failure},
     exec::Execs,
@@ -120,7 +120,7 @@ impl ContainerdRuntime {
             .map_err(|error| RuntimeError::Config { message: error.to_string() })?;
         let group = spec.id.parts().map_or_else(|| native_id(&spec.id), |(pod, ..)| pod.to_string());
         let root_propagation = host::root_propagation(&spec.mounts, &self.mountinfo(spec))?;
-        let oci = spec::build(spec, config, &identity, &group, root_propagation)?;
+        let oci = spec::build(spec, config, &identity, &group, root_propagation, self.given(spec))?;
         let value = serde_json::to_vec(&oci)
             .map_err(|error| RuntimeError::Config { message: format!("OCI specification: {error}") })?;
         Ok(Any { type_url: SPEC_TYPE.to_owned(), value })
@@ -131,9 +131,24 @@ impl ContainerdRuntime {
         if spec.mounts.iter().all(|mount| mount.propagation == Propagation::None) {
             return String::new();
         }
-        let daemon = oom::daemon(self.client.socket()).map(|pid| pid.to_string());
-        let path = Path::new("/proc").join(daemon.as_deref().unwrap_or("self")).join("mountinfo");
         // Unreadable: nothing is known to be shared, which the refusal says.
+        self.daemon("mountinfo")
+    }
+
+    /// The capabilities that containerd can hand on; not read when nothing asks for all of them.
+    fn given(&self, spec: &ContainerSpec) -> u64 {
+        let all = |name: &String| name.eq_ignore_ascii_case("ALL");
+        if !spec.privileged && !spec.add_capabilities.iter().any(all) {
+            return u64::MAX;
+        }
+        // Unreadable: all that there are, and the runtime has the word.
+        capabilities::bounding(&self.daemon("status")).unwrap_or(u64::MAX)
+    }
+
+    /// What containerd's `/proc` entry tells; the agent's own where containerd's is out of sight.
+    fn daemon(&self, file: &str) -> String {
+        let daemon = oom::daemon(self.client.socket()).map(|pid| pid.to_string());
+        let path = Path::new("/proc").join(daemon.as_deref().unwrap_or("self")).join(file);
         std::fs::read_to_string(path).unwrap_or_default()
     }
 

@@ -39,18 +39,19 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// Groups the containers of a pod under one shim.
 const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
 
-/// The specification.
+/// The specification. "All" capabilities are those `given`, a bit for each number.
 pub(super) fn build(
     spec: &ContainerSpec,
     image: &ImageConfig,
     identity: &Identity,
     shim_group: &str,
     root_propagation: Option<&str>,
+    given: u64,
 ) -> Result<Spec, RuntimeError> {
     let capabilities = if spec.privileged {
-        capabilities::all()
+        capabilities::among(given)
     } else {
-        capabilities::effective(&spec.add_capabilities, &spec.drop_capabilities)?
+        capabilities::effective(&spec.add_capabilities, &spec.drop_capabilities, given)?
     };
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(spec.read_only_root));

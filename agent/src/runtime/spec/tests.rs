@@ -56,7 +56,7 @@ fn image() -> ImageConfig {
 
 fn json(spec: &ContainerSpec) -> serde_json::Value {
     let identity = Identity { uid: 1000, gid: 0, groups: vec![2000], home: Some("/home/app".into()) };
-    serde_json::to_value(build(spec, &image(), &identity, "uid", None).unwrap()).unwrap()
+    serde_json::to_value(build(spec, &image(), &identity, "uid", None, u64::MAX).unwrap()).unwrap()
 }
 
 #[test]
