@@ -2,7 +2,7 @@
 //! merge. Strict decoding, strategic merge and server-side apply walk objects along it.
 //!
 //! In: the JSON schemas of `k8s-openapi`, the merge facts in `schema/list-facts.txt` and the presence facts of
-//! [`presence`]. Built once, on first use, and never changed.
+//! `presence`. Built once, on first use, and never changed.
 
 mod presence;
 
