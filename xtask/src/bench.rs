@@ -4,11 +4,11 @@
 use anyhow::Result;
 
 use crate::{
-    ebpf, layout,
+    compile, ebpf, layout,
     layout::Node,
     packages,
     sh::{Sh, cargo},
-    ui, up,
+    up,
     upstream::{Part, Upstream, peers},
 };
 
@@ -74,10 +74,7 @@ pub(crate) fn api(count: u32, pods: u32) -> Result<()> {
     let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
     packages::ensure(packages::BUILD)?;
     let upstream = Upstream::build(&root, &[Part::Server])?;
-    ui::step("building the scheduler", |_| {
-        cargo().dir(&root).args(["build", "--release", "--package", "gantry-scheduler"]).shown()?;
-        Ok(String::new())
-    })?;
+    compile::daemons(layout::Build::Release)?;
     let theirs = upstream.start(&kubectl)?;
     let ours = peers::start_ours(&root, &kubectl, layout::Build::Release)?;
     let results = root.join("target/bench-results");

@@ -3,6 +3,7 @@
 
 mod bench;
 mod cluster;
+mod compile;
 mod conformance;
 mod ebpf;
 mod images;

@@ -9,10 +9,10 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 
 use crate::{
+    compile,
     layout::{self, Build},
     packages,
-    sh::{cargo, sh},
-    ui,
+    sh::sh,
     upstream::{Part, Upstream, VERSION, peers},
 };
 
@@ -41,10 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
     let upstream = Upstream::build(&root, &[Part::Server])?;
-    ui::step("building the scheduler", |_| {
-        cargo().args(["build", "--quiet", "-p", "gantry-scheduler"]).dir(&root).run()?;
-        Ok(String::new())
-    })?;
+    compile::daemons(Build::Debug)?;
     let theirs = upstream.start(&kubectl)?;
     let ours = peers::start_ours(&root, &kubectl, Build::Debug)?;
     let answers = root.join("target/oracle");

@@ -4,11 +4,12 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    io::{BufReader, Read as _},
     path::Path,
     process::{Command, ExitStatus, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How many lines of a failed command's output are shown.
 const SHOWN_LINES: usize = 25;
@@ -83,6 +84,24 @@ impl Sh {
         if !status.success() {
             bail!("`{}` ended with {status}", self.shown);
         }
+        Ok(())
+    }
+
+    /// Runs it and hands every line of its standard error to `each` as it comes; a carriage return ends a line too.
+    /// Its standard output is this process's own.
+    pub(crate) fn told(mut self, mut each: impl FnMut(&str)) -> Result<()> {
+        self.command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().with_context(|| format!("cannot run `{}`", self.shown))?;
+        let mut line = Vec::new();
+        for byte in BufReader::new(child.stderr.take().context("no pipe to its standard error")?).bytes() {
+            match byte.with_context(|| format!("cannot read what `{}` says", self.shown))? {
+                b'\n' | b'\r' => each(&String::from_utf8_lossy(&std::mem::take(&mut line))),
+                byte => line.push(byte),
+            }
+        }
+        each(&String::from_utf8_lossy(&line));
+        let status = child.wait()?;
+        ensure!(status.success(), "`{}` ended with {status}", self.shown);
         Ok(())
     }
 

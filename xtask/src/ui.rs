@@ -37,6 +37,11 @@ impl Step {
         Self { bar, what, since: Instant::now(), last: String::new() }
     }
 
+    /// Whether a person sees it change; elsewhere each detail is a line.
+    pub(crate) fn is_on_terminal(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Shows how far it is.
     pub(crate) fn detail(&mut self, detail: impl Into<String>) {
         let detail = detail.into();

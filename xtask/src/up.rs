@@ -15,11 +15,9 @@ use serde_json::Value;
 
 use crate::{
     cluster::{Cluster, supervisor},
-    ebpf,
+    compile,
     layout::{self, Build, Layout},
-    packages,
-    sh::cargo,
-    ui,
+    packages, ui,
 };
 
 /// How long the example application may take to be ready: image pulls, probes with their initial delays.
@@ -28,9 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// Installs, builds, starts, applies, waits, asks once, shows.
-pub(crate) fn up(name: &str, nodes: u8, build: Build) -> Result<()> {
+pub(crate) fn up(name: &str, nodes: u8, profile: Build) -> Result<()> {
     ui::heading("Preparing");
-    let cluster = start(name, nodes, build)?;
+    let cluster = start(name, nodes, profile)?;
     ui::heading("Applying config/examples/shop");
     let shop = cluster.layout.root.join("config/examples/shop");
     ui::step("kubectl apply", |_| {
@@ -44,29 +42,14 @@ pub(crate) fn up(name: &str, nodes: u8, build: Build) -> Result<()> {
 }
 
 /// A running cluster with nothing applied to it.
-pub(crate) fn start(name: &str, nodes: u8, build: Build) -> Result<Cluster> {
+pub(crate) fn start(name: &str, nodes: u8, profile: Build) -> Result<Cluster> {
     require_root()?;
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::CLUSTER)?;
-    let layout = Layout::of(name, build)?;
+    let layout = Layout::of(name, profile)?;
     let kubectl = packages::kubectl(&layout.root.join("target/tools"), packages::KUBECTL)?;
-    compile(build)?;
+    compile::daemons(profile)?;
     Cluster::start(layout, kubectl, nodes)
-}
-
-/// Builds the eBPF object, then the daemons with it inside.
-pub(crate) fn compile(build: Build) -> Result<()> {
-    let root = layout::root()?;
-    ebpf::build(&root)?;
-    ui::step("building the daemons", |_| {
-        let profile: &[&str] = if build == Build::Release { &["--release"] } else { &[] };
-        cargo()
-            .dir(&root)
-            .args(["build", "--package", "gantry-agent", "--package", "gantry-scheduler"])
-            .args(profile)
-            .shown()?;
-        Ok(String::new())
-    })
 }
 
 /// Ends the cluster.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::{
-    packages,
+    compile, packages,
     sh::{cargo, sh},
     ui,
 };
@@ -38,14 +38,14 @@ pub(crate) const ALIASES: &[(&str, &str)] = &[
 ];
 
 /// Builds the static workload; returns the binary.
-pub(crate) fn build_workload(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build_workload(root: &Path, step: &mut ui::Step) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    cargo()
+    let command = cargo()
         .dir(root)
         // Naming the target keeps the flag away from build scripts and proc macros.
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .args(["build", "--quiet", "--release", "--package", "gantry-workload", "--target", &target])
-        .shown()?;
+        .args(["build", "--release", "--package", "gantry-workload", "--target", &target]);
+    compile::telling(command, step)?;
     Ok(root.join("target").join(target).join("release/gantry-workload"))
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn build_workload(root: &Path) -> Result<PathBuf> {
 pub(crate) fn build_and_push(root: &Path, registry: &str) -> Result<()> {
     let busybox = packages::busybox(&root.join("target/tools"))?;
     ui::step("making the demonstration images", |step| {
-        let workload = build_workload(root)?;
+        let workload = build_workload(root, step)?;
         let scratch = tempfile::tempdir().context("no temporary directory")?;
         for image in IMAGES {
             step.detail(format!("{}:{}", image.repository, image.tag));

@@ -74,7 +74,8 @@ impl Drop for Running {
 }
 
 impl Upstream {
-    /// Upstream's kube-apiserver on an etcd of its own, with upstream's default admission but service accounts.
+    /// Upstream's kube-apiserver on an etcd of its own, with upstream's default admission: no controller makes
+    /// the service account of a namespace, whoever writes pods does.
     pub(crate) fn start(&self, kubectl: &Path) -> Result<Server> {
         packages::ensure(&[("openssl", "openssl")])?;
         let dir = fresh(&self.dir.join("peer"))?;
@@ -116,7 +117,6 @@ impl Upstream {
             format!("--service-account-signing-key-file={}", file("accounts.key")),
             format!("--service-cluster-ip-range={SERVICE_CIDR}"),
             "--authorization-mode=RBAC".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
             "--allow-privileged=true".to_owned(),
         ]);
         api

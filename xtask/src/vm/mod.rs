@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{layout, layout::Build, packages, up};
+use crate::{compile, layout, layout::Build, packages, up};
 
 /// What making and running the machine needs besides what a cluster on this machine needs.
 const TOOLS: &[packages::Tool] =
@@ -46,7 +46,7 @@ pub(crate) fn run() -> Result<()> {
         packages::ensure(tools)?;
     }
     let places = Places::of(layout::root()?)?;
-    up::compile(Build::Release)?;
+    compile::daemons(Build::Release)?;
     let kubectl = packages::kubectl(&places.root.join("target/tools"), packages::KUBECTL)?;
     image::base(&places)?;
     image::kernel(&places)?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use futures::{StreamExt, TryStreamExt, pin_mut, stream};
 use hdrhistogram::Histogram;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
@@ -153,6 +153,12 @@ impl Side {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         namespaces.create(&PostParams::default(), &namespace).await?;
+        // Pods need it, and no controller makes it here.
+        let account = serde_json::from_value(
+            json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false}),
+        )?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+        accounts.create(&PostParams::default(), &account).await?;
         Ok(Self {
             pods: Api::namespaced(client.clone(), NAMESPACE),
             maps: Api::namespaced(client.clone(), NAMESPACE),
