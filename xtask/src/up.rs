@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, supervisor},
     compile,
-    layout::{self, Build, Layout},
+    layout::{Build, Layout},
     packages, ui,
 };
 
