@@ -26,7 +26,7 @@ const UNUSED: &[&str] =
     &["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"];
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Changes with what is in the images, so that a layout made before is made again.
-const STAMP: &str = concat!("1 ", include_str!("images.rs"));
+const STAMP: &str = concat!("1 ", include_str!("images.rs"), include_str!("shell.c"));
 
 /// One image as the suite names it.
 struct Image {
@@ -185,23 +185,28 @@ impl Maker<'_> {
 
     fn pause(&self) -> Result<()> {
         let tree = self.tree("pause")?;
-        let source = self.roots.join("pause.c");
-        fs::write(&source, include_str!("pause.c"))?;
-        sh("cc").args(["-O2", "-static", "-o"]).arg(tree.join("pause")).arg(&source).run()?;
+        self.compile(include_str!("pause.c"), &tree.join("pause"))?;
         self.layer(None, "pause", &tree)
     }
 
-    /// Busybox's applets where Debian has no program of the name. `sh` is bash: dash and busybox's ash drop
-    /// environment variables whose names are no identifiers, and the suite has such.
+    fn compile(&self, text: &str, program: &Path) -> Result<()> {
+        let source = self.roots.join("program.c");
+        fs::write(&source, text)?;
+        sh("cc").args(["-O2", "-static", "-o"]).arg(program).arg(&source).run()
+    }
+
+    /// Busybox's applets where Debian has no program of the name, all of them in /bin, where the suite looks for them.
     fn busybox(&self, base: &Path) -> Result<()> {
         let tree = self.tree("busybox")?;
         fs::create_dir_all(tree.join("usr/bin"))?;
         fs::create_dir_all(tree.join("usr/local/bin"))?;
-        symlink("bash", tree.join("usr/bin/sh"))?;
-        for applet in sh("/bin/busybox").arg("--list").text()?.lines() {
+        self.compile(include_str!("shell.c"), &tree.join("usr/bin/sh"))?;
+        for applet in sh("/bin/busybox").arg("--list").text()?.lines().filter(|applet| *applet != "sh") {
             let known = |directory: &str| base.join(directory).join(applet).symlink_metadata().is_ok();
-            if !known("usr/bin") && !known("usr/sbin") {
-                symlink("/bin/busybox", tree.join("usr/local/bin").join(applet))?;
+            match (known("usr/bin"), known("usr/sbin")) {
+                (true, _) => {}
+                (false, true) => symlink(format!("../sbin/{applet}"), tree.join("usr/bin").join(applet))?,
+                (false, false) => symlink("/bin/busybox", tree.join("usr/local/bin").join(applet))?,
             }
         }
         self.layer(Some("base"), "busybox", &tree)

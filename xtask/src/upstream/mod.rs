@@ -125,7 +125,11 @@ impl Upstream {
         match part {
             Part::Suite => ui::step("building upstream's end-to-end suite (10 minutes, once)", |_| {
                 let suite = format!("{MODULE}/test/e2e");
-                self.go().args(["test", "-vet=off", "-c", "-o"]).arg(self.program("e2e.test")).arg(suite).run()?;
+                self.go()
+                    .args(["test", "-vet=off", "-c", "-o"])
+                    .arg(self.program("e2e.test"))
+                    .arg(suite)
+                    .run()?;
                 build("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo")?;
                 Ok(String::new())
             }),
