@@ -167,8 +167,16 @@ def classify(theirs, ours):
         return "code", [theirs.code, ours.code, theirs.message[:300], ours.message[:300]]
     if theirs.message != ours.message:
         return "message", [theirs.message[:400], ours.message[:400]]
-    a, b = ({k: v.body.get(k) for k in ("reason", "details")} for v in (theirs, ours))
+    a, b = (refused(v.body) for v in (theirs, ours))
     return ("details", diff(a, b)[:4]) if a != b else ("same", "")
+
+
+def refused(status):
+    """What a refusal says beside its words. Upstream names the managers of a conflict in no order."""
+    details = dict(status.get("details") or {})
+    if status.get("reason") == "Conflict" and details.get("causes"):
+        details["causes"] = sorted(details["causes"], key=lambda cause: cause.get("message", ""))
+    return {"reason": status.get("reason"), "details": details}
 
 
 class Record:

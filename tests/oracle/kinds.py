@@ -4,7 +4,12 @@ POD_SPEC = {"containers": [{"name": "c", "image": "i"}]}
 TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": POD_SPEC}
 SCALED = {"selector": {"matchLabels": {"a": "b"}}, "template": TEMPLATE}
 
-# kind: (API path, plural, namespaced, smallest object)
+NEWER_EVENT = {
+    "regarding": {"namespace": "oracle", "kind": "Pod", "name": "p"}, "eventTime": "2026-01-02T03:04:05.678901Z", "action": "A",
+    "reason": "R", "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "i",
+}
+
+# kind: (API path, plural, namespaced, smallest object); of a kind that two groups have, the newer one is named with it
 KINDS = {
     "Pod": ("/api/v1", "pods", True, {"spec": POD_SPEC}),
     "Service": ("/api/v1", "services", True, {"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}),
@@ -13,6 +18,7 @@ KINDS = {
     "Endpoints": ("/api/v1", "endpoints", True, {}),
     "ServiceAccount": ("/api/v1", "serviceaccounts", True, {}),
     "Event": ("/api/v1", "events", True, {"involvedObject": {"namespace": "oracle", "kind": "Pod", "name": "p"}}),
+    "Event.events.k8s.io": ("/apis/events.k8s.io/v1", "events", True, NEWER_EVENT),
     "PodTemplate": ("/api/v1", "podtemplates", True, {"template": TEMPLATE}),
     "ReplicationController": ("/api/v1", "replicationcontrollers", True, {"spec": {"selector": {"a": "b"}, "template": TEMPLATE}}),
     "Node": ("/api/v1", "nodes", False, {}),
@@ -39,10 +45,15 @@ def api_version(kind):
     return KINDS[kind][0].removeprefix("/apis/").removeprefix("/api/")
 
 
+def bare(kind):
+    """The kind as objects name it."""
+    return kind.split(".")[0]
+
+
 def smallest(kind, name="o"):
     import copy
 
-    return {"apiVersion": api_version(kind), "kind": kind, "metadata": {"name": name}} | copy.deepcopy(KINDS[kind][3])
+    return {"apiVersion": api_version(kind), "kind": bare(kind), "metadata": {"name": name}} | copy.deepcopy(KINDS[kind][3])
 
 
 def served(server, kinds):

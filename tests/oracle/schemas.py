@@ -19,7 +19,7 @@ class Schema:
         self.all = json.loads(server.ask("GET", "/openapi/v3/" + path).text)["components"]["schemas"]
         self.root = next(
             name for name, schema in self.all.items()
-            if any(g["kind"] == kind and kinds.api_version(kind) == "/".join(filter(None, (g["group"], g["version"])))
+            if any(g["kind"] == kinds.bare(kind) and kinds.api_version(kind) == "/".join(filter(None, (g["group"], g["version"])))
                    for g in schema.get("x-kubernetes-group-version-kind", []))
         )
 
