@@ -10,6 +10,7 @@ mod json;
 mod laws;
 mod managed;
 mod merge;
+mod plain;
 mod restore;
 mod strategic;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use apply::apply;
 pub use managed::record_update;
+pub use plain::merge;
 
 use crate::{
     kinds::Kind,
@@ -77,24 +79,6 @@ impl From<PatchError> for ApiError {
 /// RFC 6902. Returns the object, and what strict validation finds in the patch itself.
 pub fn json(object: &Value, patch: &Value) -> Result<(Value, Vec<String>), PatchError> {
     json::apply(object, patch)
-}
-
-/// RFC 7386.
-pub fn merge(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    match patch {
-        Value::Object(_) => {}
-        Value::Null => return Err(PatchError::Malformed("Invalid JSON Patch".to_owned())),
-        other => {
-            let found = golang::json_type(other);
-            let why = format!(
-                "error decoding patch: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
-            );
-            return Err(PatchError::Malformed(why));
-        }
-    }
-    let mut out = object.clone();
-    json_patch::merge(&mut out, patch);
-    Ok(out)
 }
 
 /// Strategic merge, by the merge keys of the kind's type.
