@@ -9,7 +9,6 @@ use crate::{
     kinds::{Kind, Subresource},
     model::{ApiError, Cause, Key, Reason, Resource},
     objects::{Deleted, Page, Patch, WriteOptions, Written},
-    patch,
 };
 
 /// Where a write goes.
@@ -33,11 +32,9 @@ pub(super) async fn create(
     let mut options = ask.write_options("CreateOptions")?;
     let decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
     options.duplicates = decoded.duplicates;
-    // A view's body is of another type than what is checked.
-    options.source = decoded.source.filter(|_| kind.view.is_none());
+    options.source = decoded.source;
     options.view = kind.view.is_some().then_some(kind);
-    let object = to_stored(kind, decoded.value);
-    let written = api.objects.create(kind.resource, namespace, object, &options).await?;
+    let written = api.objects.create(kind.resource, namespace, decoded.value, &options).await?;
     written_response(ask, kind, None, &written).await
 }
 
@@ -79,11 +76,10 @@ pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
     let of = if at.sub == Some(Subresource::Scale) { "Scale" } else { at.kind.kind };
     let decoded = body::decode(ask.headers, &body::read(body).await?, of)?;
     options.duplicates = decoded.duplicates;
-    options.source = decoded.source.filter(|_| at.kind.view.is_none());
+    options.source = decoded.source;
     options.view = at.kind.view.is_some().then_some(at.kind);
-    let object = if at.sub.is_none() { to_stored(at.kind, decoded.value) } else { decoded.value };
     let written =
-        api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, &options).await?;
+        api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, decoded.value, &options).await?;
     written_response(ask, at.kind, at.sub, &written).await
 }
 
@@ -119,32 +115,8 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
         _ => return Err(body::unsupported(&body::PATCHES.join(", "))),
     };
     let (resource, sub) = (at.kind.resource, at.sub);
-    let written = if at.kind.view.is_some() {
-        patch_view(api, at, &patch, &options).await?
-    } else {
-        api.objects.patch(resource, at.namespace, at.name, sub, patch, &options).await?
-    };
+    let written = api.objects.patch(resource, at.namespace, at.name, sub, patch, &options).await?;
     written_response(ask, at.kind, sub, &written).await
-}
-
-/// A patch of a kind that is stored in another form is applied to the form that the client knows.
-async fn patch_view(
-    api: &Api,
-    at: At<'_>,
-    patch: &Patch,
-    options: &WriteOptions,
-) -> Result<Written, ApiError> {
-    let Some(view) = &at.kind.view else { return Err(respond::no_such_path()) };
-    let current = api.objects.get(at.kind.resource, at.namespace, at.name).await?;
-    let shown = (view.from_stored)(&read::decode(&current)?);
-    let patched = match patch {
-        Patch::Json(body) => patch::json(&shown, body)?.0,
-        Patch::Merge(body) => patch::merge(&shown, body)?,
-        Patch::Strategic(body) => patch::strategic(at.kind, &shown, body)?,
-        Patch::Apply(_) => return Err(body::unsupported(&body::PATCHES.join(", "))),
-    };
-    let object = (view.to_stored)(&patched);
-    api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, options).await
 }
 
 /// `DELETE` of one object.
@@ -232,12 +204,5 @@ fn writable(sub: Option<Subresource>) -> Result<(), ApiError> {
     match sub {
         None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize) => Ok(()),
         Some(_) => Err(respond::method_not_allowed()),
-    }
-}
-
-fn to_stored(kind: &Kind, object: Value) -> Value {
-    match &kind.view {
-        Some(view) => (view.to_stored)(&object),
-        None => object,
     }
 }

@@ -27,29 +27,33 @@ pub(super) fn patched(
         let (view, _) = apply_patch(target.kind, None, &view, patch, options)?;
         return subresources::merge(target, old, &view);
     }
+    // A view is patched in the form that its clients know.
+    let kind = options.view.unwrap_or(target.kind);
+    let shown = kind.view.as_ref().map(|view| (view.from_stored)(old));
+    let old = shown.as_ref().unwrap_or(old);
     let recorded = matches!(patch, Patch::Apply(_));
-    let (mut object, mut findings) = apply_patch(target.kind, target.sub, old, patch, options)?;
+    let (mut object, mut findings) = apply_patch(kind, target.sub, old, patch, options)?;
     if !recorded {
         findings.splice(0..0, options.duplicates.iter().cloned());
     }
     // Refusals quote what the patch made, or the patch itself. Both are made again: it is rare.
-    let unfitting = |why: &str| match (patch, apply_patch(target.kind, target.sub, old, patch, options)) {
-        (Patch::Apply(_), _) => decode::refusal(target.kind, why),
+    let unfitting = |why: &str| match (patch, apply_patch(kind, target.sub, old, patch, options)) {
+        (Patch::Apply(_), _) => decode::refusal(kind, why),
         (Patch::Strategic(patch), _) => patch::unfitting(&patch::printed(patch), why),
         (_, Ok((made, _))) => patch::unfitting(&made.to_string(), why),
         (_, Err(error)) => error,
     };
     if let (Patch::Strategic(_), Some(map)) = (patch, object.as_object_mut()) {
         // It goes into the object's type as it is: what it says of the type is not looked at.
-        map.insert("apiVersion".to_owned(), target.kind.api_version().into());
-        map.insert("kind".to_owned(), target.kind.kind.into());
+        map.insert("apiVersion".to_owned(), kind.api_version().into());
+        map.insert("kind".to_owned(), kind.kind.into());
     }
-    check_own_type(target.kind, &object).map_err(|why| unfitting(&why))?;
-    create::check_namespace(target.kind, target.namespace, &mut object)?;
+    check_own_type(kind, &object).map_err(|why| unfitting(&why))?;
+    create::check_namespace(kind, target.namespace, &mut object)?;
     check_name(target.name, &object)?;
     check_uid(target, old, &object)?;
     forget_managers(&mut object);
-    findings.extend(decode::decode(target.kind, &mut object).map_err(|why| unfitting(&why.to_string()))?);
+    findings.extend(decode::decode(kind, &mut object).map_err(|why| unfitting(&why.to_string()))?);
     let mut warnings = match options.validation {
         FieldValidation::Strict if !findings.is_empty() => {
             return Err(unfitting(&format!("strict decoding error: {}", findings.join(", "))));
@@ -57,6 +61,7 @@ pub(super) fn patched(
         FieldValidation::Warn => findings,
         FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
     };
+    object = create::to_stored(kind, object);
     warnings.extend(meta::join_owners(&mut object));
     Ok(Edited { object, warnings, recorded })
 }
@@ -157,7 +162,8 @@ pub(super) fn apply(
 }
 
 /// Records in `metadata.managedFields` of `new` who wrote what. `new` is as the client meant it: decoded, before
-/// anything is carried over from `old`, prepared or admitted. What the server alone changes afterwards nobody owns.
+/// anything is carried over from `old`, prepared or admitted. What the server alone changes afterwards nobody owns. Both
+/// are in the form of the store; `kind` is the row that the client wrote to.
 pub(super) fn record_write(
     kind: &'static Kind,
     old: Option<&Value>,
@@ -167,6 +173,12 @@ pub(super) fn record_write(
 ) {
     let mut meant = new.clone();
     (kind.defaults)(&mut meant);
+    let mut shown = None;
+    if let Some(view) = &kind.view {
+        meant = (view.from_stored)(&meant);
+        shown = old.map(view.from_stored);
+    }
+    let old = shown.as_ref().or(old);
     if kind.resource == Resource::SERVICES {
         forget_addresses(new, &mut meant);
     }

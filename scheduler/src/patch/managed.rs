@@ -5,9 +5,12 @@ use serde_json::{Map, Value, json};
 use super::{
     Writer,
     fields::FieldSet,
-    typed::{Shape, compare},
+    typed::{Comparison, Shape, compare},
 };
-use crate::kinds::{Kind, Subresource, schema::complete};
+use crate::kinds::{
+    self, Kind, Subresource,
+    schema::{complete, drop_empties},
+};
 
 /// Managers of ordinary writes kept apart; older ones are joined into one, so that objects written by ever new
 /// names stay small.
@@ -166,16 +169,25 @@ impl Managers {
 
     /// Records that `writer` made `after` of `before`: it comes to own what differs, everyone else loses it.
     pub(super) fn update(&mut self, kind: &Kind, before: &Value, after: &Value, writer: &Writer<'_>) {
-        let shape = Shape::of_definition(kind.definition);
-        let change =
-            compare(shape, Some(before), Some(after)).without_subtrees(&reset(kind, writer.subresource));
-        let written = change.written();
+        let change = change(kind, before, after, writer);
+        if change.keyless {
+            return;
+        }
+        let (written, version) = (change.written(), kind.api_version());
         for entry in &mut self.0 {
-            entry.fields = entry.fields.difference(&written).difference(&change.removed);
+            let other = Some(&entry.api_version).filter(|other| **other != version);
+            match other.and_then(|other| kinds::in_version(kind, other)) {
+                None => entry.fields = entry.fields.difference(&written).difference(&change.removed),
+                // Fields of another version of the kind are compared in that version.
+                Some((other, convert)) => {
+                    let change = self::change(other, &convert(before), &convert(after), writer);
+                    entry.fields = entry.fields.difference(&change.written()).difference(&change.removed);
+                }
+            }
         }
         let gained = written.difference(&unowned());
         if !gained.is_empty() {
-            let entry = self.entry(Operation::Update, writer, &kind.api_version());
+            let entry = self.entry(Operation::Update, writer, &version);
             entry.fields = entry.fields.union(&gained);
             writer.now.clone_into(&mut entry.time);
         }
@@ -209,6 +221,12 @@ impl Managers {
         }
         self.0.append(&mut updates);
     }
+}
+
+/// What a write of `writer` changed within its reach.
+fn change(kind: &Kind, before: &Value, after: &Value, writer: &Writer<'_>) -> Comparison {
+    let shape = Shape::of_definition(kind.definition);
+    compare(shape, Some(before), Some(after)).without_subtrees(&reset(kind, writer.subresource))
 }
 
 /// The fields that nobody owns.
@@ -251,6 +269,7 @@ pub fn record_update(kind: &Kind, live: Option<&Value>, object: &mut Value, writ
     // An object that nobody tracked so far stays untracked until somebody applies it.
     if live.is_none() || !managers.0.is_empty() {
         let before = live.map_or_else(|| nothing(kind), |live| comparable(kind, live));
+        drop_empties(kind.definition, object);
         managers.update(kind, &before, &comparable(kind, object), writer);
         managers.join_ancient();
     }

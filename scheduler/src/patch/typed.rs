@@ -110,6 +110,12 @@ impl<'a> Shape<'a> {
         (!named.is_empty()).then(|| format!("k:{{{}}}", named.join(",")))
     }
 
+    /// Whether an item of the list has none of the fields that would tell it from others.
+    fn is_keyless(self, item: &Value) -> bool {
+        matches!(self, Shape::Keyed(keys, _) if keys.iter().all(|key| item.get(key).is_none()))
+            && self.step(item).is_none()
+    }
+
     /// The items of a list by their steps, in order; items with the same step stand together.
     fn items(self, list: &[Value]) -> Vec<(String, Vec<&Value>)> {
         let mut out: Vec<(String, Vec<&Value>)> = Vec::with_capacity(list.len());
@@ -137,6 +143,9 @@ pub(super) struct Comparison {
     pub added: FieldSet,
     pub modified: FieldSet,
     pub removed: FieldSet,
+    /// An item that nothing tells from others stands in a list whose items are told apart by their fields: nobody can
+    /// say whose it is.
+    pub keyless: bool,
 }
 
 impl Comparison {
@@ -151,10 +160,12 @@ impl Comparison {
             added: self.added.without_subtrees(fields),
             modified: self.modified.without_subtrees(fields),
             removed: self.removed.without_subtrees(fields),
+            keyless: self.keyless,
         }
     }
 
     fn below(&mut self, step: String, below: Self) {
+        self.keyless |= below.keyless;
         self.added.insert(step.clone(), below.added);
         self.modified.insert(step.clone(), below.modified);
         self.removed.insert(step, below.removed);
@@ -232,6 +243,8 @@ fn compare_fields(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, ou
 }
 
 fn compare_items(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) {
+    let mut all = [old, new].into_iter().flatten().filter_map(Value::as_array).flatten();
+    out.keyless |= all.any(|item| shape.is_keyless(item));
     let (old, new) = (items_of(shape, old), items_of(shape, new));
     let none = Vec::new();
     for step in old.keys().chain(new.keys().filter(|step| !old.contains_key(*step))) {
