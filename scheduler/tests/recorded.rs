@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use axum::body::{Body, to_bytes};
 use flate2::read::GzDecoder;
 use gantry_scheduler::{
-    admission::{PodDefaults, ServiceAddresses, ServiceRanges},
+    admission::{PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges},
     api::{Api, Parts},
     cache::Cache,
     objects::{Actor, Objects},
@@ -45,6 +45,7 @@ impl Server {
         };
         let objects = Objects::in_memory(vec![
             Arc::new(PodDefaults { eviction: std::time::Duration::from_secs(300) }),
+            Arc::new(RuntimeClasses),
             Arc::new(ServiceAddresses::new(ranges, &cache)),
         ])
         .await?;

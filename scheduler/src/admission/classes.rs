@@ -9,8 +9,8 @@ use crate::{
     kinds::{DEFAULT_CLASS, quantity::Quantity},
     model::{ApiError, Key, Resource},
     objects::{
-        Selection,
-        admission::{Admission, Operation, Request},
+        Objects, Selection,
+        admission::{Admission, Checked, Operation, Request},
     },
 };
 
@@ -27,14 +27,7 @@ impl Admission for RuntimeClasses {
         }
         let forbidden = |why: &str| ApiError::forbidden(Resource::PODS, request.name, why);
         let Some(spec) = request.object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
-        let class = match spec.get("runtimeClassName").and_then(Value::as_str) {
-            None => RuntimeClass::default(),
-            Some(name) => {
-                let stored = request.objects.stored(&Key::cluster(Resource::RUNTIME_CLASSES, name));
-                let found = stored.and_then(|class| class.decode().ok());
-                found.ok_or_else(|| forbidden(&format!("pod rejected: RuntimeClass {name:?} not found")))?
-            }
-        };
+        let class = class_of(spec.get("runtimeClassName"), request.objects).map_err(|why| forbidden(&why))?;
         let overhead = class.overhead.map(|overhead| overhead.pod_fixed.unwrap_or_default());
         let overhead = overhead.map(|fixed| fixed.into_iter().map(|(name, amount)| (name, amount.0.into())));
         set_overhead(spec, overhead.map(Iterator::collect)).map_err(forbidden)?;
@@ -46,19 +39,38 @@ impl Admission for RuntimeClasses {
         merge_tolerations(spec, added.collect());
         Ok(())
     }
+
+    fn check(&self, new: &Checked<'_>) -> Result<(), ApiError> {
+        let spec = &new.object["spec"];
+        if new.kind.resource != Resource::PODS || spec["overhead"].is_null() {
+            return Ok(());
+        }
+        let forbidden = |why: &str| ApiError::forbidden(Resource::PODS, new.name, why);
+        let class = class_of(spec.get("runtimeClassName"), new.objects).map_err(|why| forbidden(&why))?;
+        if class.overhead.is_some() {
+            return Ok(());
+        }
+        Err(forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+    }
 }
 
-/// Gives the pod the overhead of its class; one of its own must say the same.
+/// The class that a pod names; one that asks for nothing when it names none.
+fn class_of(name: Option<&Value>, objects: &Objects) -> Result<RuntimeClass, String> {
+    let Some(name) = name.and_then(Value::as_str) else { return Ok(RuntimeClass::default()) };
+    let stored = objects.stored(&Key::cluster(Resource::RUNTIME_CLASSES, name));
+    let found = stored.and_then(|class| class.decode().ok());
+    found.ok_or_else(|| format!("pod rejected: RuntimeClass {name:?} not found"))
+}
+
+/// Gives the pod the overhead of its class; one of its own must say the same. One that no class gives it is refused
+/// after validation, which may have better words.
 fn set_overhead(
     spec: &mut Map<String, Value>,
     of_class: Option<Map<String, Value>>,
 ) -> Result<(), &'static str> {
     let own = spec.get("overhead").and_then(Value::as_object);
     match (of_class, own) {
-        (None, Some(_)) => {
-            Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
-        }
-        (None, None) => Ok(()),
+        (None, _) => Ok(()),
         (Some(of_class), Some(own)) if !own.is_empty() && !same_amounts(&of_class, own) => {
             Err("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
         }
@@ -191,7 +203,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::objects::{Objects, WriteOptions};
+    use crate::objects::WriteOptions;
 
     async fn pod(class: Option<Value>, spec: Value) -> Result<Value, String> {
         let objects = Objects::in_memory(vec![Arc::new(RuntimeClasses)]).await.unwrap();
@@ -224,10 +236,15 @@ mod tests {
         let other = json!({"runtimeClassName": "gvisor", "overhead": {"cpu": "1"}});
         let said = pod(class(), other).await.unwrap_err();
         assert!(said.ends_with("Pod's Overhead doesn't match RuntimeClass's defined Overhead"), "{said}");
-        let said = pod(None, json!({"overhead": {"cpu": "1"}})).await.unwrap_err();
+        for overhead in [json!({"cpu": "1"}), json!({})] {
+            let said = pod(None, json!({ "overhead": overhead })).await.unwrap_err();
+            let why = "Pod Overhead set without corresponding RuntimeClass defined Overhead";
+            assert!(said.ends_with(why), "{said}");
+        }
+        let said = pod(None, json!({"overhead": {"k": "1"}})).await.unwrap_err();
         assert!(
-            said.ends_with("Pod Overhead set without corresponding RuntimeClass defined Overhead"),
-            "{said}"
+            said.contains("spec.overhead.limits[k]: Invalid value"),
+            "what is wrong in itself goes first: {said}"
         );
     }
 

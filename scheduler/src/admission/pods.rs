@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::{Value, json};
 
 use crate::{
+    kinds,
     model::{ApiError, Key, Resource},
     objects::admission::{Admission, Operation, Request},
 };
@@ -52,9 +53,11 @@ impl Admission for PodDefaults {
         // with its namespace need not wait for that.
         let stored = request.objects.stored(&key);
         if account != "default" && stored.is_none() {
-            let why = format!(
-                "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
-            );
+            let why = match kinds::path_segment(&account).as_slice() {
+                [] => format!("serviceaccount {account:?} not found"),
+                wrong => format!("invalid resource name {account:?}: [{}]", wrong.join(" ")),
+            };
+            let why = format!("error looking up service account {namespace}/{account}: {why}");
             return Err(ApiError::forbidden(Resource::PODS, name, &why));
         }
         wait_at_gates(request.object);
@@ -166,6 +169,16 @@ mod tests {
 
     async fn created(spec: Value) -> Result<Value, ApiError> {
         created_with(Duration::from_secs(300), spec, None).await
+    }
+
+    #[tokio::test]
+    async fn an_account_that_nobody_could_have_is_told_from_an_absent_one() {
+        let said =
+            async |name: &str| created(json!({ "serviceAccountName": name })).await.unwrap_err().message;
+        let start = "pods \"web\" is forbidden: error looking up service account default/";
+        assert_eq!(said("a").await, format!("{start}a: serviceaccount \"a\" not found"));
+        let expected = format!("{start}/a/../b: invalid resource name \"/a/../b\": [may not contain '/']");
+        assert_eq!(said("/a/../b").await, expected);
     }
 
     async fn created_with(

@@ -125,7 +125,9 @@ fn transcoded(body: &[u8], media: Media) -> Option<Bytes> {
 
 /// `Warning:` headers, which kubectl prints.
 pub(super) fn warn(response: &mut Response, warnings: &[String]) {
-    for warning in warnings {
+    // Each is told once, as upstream does.
+    let once = warnings.iter().enumerate().filter(|(at, warning)| !warnings[..*at].contains(warning));
+    for (_, warning) in once {
         let text = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);
@@ -267,5 +269,8 @@ mod tests {
         let mut response = text(StatusCode::OK, "");
         warn(&mut response, &["unknown field \"spec.x\"".to_owned()]);
         assert_eq!(response.headers()[header::WARNING], "299 - \"unknown field \\\"spec.x\\\"\"");
+        let mut response = text(StatusCode::OK, "");
+        warn(&mut response, &["a".to_owned(), "b".to_owned(), "a".to_owned()]);
+        assert_eq!(response.headers().get_all(header::WARNING).iter().count(), 2, "each is told once");
     }
 }

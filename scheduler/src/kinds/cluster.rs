@@ -273,9 +273,17 @@ fn ranges(node: &Value, problems: &mut Problems) {
         addresses::legacy_range(range, &[], &path.index(index), problems);
     }
     if list.len() > 1 {
+        let unreadable = addresses::first_unreadable(list);
+        if let Some((index, wrong)) = unreadable {
+            let why = format!(
+                "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{index}]: <nil> (invalid CIDR \
+                 address: {wrong})"
+            );
+            problems.internal(&path, &why);
+        }
         let v6 = |range: &Value| range.as_str().is_some_and(|range| range.contains(':'));
         let both = list.iter().any(v6) && !list.iter().all(v6);
-        if !both || list.len() > 2 {
+        if !both || unreadable.is_some() || list.len() > 2 {
             problems.invalid(&path, list.to_vec(), "may specify no more than one CIDR for each IP family");
         }
     }
@@ -322,6 +330,15 @@ pub(super) fn service_account_warnings(account: &Value) -> Vec<String> {
     }
     let why = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
     vec![format!("metadata.annotations[{MOUNTABLE}]: {why}")]
+}
+
+/// Warnings about a changed ServiceAccount: what was so before was told then.
+pub(super) fn service_account_update_warnings(new: &Value, old: &Value) -> Vec<String> {
+    if old["metadata"]["annotations"][MOUNTABLE].is_null() {
+        service_account_warnings(new)
+    } else {
+        Vec::new()
+    }
 }
 
 /// Coordinated elections are not taken part in, so what only they use is not kept.
@@ -374,6 +391,26 @@ mod tests {
             ]
         );
         assert!(validate_node(&old, Some(&old)).is_empty());
+    }
+
+    #[test]
+    fn ranges_of_a_node_are_one_of_each_family() {
+        let found =
+            |ranges: Value| said(validate_node(&node(&json!({ "podCIDRs": ranges }), &json!({})), None));
+        assert!(found(json!(["10.0.0.0/24", "fd00::/64"])).is_empty());
+        let wrong = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        assert_eq!(
+            found(json!(["fd00::/64", "a"])),
+            [
+                format!("spec.podCIDRs[1]: Invalid value: \"a\": {wrong}"),
+                "spec.podCIDRs: Internal error: invalid PodCIDRs. failed to check with dual stack with error:invalid \
+                 CIDR[1]: <nil> (invalid CIDR address: a)"
+                    .to_owned(),
+                "spec.podCIDRs: Invalid value: [\"fd00::/64\",\"a\"]: may specify no more than one CIDR for each IP \
+                 family"
+                    .to_owned(),
+            ]
+        );
     }
 
     #[test]

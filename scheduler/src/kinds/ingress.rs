@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Kind, Scope, Subresource,
     json::{items, member_mut, set_default, text},
-    print,
+    print, service,
     table::{BASE, keep_status},
     validate::{Path, Problems, meta, names},
 };
@@ -41,6 +41,7 @@ pub(super) const INGRESS: Kind = Kind {
         let what = "is deprecated, please use 'spec.ingressClassName' instead";
         vec![format!("annotation {CLASS_ANNOTATION:?} {what}")]
     },
+    status_warnings: service::warnings::ingress_addresses,
     columns: print::INGRESS_COLUMNS,
     cells: print::ingress,
     ..BASE

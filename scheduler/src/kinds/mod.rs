@@ -53,9 +53,26 @@ pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
+/// The row that serves what `kind` serves at another version, and how an object becomes one of it.
+pub fn in_version(kind: &Kind, version: &str) -> Option<(&'static Kind, impl Fn(&Value) -> Value)> {
+    let other = all().iter().find(|k| k.resource == kind.resource && k.api_version() == version)?;
+    let (from, to) =
+        (kind.view.as_ref().map(|view| view.to_stored), other.view.as_ref().map(|view| view.from_stored));
+    Some((other, move |object: &Value| {
+        let stored = from.map(|from| from(object));
+        let stored = stored.as_ref().unwrap_or(object);
+        to.map_or_else(|| stored.clone(), |to| to(stored))
+    }))
+}
+
 /// What every new object is checked for after what its kind asks, whose words are better.
 pub fn validate_create(new: &Value) -> Vec<Cause> {
     validate::meta::common_create(new)
+}
+
+/// What is wrong with `name` as a step of a path; nothing mostly.
+pub fn path_segment(name: &str) -> Vec<String> {
+    validate::names::path_segment(name)
 }
 
 /// What every update of any kind is checked for, before what its kind asks.
@@ -187,14 +204,20 @@ pub struct Kind {
     /// Called on update of the main resource with (new, old): carries over what a client may not change
     /// (status), before validation.
     pub prepare_update: fn(&mut Value, &Value),
+    /// The same for a write of `status`.
+    pub prepare_status: fn(&mut Value, &Value),
     /// Validates the whole object; `old` is there on update. Empty when valid.
     pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
     /// Validates what a write of `status` or `finalize` made, given (subresource, new, old).
     pub validate_sub: fn(Subresource, &Value, &Value) -> Vec<Cause>,
     /// Warnings shown by kubectl (`Warning:` header) about a legal object.
     pub warnings: fn(&Value) -> Vec<String>,
-    /// The same for an update, given (new, old). `None`: those of the new object that the old one did not have.
-    pub update_warnings: Option<fn(&Value, &Value) -> Vec<String>>,
+    /// The same about a new object as its client meant it: with defaults, before anything is prepared.
+    pub early_warnings: fn(&Value) -> Vec<String>,
+    /// The same for an update, given (new, old).
+    pub update_warnings: fn(&Value, &Value) -> Vec<String>,
+    /// The same about what a write of `status` made.
+    pub status_warnings: fn(&Value) -> Vec<String>,
     /// Whether a deletion that does not say otherwise leaves the dependents behind.
     pub orphans: bool,
     /// What to use instead, for kubectl to show with every answer.

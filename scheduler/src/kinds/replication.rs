@@ -7,8 +7,8 @@ use super::{
     Kind, Subresource,
     json::{ensure, member_mut, set_default},
     pod, print,
-    table::{BASE, keep_status},
-    validate::{Path, Problems, meta, names, selectors},
+    table::BASE,
+    validate::{Path, Problems, selectors},
     workload,
 };
 use crate::model::{Cause, Resource};
@@ -26,8 +26,13 @@ pub(super) const POD_TEMPLATE: Kind = Kind {
             pod::defaults::template(template);
         }
     },
+    prepare_create: drop_gated,
+    prepare_update: |template, _| drop_gated(template),
     validate: validate_template,
-    warnings: |template| pod::warnings::template(&template["template"], &Path::new("template")),
+    warnings: template_warnings,
+    update_warnings: |new, old| {
+        if workload::template::counted(new, old) { template_warnings(new) } else { Vec::new() }
+    },
     columns: print::POD_TEMPLATE_COLUMNS,
     cells: print::pod_template,
     ..BASE
@@ -46,16 +51,37 @@ pub(super) const REPLICATION_CONTROLLER: Kind = Kind {
     fields: &["status.replicas"],
     generation: true,
     defaults: controller_defaults,
-    prepare_create: |controller| controller["status"] = json!({"replicas": 0}),
-    prepare_update: keep_status,
+    prepare_create: |controller| {
+        controller["status"] = json!({"replicas": 0});
+        workload::template::drop_gated(controller);
+    },
+    prepare_update: workload::template::prepare_update,
     validate: validate_controller,
     validate_sub: |_, new, old| validate_controller(new, Some(old)),
-    warnings: workload::warnings,
+    warnings: workload::template::warnings,
+    // Upstream looks at the template that there was.
+    update_warnings: |new, old| {
+        if workload::template::counted(new, old) {
+            workload::template::template_warnings(old)
+        } else {
+            Vec::new()
+        }
+    },
     orphans: true,
     columns: print::REPLICATION_CONTROLLER_COLUMNS,
     cells: print::replication_controller,
     ..BASE
 };
+
+fn drop_gated(template: &mut Value) {
+    if let Some(template) = template.as_object_mut().and_then(|object| member_mut(object, "template")) {
+        pod::prepare::drop_gated(template);
+    }
+}
+
+fn template_warnings(template: &Value) -> Vec<String> {
+    pod::warnings::template(&template["template"], &Path::new("template"))
+}
 
 /// A controller that names neither a selector nor labels has those of its template.
 fn controller_defaults(controller: &mut Value) {
@@ -79,9 +105,9 @@ fn controller_defaults(controller: &mut Value) {
 }
 
 /// A PodTemplate. Unlike that of a workload its pods may end.
-fn validate_template(template: &Value, _old: Option<&Value>) -> Vec<Cause> {
+fn validate_template(template: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(template, names::dns_subdomain, &mut problems);
+    workload::metadata(template, old, &mut problems);
     pod::validate::any_template(&template["template"], &Path::new("template"), &mut problems);
     problems.into_causes()
 }
@@ -89,7 +115,7 @@ fn validate_template(template: &Value, _old: Option<&Value>) -> Vec<Cause> {
 /// A ReplicationController; `old` on update.
 fn validate_controller(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(controller, names::dns_subdomain, &mut problems);
+    workload::metadata(controller, old, &mut problems);
     let (spec, path) = (&controller["spec"], Path::new("spec"));
     problems.not_negative(&path.field("minReadySeconds"), &spec["minReadySeconds"]);
     let selected = spec["selector"].as_object().is_some_and(|selector| !selector.is_empty());

@@ -22,19 +22,24 @@ pub(super) const RUNTIME_CLASS: Kind = Kind {
     singular: "runtimeclass",
     scope: Scope::Cluster,
     definition: "io.k8s.api.node.v1.RuntimeClass",
+    create_on_update: true,
+    revision_on_update: true,
     validate,
-    warnings: |class| {
-        pod::warnings::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
-    },
+    warnings,
+    update_warnings: |new, _| warnings(new),
     columns: print::RUNTIME_CLASS_COLUMNS,
     cells: print::runtime_class,
     ..BASE
 };
 
+fn warnings(class: &Value) -> Vec<String> {
+    pod::warnings::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
+}
+
 /// A RuntimeClass; `old` on update.
 fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::object_meta(class, names::dns_subdomain, &mut problems);
+    meta::plain_object_meta(class, names::dns_subdomain, &mut problems);
     let (handler, path) = (text(class, "handler"), Path::new("handler"));
     if handler.is_empty() {
         problems.required(&path, "");
@@ -53,6 +58,7 @@ fn validate(class: &Value, old: Option<&Value>) -> Vec<Cause> {
         }
     }
     if let Some(old) = old {
+        meta::plain_object_meta_update(class, old, &mut problems);
         problems.immutable(&Path::new("handler"), &class["handler"], &old["handler"]);
     }
     problems.into_causes()

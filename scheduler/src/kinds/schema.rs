@@ -19,7 +19,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1 as meta,
 };
 
-pub use presence::{Presence, complete};
+pub use presence::{Presence, complete, drop_empties, settle};
 
 /// The type of a field, list item or map value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub struct Field {
     pub default: Option<Value>,
     /// What it means that the field is not there.
     pub presence: Presence,
+    /// An empty list or map is told from absence until the object is stored: something refuses what is there.
+    pub kept_empty: bool,
 }
 
 /// An object type.
@@ -245,6 +247,7 @@ impl Field {
             merge_key: None,
             default: None,
             presence: Presence::Optional,
+            kept_empty: false,
         }
     }
 

@@ -50,6 +50,9 @@ fn wish_changed(new: &Value, old: &Value) -> bool {
 fn no_warnings(_: &Value) -> Vec<String> {
     Vec::new()
 }
+fn no_update_warnings(_: &Value, _: &Value) -> Vec<String> {
+    Vec::new()
+}
 fn no_cells(_: &Value, _: i64) -> Vec<Value> {
     Vec::new()
 }
@@ -89,10 +92,13 @@ pub(super) const BASE: Kind = Kind {
     defaults: nothing,
     prepare_create: nothing,
     prepare_update: nothing_kept,
+    prepare_status: nothing_kept,
     validate: no_causes,
     validate_sub: no_causes_of_sub,
     warnings: no_warnings,
-    update_warnings: None,
+    early_warnings: no_warnings,
+    update_warnings: no_update_warnings,
+    status_warnings: no_warnings,
     orphans: false,
     deprecated: None,
     columns: &[],
@@ -139,10 +145,11 @@ const NODE: Kind = Kind {
         keep_status(new, old);
         cluster::prepare_node(new);
     },
+    prepare_status: |new, _| cluster::prepare_node(new),
     validate: cluster::validate_node,
     validate_sub: |_, new, old| cluster::validate_node_status(new, old),
     warnings: cluster::node_warnings,
-    update_warnings: Some(|new, _| cluster::node_warnings(new)),
+    update_warnings: |new, _| cluster::node_warnings(new),
     columns: print::NODE_COLUMNS,
     cells: print::node,
     ..BASE
@@ -188,9 +195,12 @@ const POD: Kind = Kind {
         keep_status(new, old);
         pod::prepare::changed_pod(new, old);
     },
+    prepare_status: pod::status::prepare,
     validate: pod::validate::pod,
     validate_sub: |_, new, old| pod::validate::pod(new, Some(old)),
     warnings: pod::warnings::pod,
+    early_warnings: pod::prepare::profile_warnings,
+    status_warnings: pod::status::address_warnings,
     columns: print::POD_COLUMNS,
     cells: print::pod,
     ..BASE
@@ -216,7 +226,8 @@ const SERVICE: Kind = Kind {
     validate: service::validate::service,
     validate_sub: |_, new, old| service::validate::status(new, old),
     warnings: service::warnings::warnings,
-    update_warnings: Some(|new, _| service::warnings::warnings(new)),
+    update_warnings: |new, _| service::warnings::warnings(new),
+    status_warnings: service::warnings::ingress_addresses,
     columns: print::SERVICE_COLUMNS,
     cells: print::service,
     ..BASE
@@ -233,7 +244,7 @@ const ENDPOINTS: Kind = Kind {
     create_on_update: true,
     validate: endpoints::validate,
     warnings: endpoints::warnings,
-    update_warnings: Some(|new, _| endpoints::warnings(new)),
+    update_warnings: |new, _| endpoints::warnings(new),
     deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     columns: print::ENDPOINTS_COLUMNS,
     cells: print::endpoints,
@@ -278,6 +289,7 @@ const SERVICE_ACCOUNT: Kind = Kind {
     prepare_update: |new, _| cluster::prepare_service_account(new),
     validate: cluster::validate_service_account,
     warnings: cluster::service_account_warnings,
+    update_warnings: cluster::service_account_update_warnings,
     columns: print::SERVICE_ACCOUNT_COLUMNS,
     cells: print::service_account,
     ..BASE
@@ -357,7 +369,7 @@ const ENDPOINT_SLICE: Kind = Kind {
     prepare_update: endpoints::prepare_slice_update,
     validate: endpoints::validate_slice,
     warnings: endpoints::slice_warnings,
-    update_warnings: Some(endpoints::slice_update_warnings),
+    update_warnings: endpoints::slice_update_warnings,
     columns: print::ENDPOINT_SLICE_COLUMNS,
     cells: print::endpoint_slice,
     ..BASE
@@ -377,11 +389,12 @@ const DEPLOYMENT: Kind = Kind {
     generation: true,
     counts: workload::deployment_changed,
     status_keeps: &[&["spec"], &["metadata", "labels"]],
-    prepare_create: drop_status,
-    prepare_update: keep_status,
+    prepare_create: workload::template::prepare_create,
+    prepare_update: workload::template::prepare_update,
     validate: workload::validate_deployment,
     validate_sub: |_, new, old| workload::validate_deployment_status(new, old),
-    warnings: workload::warnings,
+    warnings: workload::template::warnings,
+    update_warnings: workload::template::update_warnings,
     columns: print::DEPLOYMENT_COLUMNS,
     cells: print::deployment,
     ..BASE
@@ -399,11 +412,12 @@ const REPLICA_SET: Kind = Kind {
     definition: "io.k8s.api.apps.v1.ReplicaSet",
     defaults: workload::replica_set_defaults,
     generation: true,
-    prepare_create: drop_status,
-    prepare_update: keep_status,
+    prepare_create: workload::template::prepare_create,
+    prepare_update: workload::template::prepare_update,
     validate: workload::validate_replica_set,
     validate_sub: |_, new, old| workload::validate_replica_set_status(new, old),
-    warnings: workload::warnings,
+    warnings: workload::template::warnings,
+    update_warnings: workload::template::update_warnings,
     columns: print::REPLICA_SET_COLUMNS,
     cells: print::replica_set,
     ..BASE

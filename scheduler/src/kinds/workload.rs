@@ -1,5 +1,7 @@
 //! Deployments and ReplicaSets.
 
+pub(super) mod template;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -73,7 +75,8 @@ pub(super) fn validate_replica_set(set: &Value, old: Option<&Value>) -> Vec<Caus
     problems.into_causes()
 }
 
-fn metadata(object: &Value, old: Option<&Value>, problems: &mut Problems) {
+/// The metadata of a workload; `old` on update.
+pub(super) fn metadata(object: &Value, old: Option<&Value>, problems: &mut Problems) {
     match old {
         None => meta::object_meta(object, names::dns_subdomain, problems),
         Some(old) => meta::object_meta_update(object, old, problems),
@@ -81,8 +84,10 @@ fn metadata(object: &Value, old: Option<&Value>, problems: &mut Problems) {
 }
 
 fn selector_stays(new: &Value, old: Option<&Value>, problems: &mut Problems) {
-    if let Some(old) = old {
-        problems.immutable(&Path::new("spec.selector"), &new["spec"]["selector"], &old["spec"]["selector"]);
+    let selector = &new["spec"]["selector"];
+    if old.is_some_and(|old| old["spec"]["selector"] != *selector) {
+        let shown = selectors::shown(selector);
+        problems.invalid_shown(&Path::new("spec.selector"), &shown, "field is immutable");
     }
 }
 
@@ -245,11 +250,6 @@ fn int_or_percent(value: &Value, path: &Path, problems: &mut Problems) -> Option
     }
 }
 
-/// Warnings about the pod template.
-pub(super) fn warnings(object: &Value) -> Vec<String> {
-    pod::warnings::template(&object["spec"]["template"], &Path::new("spec").field("template"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -357,6 +357,17 @@ mod tests {
         assert_eq!(
             causes[0].message,
             "Invalid value: {\"matchLabels\":{\"app\":\"new\"}}: field is immutable"
+        );
+        let new = deployment(|d| {
+            let one = json!([{"key": "app", "operator": "Exists"}]);
+            d["spec"]["selector"] = json!({"matchExpressions": one, "matchLabels": {"app": "web"}});
+        });
+        let causes = validate_deployment(&new, Some(&old));
+        assert_eq!(
+            causes[0].message,
+            "Invalid value: {\"matchLabels\":{\"app\":\"web\"},\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"Exists\"}]}: \
+             field is immutable",
+            "in the order of its type"
         );
     }
 

@@ -1,4 +1,5 @@
-//! Admission: what looks at a write after defaults and before validation, and may change or refuse it.
+//! Admission: what looks at a write after defaults and before validation, and may change or refuse it; and what may
+//! refuse a new object after validation.
 //!
 //! The chain is put together by the composition root. A plugin reads other objects through [`Objects`], which
 //! serves them from memory; it never writes. A dry-run write is admitted like any other but must leave no
@@ -50,6 +51,18 @@ pub struct Request<'a> {
     pub undo: &'a mut Undo,
 }
 
+/// A new object after validation.
+pub struct Checked<'a> {
+    /// Of which kind.
+    pub kind: &'static Kind,
+    /// The object's name.
+    pub name: &'a str,
+    /// The object as it will be stored.
+    pub object: &'a Value,
+    /// For looking at other objects.
+    pub objects: &'a Objects,
+}
+
 /// What admission did beside changing the object. It is taken back when the write is known to have failed, and only
 /// then: a write whose end nobody waited for may still be stored.
 #[derive(Default)]
@@ -74,6 +87,11 @@ impl Undo {
 pub trait Admission: Send + Sync + 'static {
     /// Lets the write pass, changed or not, or refuses it.
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError>;
+
+    /// Looks once more at a new object that is known to be valid.
+    fn check(&self, _new: &Checked<'_>) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
 /// Nothing is created outside a live namespace, and the system's namespaces stay.

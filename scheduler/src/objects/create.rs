@@ -4,11 +4,14 @@ use serde_json::Value;
 
 use super::{
     FieldValidation, NamespaceLifecycle, Objects, WriteOptions, Written,
-    admission::{Admission as _, Operation, Request, Undo},
+    admission::{Admission as _, Checked, Operation, Request, Undo},
     key, meta, row,
 };
 use crate::{
-    kinds::{self, Kind, Scope, decode, schema::complete},
+    kinds::{
+        self, Kind, Scope, decode,
+        schema::{complete, settle},
+    },
     model::{ApiError, Key, Reason, Resource},
     store::{Change, Draft, Expect, StoreError},
 };
@@ -37,13 +40,15 @@ impl Objects {
         options: &WriteOptions,
         recorded: bool,
     ) -> Result<Written, ApiError> {
-        check_type(kind, &mut body)?;
-        check_namespace(kind, namespace, &mut body)?;
+        let written = options.view.unwrap_or(kind);
+        check_type(written, &mut body)?;
+        check_namespace(written, namespace, &mut body)?;
         if !meta::text(&body, "resourceVersion").is_empty() {
             let message = "resourceVersion should not be set on objects to be created";
             return Err(ApiError::new(Reason::BadRequest, message));
         }
-        let mut warnings = check_fields(kind, &mut body, options)?;
+        let mut warnings = check_fields(written, &mut body, options)?;
+        body = to_stored(written, body);
         warnings.extend(meta::join_owners(&mut body));
         let generate = meta::text(&body, "name").is_empty();
         let base = meta::text(&body, "generateName").to_owned();
@@ -98,9 +103,10 @@ impl Objects {
         let name = meta::text(&object, "name").to_owned();
         if !recorded {
             wipe_metadata(&mut object);
-            super::patching::record_write(kind, None, &mut object, None, options);
+            super::patching::record_write(options.view.unwrap_or(kind), None, &mut object, None, options);
         }
         (kind.defaults)(&mut object);
+        let mut warnings = (kind.early_warnings)(&object);
         (kind.prepare_create)(&mut object);
         prepare_metadata(kind, namespace, &mut object);
         self.admit(Request {
@@ -126,7 +132,10 @@ impl Objects {
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
         }
-        let warnings = (kind.warnings)(&object);
+        let checked = Checked { kind, name: &name, object: &object, objects: self };
+        self.inner.admission.iter().try_for_each(|plugin| plugin.check(&checked))?;
+        settle(kind.definition, &mut object);
+        warnings.extend((kind.warnings)(&object));
         let key = key(kind.resource, namespace, &name);
         let draft = draft(kind, key.clone(), &object)?;
         if options.dry_run {
@@ -290,6 +299,14 @@ pub(super) fn check_fields(
         FieldValidation::Strict if !findings.is_empty() => Err(decode::strict_refusal(kind, &findings)),
         FieldValidation::Warn => Ok(findings),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}
+
+/// An object of a kind in the form that the store has it in.
+pub(super) fn to_stored(kind: &Kind, object: Value) -> Value {
+    match &kind.view {
+        Some(view) => (view.to_stored)(&object),
+        None => object,
     }
 }
 

@@ -27,6 +27,8 @@ mod token;
 mod update;
 
 #[cfg(test)]
+mod managed_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod tests;
@@ -81,7 +83,8 @@ pub struct WriteOptions {
     pub duplicates: Vec<String>,
     /// The JSON of the object as it came, to list findings in its order. Patches have none.
     pub source: Option<bytes::Bytes>,
-    /// The kind that the client writes, where it is a view of the stored one: it has rules of its own.
+    /// The kind that the client writes, where it is a view of the stored one: bodies are of its type, and it has rules
+    /// of its own.
     pub view: Option<&'static Kind>,
 }
 

@@ -239,11 +239,28 @@ async fn a_status_write_reaches_the_metadata_that_upstream_lets_it() {
 }
 
 #[tokio::test]
-async fn some_kinds_are_made_by_an_update_and_leases_only_changed_by_who_read_them() {
+async fn some_kinds_are_made_by_an_update_and_some_only_changed_by_who_read_them() {
     let objects = machine().await;
     let put = async |resource: Resource, body: Value| {
-        objects.update(resource, Some("default"), "x", None, body, &options()).await
+        let namespace = (resource != Resource::RUNTIME_CLASSES).then_some("default");
+        objects.update(resource, namespace, "x", None, body, &options()).await
     };
+    let class = json!({"metadata": {"name": "x", "finalizers": ["mine"]}, "handler": "h"});
+    let mut other = class.clone();
+    other["metadata"]["uid"] = json!("u");
+    assert_eq!(
+        put(Resource::RUNTIME_CLASSES, other).await.unwrap_err().message,
+        "Operation cannot be fulfilled on runtimeclasses.node.k8s.io \"x\": Precondition failed: UID in precondition: u, \
+         UID in object meta: "
+    );
+    let mut gone = class.clone();
+    gone["metadata"]["resourceVersion"] = json!("5");
+    assert!(put(Resource::RUNTIME_CLASSES, gone).await.unwrap().created, "whatever it was a revision of");
+    assert_eq!(
+        put(Resource::RUNTIME_CLASSES, class).await.unwrap_err().message,
+        "runtimeclasses.node.k8s.io \"x\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified \
+         for an update"
+    );
     let body = json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}});
     assert!(put(Resource::SERVICES, body).await.unwrap().created);
     let missing = put(Resource::CONFIG_MAPS, config_map("x", &json!({}))).await.unwrap_err();

@@ -10,7 +10,10 @@ use super::{
     create, key, meta, patching, row, subresources,
 };
 use crate::{
-    kinds::{self, Kind, Subresource, schema::complete},
+    kinds::{
+        self, Kind, Subresource,
+        schema::{complete, settle},
+    },
     model::{ApiError, Cause, Key, Object, Reason, Resource, Revision},
     store::{Change, Expect, StoreError},
 };
@@ -57,13 +60,21 @@ impl Objects {
         if sub.is_some_and(subresources::has_own_body) {
             return self.edit(target, options, |old| subresources::merge(target, old, &body)).await;
         }
-        create::check_type(kind, &mut body)?;
-        create::check_namespace(kind, namespace, &mut body)?;
+        let written = options.view.unwrap_or(kind);
+        create::check_type(written, &mut body)?;
+        create::check_namespace(written, namespace, &mut body)?;
         patching::check_name(name, &body)?;
         if sub.is_none() && self.stored(&target.key()).is_none() && kind.create_on_update {
+            let uid = meta::text(&body, "uid");
+            if !uid.is_empty() {
+                return Err(uid_conflict(kind.resource, name, uid, ""));
+            }
+            // There is nothing that it could be a revision of.
+            meta::of_mut(&mut body).remove("resourceVersion");
             return self.create_checked(kind, namespace, body, options, false).await;
         }
-        let mut warnings = create::check_fields(kind, &mut body, options)?;
+        let mut warnings = create::check_fields(written, &mut body, options)?;
+        body = create::to_stored(written, body);
         warnings.extend(meta::join_owners(&mut body));
         if sub.is_none()
             && kind.revision_on_update
@@ -110,7 +121,8 @@ impl Objects {
         if self.stored(&target.key()).is_some() {
             return Ok(None);
         }
-        let mut object = patching::apply(target.kind, None, None, body, options)?;
+        let kind = options.view.unwrap_or(target.kind);
+        let mut object = patching::apply(kind, None, None, body, options)?;
         let uid = meta::text(&object, "uid");
         if !uid.is_empty() {
             let why = format!(
@@ -118,7 +130,7 @@ impl Objects {
             );
             return Err(ApiError::conflict(target.kind.resource, target.name, &why));
         }
-        create::check_namespace(target.kind, target.namespace, &mut object)?;
+        create::check_namespace(kind, target.namespace, &mut object)?;
         patching::check_name(target.name, &object)?;
         // There is nothing that it could be a revision of.
         meta::of_mut(&mut object).remove("resourceVersion");
@@ -164,14 +176,22 @@ impl Objects {
         let Edited { object: mut new, mut warnings, recorded } = edit(&old)?;
         check_preconditions(target, &current, &new)?;
         if !recorded {
-            patching::record_write(target.kind, Some(&old), &mut new, target.sub, options);
+            patching::record_write(
+                options.view.unwrap_or(target.kind),
+                Some(&old),
+                &mut new,
+                target.sub,
+                options,
+            );
         }
         self.finish(target, options, &old, &mut new, undo).await?;
+        warnings.extend(match target.sub {
+            None => (target.kind.update_warnings)(&new, &old),
+            Some(Subresource::Status) => (target.kind.status_warnings)(&new),
+            Some(_) => Vec::new(),
+        });
         if unchanged(&old, &new) {
             return Ok(Some(Written { object: current, created: false, warnings }));
-        }
-        if target.sub.is_none() {
-            warnings.extend(update_warnings(target.kind, &new, &old));
         }
         let draft = create::draft(target.kind, target.key(), &new)?;
         if options.dry_run {
@@ -202,7 +222,12 @@ impl Objects {
         let Target { kind, namespace, name, sub } = target;
         carry_metadata(old, new);
         match sub {
-            Some(sub) => subresources::restrict(kind, sub, old, new),
+            Some(sub) => {
+                subresources::restrict(kind, sub, old, new);
+                if sub == Subresource::Status {
+                    (kind.prepare_status)(new, old);
+                }
+            }
             None => (kind.prepare_update)(new, old),
         }
         (kind.defaults)(new);
@@ -232,6 +257,7 @@ impl Objects {
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
         }
+        settle(kind.definition, new);
         // A status is no wish, and where a pod runs is the scheduler's answer to one.
         let counted = !matches!(sub, Some(Subresource::Status | Subresource::Binding));
         if kind.generation && counted && (kind.counts)(new, old) {
@@ -283,18 +309,6 @@ fn check_preconditions(target: Target<'_>, current: &Object, new: &Value) -> Res
 pub(super) fn uid_conflict(resource: Resource, name: &str, wanted: &str, found: &str) -> ApiError {
     let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
     ApiError::conflict(resource, name, &why)
-}
-
-/// What kubectl is to show about an object that was changed.
-fn update_warnings(kind: &Kind, new: &Value, old: &Value) -> Vec<String> {
-    match kind.update_warnings {
-        Some(warnings) => warnings(new, old),
-        None => {
-            // What was so before was told then.
-            let told = (kind.warnings)(old);
-            (kind.warnings)(new).into_iter().filter(|warning| !told.contains(warning)).collect()
-        }
-    }
 }
 
 /// Metadata that only the server writes stays as it is.

@@ -146,7 +146,7 @@ fn ephemeral(pod: &Pod<'_>, path: &Path, problems: &mut Problems) {
             problems.not_found(&path.field("targetContainerName"), target);
         }
         const WHY: &str = "cannot be set for an Ephemeral Container";
-        for field in NOT_EPHEMERAL.iter().filter(|field| is_set(&container[**field])) {
+        for field in NOT_EPHEMERAL.iter().filter(|field| is_set(field, &container[**field])) {
             problems.forbidden(&path.field(field), WHY);
         }
         for (index, mount) in items(&container["volumeMounts"]).iter().enumerate() {
@@ -157,12 +157,11 @@ fn ephemeral(pod: &Pod<'_>, path: &Path, problems: &mut Problems) {
     }
 }
 
-/// Resources are always there, mostly empty.
-fn is_set(value: &Value) -> bool {
+/// Resources are always there, mostly empty; of everything else an empty one is one.
+fn is_set(field: &str, value: &Value) -> bool {
     match value {
         Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
+        Value::Object(map) => field != "resources" || !map.is_empty(),
         _ => true,
     }
 }

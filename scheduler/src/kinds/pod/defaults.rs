@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{image, prepare, status, volumes};
+use super::{image, status, volumes};
 use crate::kinds::json::{empty, ensure, is_unset, items_mut, member_mut, set_default};
 
 /// What upstream fills in for a pod, beyond what it fills in for templates.
@@ -30,7 +30,6 @@ pub(in crate::kinds) fn pod(pod: &mut Value) {
 pub(in crate::kinds) fn template(spec: &mut Map<String, Value>) {
     let template = ensure(spec, "template");
     ensure(template, "metadata");
-    prepare::drop_gated(template);
     template_spec(ensure(template, "spec"));
 }
 

@@ -17,7 +17,7 @@ pub(super) mod resources;
 mod restart;
 mod security;
 mod spread;
-mod status;
+pub(super) mod status;
 pub(super) mod tolerations;
 mod update;
 pub(super) mod validate;

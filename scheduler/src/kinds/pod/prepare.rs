@@ -4,7 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{annotations, gates, resources, spread};
-use crate::kinds::json::{ensure, is_unset, items_mut, member_mut, text};
+use crate::kinds::{
+    json::{ensure, is_unset, items, member_mut, members, text},
+    schema::settle,
+    validate::Path,
+};
 
 /// Annotations of a form of init containers that is long gone.
 const OLD_INIT_CONTAINERS: [&str; 4] = [
@@ -22,17 +26,18 @@ pub(in crate::kinds) fn new_pod(pod: &mut Value) {
     map.insert("status".to_owned(), json!({"phase": "Pending"}));
     drop_gated(map);
     spread::merge_label_keys(map);
-    profiles_from_annotations(map);
-    if let Some(spec) = map.get_mut("spec") {
+    profiles_from_annotations(pod);
+    if let Some(spec) = pod.get_mut("spec") {
         resources::fill_pod(spec);
         let qos = super::qos_class(spec);
         pod["status"]["qosClass"] = qos.into();
     }
 }
 
-/// What is behind a gate stays away, and requests of a whole pod stay when a client that does not know them leaves
+/// What is behind a gate stays away, an empty list is none to those who compare with what there was, and requests of a whole pod stay when a client that does not know them leaves
 /// them out.
 pub(in crate::kinds) fn changed_pod(new: &mut Value, old: &Value) {
+    settle("io.k8s.api.core.v1.Pod", new);
     let Some(map) = new.as_object_mut() else { return };
     drop_gated(map);
     let before = &old["spec"]["resources"];
@@ -64,34 +69,46 @@ pub(in crate::kinds) fn drop_gated(holder: &mut Map<String, Value>) {
 }
 
 /// `AppArmor` profiles that only the annotations name go into the containers' fields.
-fn profiles_from_annotations(pod: &mut Map<String, Value>) {
-    let named = pod.get("metadata").map(|metadata| metadata["annotations"].clone()).unwrap_or_default();
-    if !named.as_object().is_some_and(|map| map.keys().any(|key| key.starts_with(annotations::APP_ARMOR))) {
-        return;
-    }
-    let Some(spec) = member_mut(pod, "spec") else { return };
-    if spec.get("os").is_some_and(|os| os["name"] == "windows") {
-        return;
-    }
-    let of_pod = spec.get("securityContext").map(|context| context["appArmorProfile"].clone());
-    for list in ["initContainers", "containers"] {
-        for container in items_mut(spec, list) {
-            let key = format!("{}{}", annotations::APP_ARMOR, name_of(container));
-            let profile = annotations::app_armor_field(text(&named, &key));
-            let unset =
-                container.get("securityContext").is_none_or(|context| context["appArmorProfile"].is_null());
-            if let Some(profile) = profile
-                && unset
-                && of_pod.as_ref() != Some(&profile)
-            {
-                ensure(container, "securityContext").insert("appArmorProfile".to_owned(), profile);
-            }
+fn profiles_from_annotations(pod: &mut Value) {
+    for (list, index, _, profile) in noted_profiles(pod) {
+        if let (Some(profile), Some(container)) = (profile, pod["spec"][list][index].as_object_mut()) {
+            ensure(container, "securityContext").insert("appArmorProfile".to_owned(), profile);
         }
     }
 }
 
-fn name_of(container: &Map<String, Value>) -> &str {
-    container.get("name").and_then(Value::as_str).unwrap_or_default()
+/// Warnings about annotations of a new pod that name what has a field now. Whoever sets both is not warned, so they are
+/// looked at before one makes the other.
+pub(in crate::kinds) fn profile_warnings(pod: &Value) -> Vec<String> {
+    const WHY: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
+    let path = Path::new("metadata").field("annotations");
+    noted_profiles(pod).into_iter().map(|(_, _, key, _)| format!("{}: {WHY}", path.key(&key))).collect()
+}
+
+/// Containers whose profile an annotation names, and nothing else does: the list and place of each, the annotation, and
+/// the field that means the same; none when it means nothing.
+fn noted_profiles(pod: &Value) -> Vec<(&'static str, usize, String, Option<Value>)> {
+    let (spec, named) = (&pod["spec"], &pod["metadata"]["annotations"]);
+    let mut out = Vec::new();
+    let any = members(named).any(|(key, _)| key.starts_with(annotations::APP_ARMOR));
+    if !any || spec["os"]["name"] == "windows" {
+        return out;
+    }
+    for list in ["initContainers", "containers"] {
+        for (index, container) in items(&spec[list]).iter().enumerate() {
+            let key = format!("{}{}", annotations::APP_ARMOR, text(container, "name"));
+            let noted = named.get(&key).and_then(Value::as_str);
+            let Some(noted) = noted.filter(|_| container["securityContext"]["appArmorProfile"].is_null())
+            else {
+                continue;
+            };
+            let profile = annotations::app_armor_field(noted);
+            if profile.is_none() || profile.as_ref() != Some(&spec["securityContext"]["appArmorProfile"]) {
+                out.push((list, index, key, profile));
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -174,6 +191,25 @@ mod tests {
         assert_eq!(pod["metadata"]["annotations"].as_object().unwrap().len(), 1);
         let profile = &pod["spec"]["containers"][0]["securityContext"]["appArmorProfile"];
         assert_eq!(*profile, json!({"type": "Localhost", "localhostProfile": "x"}));
+    }
+
+    #[test]
+    fn an_annotation_that_alone_names_a_profile_is_warned_about() {
+        let key = |name: &str| format!("container.apparmor.security.beta.kubernetes.io/{name}");
+        let warning = |name: &str| {
+            let key = key(name);
+            format!(
+                "metadata.annotations[{key}]: deprecated since v1.30; use the \"appArmorProfile\" field instead"
+            )
+        };
+        let field = json!({"appArmorProfile": {"type": "Unconfined"}});
+        let mut pod = json!({
+            "metadata": {"annotations": {key("a"): "unconfined", key("b"): "unconfined", key("c"): "?", key("x"): ""}},
+            "spec": {"initContainers": [{"name": "a"}], "containers": [{"name": "b", "securityContext": field}, {"name": "c"}]},
+        });
+        assert_eq!(profile_warnings(&pod), [warning("a"), warning("c")]);
+        pod["spec"]["securityContext"] = field;
+        assert_eq!(profile_warnings(&pod), [warning("c")], "the pod as a whole says the same");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::devices;
 use crate::kinds::{
-    json::{ensure, is_unset, items, text},
+    json::{ensure, is_unset, items, items_mut, text},
     validate::{Path, Problems, ip, names},
 };
 
@@ -17,6 +17,46 @@ const OWN_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
 const LISTS: [(&str, &str); 2] =
     [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")];
 const EPHEMERAL: &str = "ephemeralContainerStatuses";
+
+/// What a written status keeps of the old one when its writer does not know it, and what is behind a gate that is off.
+pub(in crate::kinds) fn prepare(new: &mut Value, old: &Value) {
+    let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) else { return };
+    let old = &old["status"];
+    for field in ["qosClass", "observedGeneration", "resourceClaimStatuses", "extendedResourceClaimStatus"] {
+        if is_unset(status, field) && !old[field].is_null() {
+            status.insert(field.to_owned(), old[field].clone());
+        }
+    }
+    let mut before: Vec<&Value> = items(&old["conditions"]).iter().collect();
+    for condition in items_mut(status, "conditions") {
+        let same = |other: &&Value| condition.get("type") == other.get("type");
+        let Some(at) = before.iter().position(same) else { continue };
+        let generation = &before.remove(at)["observedGeneration"];
+        if is_unset(condition, "observedGeneration") && !generation.is_null() {
+            condition.insert("observedGeneration".to_owned(), generation.clone());
+        }
+    }
+    for field in ["nodeAllocatableResourceClaimStatuses", "volumeHealth"] {
+        status.remove(field);
+    }
+    for list in [LISTS[0].0, LISTS[1].0, EPHEMERAL] {
+        for container in items_mut(status, list) {
+            items_mut(container, "volumeMounts").for_each(|mount| drop(mount.remove("volumeStatus")));
+        }
+    }
+}
+
+/// Warnings about addresses in a status that are written in an unusual way.
+pub(in crate::kinds) fn address_warnings(pod: &Value) -> Vec<String> {
+    let (status, path, mut out) = (&pod["status"], Path::new("status"), Vec::new());
+    for list in ["podIPs", "hostIPs"] {
+        for (index, address) in items(&status[list]).iter().enumerate() {
+            let path = path.field(list).index(index).field("ip");
+            out.extend(ip::warning(text(address, "ip"), &path));
+        }
+    }
+    out
+}
 
 /// Compares two states of a pod's status.
 pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
@@ -213,6 +253,35 @@ mod tests {
         let mut problems = Problems::default();
         check(&json!({"spec": spec, "status": new}), &json!({"spec": spec, "status": old}), &mut problems);
         problems.into_causes().iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+    }
+
+    #[test]
+    fn a_writer_that_does_not_know_generations_keeps_them() {
+        let condition = |ty: &str, seen: Value| json!({"type": ty, "observedGeneration": seen});
+        let old = json!({"status": {"observedGeneration": 3, "qosClass": "Burstable",
+            "conditions": [condition("A", json!(1)), condition("A", json!(2)), condition("B", json!(3))]}});
+        let mut new = json!({"status": {
+            "conditions": [{"type": "A"}, condition("B", json!(4)), {"type": "A"}, {"type": "C"}, {"type": "A"}],
+            "containerStatuses": [{"volumeMounts": [{"name": "v", "volumeStatus": {"image": {}}}]}],
+        }});
+        prepare(&mut new, &old);
+        let expected = json!({"status": {
+            "observedGeneration": 3, "qosClass": "Burstable",
+            "conditions": [condition("A", json!(1)), condition("B", json!(4)), condition("A", json!(2)), {"type": "C"},
+                {"type": "A"}],
+            "containerStatuses": [{"volumeMounts": [{"name": "v"}]}],
+        }});
+        assert_eq!(new, expected);
+    }
+
+    #[test]
+    fn oddly_written_addresses_are_warned_about() {
+        let pod = json!({"status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "FE80::1"}], "hostIPs": [{"ip": "10.0.0.1"}]}});
+        let canonical = "should be in RFC 5952 canonical format (\"fe80::1\")";
+        assert_eq!(
+            address_warnings(&pod),
+            [format!("status.podIPs[1].ip: IPv6 address \"FE80::1\" {canonical}")]
+        );
     }
 
     #[test]

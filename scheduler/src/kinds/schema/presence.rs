@@ -11,6 +11,15 @@ use super::{Definition, Field, Schema, Type, schema};
 
 const PRESENCE_FACTS: &str = include_str!("../../../schema/presence-facts.txt");
 
+/// Fields whose emptiness validation or admission tells from absence. Everywhere else an empty list or map goes as soon
+/// as it is read, so that nothing needs to ask which of the two it has.
+const KEPT_EMPTY: [(&str, &[&str]); 4] = [
+    ("io.k8s.api.core.v1.PodSpec", &["overhead"]),
+    ("io.k8s.api.core.v1.ResourceRequirements", &["claims"]),
+    ("io.k8s.api.core.v1.EphemeralContainer", &["ports", "resizePolicy", "restartPolicyRules"]),
+    ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", &["finalizers", "ownerReferences"]),
+];
+
 /// What it means that a field is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
@@ -30,6 +39,14 @@ pub(super) fn add_facts(schema: &mut Schema) {
         let Some(definition) = schema.definitions.get_mut(name) else { continue };
         for (how, fields) in words.split(' ').filter_map(|word| word.split_once('=')) {
             fields.split(',').for_each(|field| add_fact(definition, how, field));
+        }
+    }
+    for (name, fields) in KEPT_EMPTY {
+        let Some(definition) = schema.definitions.get_mut(name) else { continue };
+        for field in fields {
+            if let Some(field) = definition.fields.get_mut(*field) {
+                field.kept_empty = true;
+            }
         }
     }
     let names: Vec<String> = schema.definitions.keys().cloned().collect();
@@ -86,8 +103,7 @@ impl Field {
     pub fn says_nothing(&self, value: &Value) -> bool {
         match (value, &self.presence) {
             (Value::Null, _) => true,
-            (Value::Array(list), Presence::Optional) => list.is_empty(),
-            (Value::Object(map), Presence::Optional) => matches!(self.ty, Type::Map(_)) && map.is_empty(),
+            (_, Presence::Optional) => !self.kept_empty && self.is_empty(value),
             (value, Presence::Dropped) => match value {
                 Value::Bool(value) => !value,
                 Value::Number(number) => number.as_f64() == Some(0.0),
@@ -96,6 +112,64 @@ impl Field {
             },
             _ => false,
         }
+    }
+
+    /// Whether `value` is a list or a map without content.
+    fn is_empty(&self, value: &Value) -> bool {
+        match value {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => matches!(self.ty, Type::Map(_)) && map.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// Drops from an object of the type called `definition` the empty lists and maps that were told from absence so far.
+pub fn drop_empties(definition: &str, object: &mut Value) {
+    if let (Some(definition), Value::Object(map)) = (schema().definition(definition), object) {
+        settle_object(definition, map, false);
+    }
+}
+
+/// Brings an object of the type called `definition` into the form that the store keeps: as [`drop_empties`], and an empty
+/// list that would be shown anyway is null.
+pub fn settle(definition: &str, object: &mut Value) {
+    if let (Some(definition), Value::Object(map)) = (schema().definition(definition), object) {
+        settle_object(definition, map, true);
+    }
+}
+
+fn settle_object(definition: &Definition, map: &mut Map<String, Value>, nulls: bool) {
+    map.retain(|name, value| {
+        if !(value.is_array() || value.is_object()) {
+            return true;
+        }
+        let Some(field) = definition.fields.get(name) else { return true };
+        if !field.is_empty(value) {
+            settle_value(&field.ty, value, nulls);
+            return true;
+        }
+        if nulls && field.presence == Presence::Shown(Value::Null) {
+            *value = Value::Null;
+        }
+        field.presence != Presence::Optional
+    });
+}
+
+fn settle_value(ty: &Type, value: &mut Value, nulls: bool) {
+    match (ty, value) {
+        (Type::Object(name), Value::Object(map)) => {
+            if let Some(definition) = schema().definition(name) {
+                settle_object(definition, map, nulls);
+            }
+        }
+        (Type::List(item), Value::Array(list)) if item.has_parts() => {
+            list.iter_mut().for_each(|value| settle_value(item, value, nulls));
+        }
+        (Type::Map(item), Value::Object(map)) if item.has_parts() => {
+            map.values_mut().for_each(|value| settle_value(item, value, nulls));
+        }
+        _ => {}
     }
 }
 
@@ -177,6 +251,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn empty_lists_go_where_the_store_cannot_tell_them() {
+        let spec = json!({
+            "overhead": {}, "resources": {"claims": []},
+            "containers": [{"name": "c", "resources": {"claims": []}}],
+            "volumes": [{"name": "v", "projected": {"sources": []}}, {"name": "e", "emptyDir": {}}],
+        });
+        let mut pod = json!({"metadata": {"name": "p", "ownerReferences": []}, "spec": spec});
+        let (kind, whole) = (crate::kinds::by_resource(crate::model::Resource::PODS).unwrap(), pod.clone());
+        crate::kinds::decode::decode(kind, &mut pod).unwrap();
+        assert_eq!(pod, whole, "told until then");
+        settle("io.k8s.api.core.v1.Pod", &mut pod);
+        let expected = json!({"metadata": {"name": "p"}, "spec": {
+            "resources": {}, "containers": [{"name": "c", "resources": {}}],
+            "volumes": [{"name": "v", "projected": {"sources": null}}, {"name": "e", "emptyDir": {}}]}});
+        assert_eq!(pod, expected);
     }
 
     #[test]

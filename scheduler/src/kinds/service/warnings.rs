@@ -64,3 +64,28 @@ pub(in crate::kinds) fn warnings(service: &Value) -> Vec<String> {
     }
     out
 }
+
+/// Warnings about the addresses of a load balancer in a status.
+pub(in crate::kinds) fn ingress_addresses(object: &Value) -> Vec<String> {
+    let path = Path::new("status").field("loadBalancer").field("ingress");
+    let all = items(&object["status"]["loadBalancer"]["ingress"]).iter().enumerate();
+    all.filter_map(|(index, ingress)| ip::warning(text(ingress, "ip"), &path.index(index))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn oddly_written_addresses_of_balancers_are_warned_about() {
+        let service = json!({"status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}, {"ip": "FE80::1"}, {"hostname": "h"}]}}});
+        assert_eq!(
+            ingress_addresses(&service),
+            [
+                "status.loadBalancer.ingress[1]: IPv6 address \"FE80::1\" should be in RFC 5952 canonical format (\"fe80::1\")"
+            ]
+        );
+    }
+}

@@ -81,6 +81,12 @@ pub(in crate::kinds) fn legacy_range(text: &str, before: &[&str], path: &Path, p
     }
 }
 
+/// The first of `ranges` that is none, with its place.
+pub(in crate::kinds) fn first_unreadable(ranges: &[serde_json::Value]) -> Option<(usize, &str)> {
+    let texts = ranges.iter().filter_map(serde_json::Value::as_str).enumerate();
+    texts.into_iter().find(|(_, text)| range(text).is_none())
+}
+
 struct Range {
     ip: IpAddr,
     length: u8,

@@ -41,7 +41,6 @@ fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),
-        Value::Array(list) => !list.is_empty(),
         Value::Number(number) => number.as_i64() != Some(0),
         _ => true,
     }
