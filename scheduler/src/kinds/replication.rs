@@ -8,7 +8,7 @@ use super::{
     json::{ensure, member_mut, set_default},
     pod, print,
     table::BASE,
-    validate::{Path, Problems, selectors},
+    validate::{Path, Problems, meta, names, selectors},
     workload,
 };
 use crate::model::{Cause, Resource};
@@ -115,7 +115,10 @@ fn validate_template(template: &Value, old: Option<&Value>) -> Vec<Cause> {
 /// A ReplicationController; `old` on update.
 fn validate_controller(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    workload::metadata(controller, old, &mut problems);
+    match old {
+        None => meta::object_meta_of_made(controller, names::dns_subdomain, &mut problems),
+        Some(old) => meta::object_meta_update(controller, old, &mut problems),
+    }
     let (spec, path) = (&controller["spec"], Path::new("spec"));
     problems.not_negative(&path.field("minReadySeconds"), &spec["minReadySeconds"]);
     let selected = spec["selector"].as_object().is_some_and(|selector| !selector.is_empty());

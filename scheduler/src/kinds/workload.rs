@@ -86,7 +86,7 @@ pub(super) fn metadata(object: &Value, old: Option<&Value>, problems: &mut Probl
 fn selector_stays(new: &Value, old: Option<&Value>, problems: &mut Problems) {
     let selector = &new["spec"]["selector"];
     if old.is_some_and(|old| old["spec"]["selector"] != *selector) {
-        let shown = selectors::shown(selector);
+        let shown = if selector.is_null() { "null".to_owned() } else { selectors::shown(selector) };
         problems.invalid_shown(&Path::new("spec.selector"), &shown, "field is immutable");
     }
 }
@@ -369,6 +369,8 @@ mod tests {
              field is immutable",
             "in the order of its type"
         );
+        let causes = validate_deployment(&deployment(|d| d["spec"]["selector"] = Value::Null), Some(&old));
+        assert_eq!(causes.last().unwrap().message, "Invalid value: null: field is immutable");
     }
 
     #[test]

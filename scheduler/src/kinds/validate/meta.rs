@@ -20,17 +20,33 @@ pub(in crate::kinds) fn object_meta(object: &Value, name: fn(&str) -> Vec<String
     standard_finalizers(object, problems);
 }
 
+/// As [`object_meta`], for the kinds that look at names once they are made, and not at what they are made from.
+pub(in crate::kinds) fn object_meta_of_made(
+    object: &Value,
+    name: fn(&str) -> Vec<String>,
+    problems: &mut Problems,
+) {
+    named_meta(object, name, problems);
+    standard_finalizers(object, problems);
+}
+
 /// As [`object_meta`], for the kinds that take finalizers of any name.
 pub(in crate::kinds) fn plain_object_meta(
     object: &Value,
     name: fn(&str) -> Vec<String>,
     problems: &mut Problems,
 ) {
-    let (metadata, path) = (&object["metadata"], Path::new("metadata"));
-    let (own, base) = (text(metadata, "name"), text(metadata, "generateName"));
+    let base = text(&object["metadata"], "generateName");
     if !base.is_empty() {
-        problems.all(&path.field("generateName"), base, name(&stem(base)));
+        problems.all(&Path::new("metadata").field("generateName"), base, name(&stem(base)));
     }
+    named_meta(object, name, problems);
+}
+
+/// All of `metadata` but the base of a generated name.
+fn named_meta(object: &Value, name: fn(&str) -> Vec<String>, problems: &mut Problems) {
+    let (metadata, path) = (&object["metadata"], Path::new("metadata"));
+    let own = text(metadata, "name");
     if own.is_empty() {
         problems.required(&path.field("name"), "name or generateName is required");
     } else {
