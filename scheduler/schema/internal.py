@@ -17,13 +17,15 @@ import re
 import sys
 
 VERSIONS = {"kubernetes": "v1.37.2", "api": "v0.37.2", "apimachinery": "v0.37.2"}
-ROOTS = ["PodSpec", "PodIP", "HostIP", "Taint", "SessionAffinityConfig", "metav1.OwnerReference"]
+ROOTS = ["PodSpec", "PodIP", "HostIP", "Taint", "SessionAffinityConfig", "ObjectReference", "EventSource",
+         "metav1.OwnerReference"]
 TYPE = re.compile(r"\ntype (\w+) struct \{\n(.*?)\n\}", re.S)
 NAMED = re.compile(r"\ntype (\w+) (\[\]\w+|map\[\w+\][\w.]+|\w+)\n")
 FIELD = re.compile(r"^(?:(\w+)\s+)?(\*?(?:\[\]|map\[\w+\])?\*?[\w.]+)(?:\s+`json:\"([^\"]*)\".*`)?$")
 ZERO = {"string": '""', "bool": "false", "int32": "0", "int64": "0", "int": "0", "float64": "0"}
 # They print themselves.
-OWN_TEXT = {"resource.Quantity": '"0"', "metav1.Time": "null", "metav1.MicroTime": "null", "intstr.IntOrString": "0"}
+OWN_TEXT = {"resource.Quantity": '"0"', "metav1.Time": "null", "metav1.MicroTime": "null", "intstr.IntOrString": "0",
+            "types.UID": '""'}
 
 
 def declarations(text):

@@ -247,7 +247,8 @@ fn validate_class(class: &Value, old: Option<&Value>) -> Vec<Cause> {
     let (spec, path) = (&class["spec"], Path::new("spec"));
     let at = path.field("controller");
     if let Some(old) = old {
-        problems.immutable(&at, &spec["controller"], &old["spec"]["controller"]);
+        // A text that is not there is the empty one.
+        problems.immutable(&at, &text(spec, "controller").into(), &old["spec"]["controller"]);
     }
     meta::object_meta(class, names::dns_subdomain, &mut problems);
     let controller = text(spec, "controller");

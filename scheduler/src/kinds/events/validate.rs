@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     kinds::{
-        json::text,
+        json::{empty, text},
         validate::{Path, Problems, meta, names},
     },
     model::Cause,
@@ -14,24 +14,33 @@ use crate::{
 /// Longest action, reason and reporting instance, and longest note.
 const MAX_WORD: usize = 128;
 const MAX_NOTE: usize = 1024;
+/// What a field holds, for how upstream prints it.
+#[derive(Clone, Copy)]
+enum Held {
+    Text,
+    Number,
+    Time,
+    /// An object of its internal type; one that is always there, or one that may be absent.
+    Object(&'static str),
+    Pointer(&'static str),
+}
+
 /// What an update in the newer form may not change, by the names of the stored form and of what upstream calls them.
-const FIXED: [(&str, &str); 9] = [
-    ("involvedObject", "involvedObject"),
-    ("reason", "reason"),
-    ("message", "message"),
-    ("source", "source"),
-    ("firstTimestamp", "firstTimestamp"),
-    ("lastTimestamp", "lastTimestamp"),
-    ("count", "count"),
-    ("reason", "reason"),
-    ("type", "type"),
-];
-const FIXED_TOO: [(&str, &str); 5] = [
-    ("eventTime", "eventTime"),
-    ("action", "action"),
-    ("related", "related"),
-    ("reportingComponent", "reportingController"),
-    ("reportingInstance", "reportingInstance"),
+const FIXED: [(&str, &str, Held); 14] = [
+    ("involvedObject", "involvedObject", Held::Object("ObjectReference")),
+    ("reason", "reason", Held::Text),
+    ("message", "message", Held::Text),
+    ("source", "source", Held::Object("EventSource")),
+    ("firstTimestamp", "firstTimestamp", Held::Time),
+    ("lastTimestamp", "lastTimestamp", Held::Time),
+    ("count", "count", Held::Number),
+    ("reason", "reason", Held::Text),
+    ("type", "type", Held::Text),
+    ("eventTime", "eventTime", Held::Time),
+    ("action", "action", Held::Text),
+    ("related", "related", Held::Pointer("ObjectReference")),
+    ("reportingComponent", "reportingController", Held::Text),
+    ("reportingInstance", "reportingInstance", Held::Text),
 ];
 
 /// A core event.
@@ -118,9 +127,18 @@ fn update(event: &Value, old: &Value, problems: &mut Problems) {
     if event["series"] != old["series"] {
         series(event, problems);
     }
-    for (field, path) in FIXED.into_iter().chain(FIXED_TOO) {
-        if !(unset(&event[field]) && unset(&old[field])) {
-            problems.immutable(&Path::new(path), &event[field], &old[field]);
+    for (field, path, held) in FIXED {
+        let (new, path) = (&event[field], Path::new(path));
+        if (unset(new) && unset(&old[field])) || *new == old[field] {
+            continue;
+        }
+        const WHY: &str = "field is immutable";
+        match (held, new) {
+            (Held::Text, Value::Null) => problems.invalid(&path, "", WHY),
+            (Held::Number, Value::Null) => problems.invalid(&path, 0, WHY),
+            (Held::Object(ty), Value::Null) => problems.invalid_of(&path, ty, &empty(), WHY),
+            (Held::Object(ty) | Held::Pointer(ty), _) => problems.invalid_of(&path, ty, new, WHY),
+            _ => problems.invalid(&path, new.clone(), WHY),
         }
     }
 }
@@ -180,5 +198,15 @@ mod tests {
         let changed = event(&json!({"message": "other"}));
         let found = said(newer(&changed, Some(&event(&json!({})))));
         assert_eq!(found, ["message: Invalid value: \"other\": field is immutable"]);
+        let old = event(&json!({"message": "m", "related": {"kind": "Pod", "name": "p"}}));
+        let found = said(newer(&event(&json!({"related": {"uid": "u"}})), Some(&old)));
+        let related = r#"{"Kind":"","Namespace":"","Name":"","UID":"u","APIVersion":"","ResourceVersion":"","FieldPath":""}"#;
+        assert_eq!(
+            found,
+            [
+                "message: Invalid value: \"\": field is immutable".to_owned(),
+                format!("related: Invalid value: {related}: field is immutable"),
+            ]
+        );
     }
 }
