@@ -27,6 +27,7 @@ mod access;
 mod body;
 pub mod discovery;
 mod health;
+mod issuer;
 mod listing;
 mod metrics;
 pub mod metrics_api;

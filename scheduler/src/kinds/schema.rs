@@ -16,7 +16,7 @@ use k8s_openapi::{
         apps, authentication, authorization, autoscaling, coordination, core, discovery, events, networking,
         node, policy,
     },
-    apimachinery::pkg::apis::meta::v1 as meta,
+    apimachinery::pkg::{apis::meta::v1 as meta, version},
 };
 
 pub use presence::{Presence, complete, drop_empties, settle};
@@ -157,6 +157,10 @@ fn add_roots(generator: &mut SchemaGenerator) {
     add::<authorization::v1::SelfSubjectRulesReview>(generator);
     add::<meta::DeleteOptions>(generator);
     add::<meta::Status>(generator);
+    add::<meta::APIVersions>(generator);
+    add::<meta::APIGroupList>(generator);
+    add::<meta::APIResourceList>(generator);
+    add::<version::Info>(generator);
 }
 
 impl Schema {

@@ -6,6 +6,7 @@
 
 mod extras;
 mod paths;
+mod roots;
 mod schemas;
 mod v2;
 
@@ -53,7 +54,7 @@ impl Document {
     }
 }
 
-/// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
+/// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`, `version`.
 static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
     let all = schemas::all();
     let extras = EXTRAS.iter().map(|extra| (extra.group, extra.version));
@@ -61,9 +62,9 @@ static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
         kinds::all().iter().map(|k| (k.group, k.version)).chain(extras).collect();
     versions.sort_unstable();
     versions.dedup();
-    let build =
-        |(group, version)| (path_of(group, version), Document::new(&group_version(group, version, &all)));
-    versions.into_iter().map(build).collect()
+    let versions =
+        versions.into_iter().map(|(group, version)| (path_of(group, version), group_version(group, version)));
+    versions.chain(roots::all()).map(|(path, paths)| (path, Document::new(&described(paths, &all)))).collect()
 });
 
 static INDEX: LazyLock<Document> = LazyLock::new(|| {
@@ -84,7 +85,7 @@ pub fn index() -> &'static Document {
     &INDEX
 }
 
-/// `/openapi/v3/{path}`, where path is `api/v1` or `apis/{group}/{version}`.
+/// `/openapi/v3/{path}`, where path is `api/v1`, `apis/{group}/{version}`, or one of those above them.
 pub fn document(path: &str) -> Option<&'static Document> {
     DOCUMENTS.get(path)
 }
@@ -110,21 +111,29 @@ fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn group_version(group: &str, version: &str, all: &Map<String, Value>) -> Value {
-    let mut paths = Map::new();
+fn group_version(group: &str, version: &str) -> Map<String, Value> {
+    let mut paths = roots::resources(group, version);
     for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
         paths.extend(paths::of_kind(kind));
     }
     for extra in EXTRAS.iter().filter(|e| (e.group, e.version) == (group, version)) {
         paths.extend(extras::paths(extra));
     }
+    paths
+}
+
+/// The document of paths, with the schemas that they lead to.
+fn described(paths: Map<String, Value>, all: &Map<String, Value>) -> Value {
     let paths = Value::Object(paths);
-    let schemas = schemas::reachable(&paths, all);
+    let mut schemas = schemas::reachable(&paths, all);
+    schemas::name_options(&paths, &mut schemas);
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {"BearerToken": {
+            "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication",
+        }}},
     })
 }
 

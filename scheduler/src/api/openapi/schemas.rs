@@ -1,5 +1,5 @@
-//! The component schemas: those of `k8s-openapi` in the dialect of OpenAPI 3.0, with the x-kubernetes
-//! extensions that upstream publishes.
+//! The component schemas: those of `k8s-openapi` in the dialect of OpenAPI 3.0, with what upstream publishes of them
+//! beside: defaults, enumerations, what is required, and the x-kubernetes extensions (see `schema/openapi.py`).
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ use crate::{
 
 const PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+const FACTS: &str = include_str!("../../../schema/openapi-facts.txt");
 /// The extension that names the kinds of a schema.
 pub(super) const GVK: &str = "x-kubernetes-group-version-kind";
 
@@ -31,13 +32,8 @@ pub(super) fn all() -> Map<String, Value> {
     let mut out = Map::new();
     for (name, mut node) in schema::definitions() {
         to_openapi(&mut node);
-        if let Some(required) = node.get_mut("required").and_then(Value::as_array_mut) {
-            // Required in the types of k8s-openapi only.
-            required.retain(|field| field != "metadata");
-        }
-        if node.get("required").and_then(Value::as_array).is_some_and(Vec::is_empty) {
-            node.as_object_mut().map(|n| n.remove("required"));
-        }
+        // Other fields are required in the types of k8s-openapi.
+        node.as_object_mut().map(|node| node.remove("required"));
         out.insert(name, node);
     }
     out.extend(extras::schemas());
@@ -59,6 +55,19 @@ pub(super) fn reachable(paths: &Value, all: &Map<String, Value>) -> Map<String, 
         }
     }
     out
+}
+
+/// The options of a deletion are a kind of each version that takes them.
+pub(super) fn name_options(paths: &Value, schemas: &mut Map<String, Value>) {
+    let Some(node) = schemas.get_mut(&format!("{META}.DeleteOptions")) else { return };
+    let items = paths.as_object().into_iter().flat_map(Map::values);
+    let own = items.filter_map(|item| item["delete"].get(GVK)).next();
+    if let (Some(kinds), Some(own)) = (node[GVK].as_array_mut(), own) {
+        let kind = json!({"group": own["group"], "version": own["version"], "kind": "DeleteOptions"});
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
 }
 
 fn references(node: &Value, into: &mut BTreeSet<String>) {
@@ -113,27 +122,39 @@ fn add_scalars(all: &mut Map<String, Value>) {
     all.insert(format!("{META}.Patch"), json!({"type": "object", "description": patch}));
 }
 
+/// Facts of types that are not served are skipped.
 fn add_facts(all: &mut Map<String, Value>) {
-    for fact in schema::facts() {
-        let Some(definition) = all.get_mut(fact.definition).and_then(Value::as_object_mut) else { continue };
-        let node = match fact.field {
-            None => Some(definition),
-            Some(field) => {
-                definition.get_mut("properties").and_then(|p| p.get_mut(field)).and_then(Value::as_object_mut)
+    for line in FACTS.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, facts)) = line.split_once(' ') else { continue };
+        if let (Some(node), Ok(facts)) = (all.get_mut(name), serde_json::from_str(facts)) {
+            merge(node, facts);
+        }
+    }
+}
+
+/// Adds facts to a schema; those of fields that it does not have are left out.
+fn merge(node: &mut Value, facts: Map<String, Value>) {
+    if node.get("$ref").is_some() {
+        // Nothing may stand beside a reference.
+        *node = json!({"allOf": [node.take()]});
+    }
+    let Some(node) = node.as_object_mut() else { return };
+    for (name, value) in facts {
+        match (name.as_str(), value) {
+            ("properties", Value::Object(fields)) => {
+                let Some(properties) = node.get_mut("properties") else { continue };
+                for (field, facts) in fields {
+                    if let (Some(node), Value::Object(facts)) = (properties.get_mut(&field), facts) {
+                        merge(node, facts);
+                    }
+                }
             }
-        };
-        let Some(node) = node else { continue };
-        for (word, value) in fact.words() {
-            let (name, value) = match word {
-                "list" => ("x-kubernetes-list-type", json!(value)),
-                "keys" => ("x-kubernetes-list-map-keys", json!(value.split(',').collect::<Vec<_>>())),
-                "map" => ("x-kubernetes-map-type", json!(value)),
-                "patch" => ("x-kubernetes-patch-strategy", json!(value)),
-                "key" => ("x-kubernetes-patch-merge-key", json!(value)),
-                "default" => ("default", json!(value)),
-                _ => continue,
-            };
-            node.insert(name.to_owned(), value);
+            ("items" | "additionalProperties", Value::Object(facts)) => {
+                if let Some(node) = node.get_mut(&name) {
+                    merge(node, facts);
+                }
+            }
+            (_, value) => drop(node.insert(name, value)),
         }
     }
 }
@@ -151,8 +172,9 @@ fn add_kinds(all: &mut Map<String, Value>) {
     name("io.k8s.api.autoscaling.v1.Scale", "autoscaling", "v1", "Scale");
     name("io.k8s.api.policy.v1.Eviction", "policy", "v1", "Eviction");
     name("io.k8s.api.core.v1.Binding", "", "v1", "Binding");
-    name(&format!("{META}.Status"), "", "v1", "Status");
-    name(&format!("{META}.DeleteOptions"), "", "v1", "DeleteOptions");
+    for kind in ["Status", "DeleteOptions", "APIVersions", "APIGroup", "APIGroupList", "APIResourceList"] {
+        name(&format!("{META}.{kind}"), "", "v1", kind);
+    }
     for extra in &EXTRAS {
         name(extra.definition, extra.group, extra.version, extra.kind);
     }
