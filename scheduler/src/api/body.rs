@@ -3,11 +3,11 @@
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     kinds::{decode::parse, wire},
-    model::{ApiError, Reason},
+    model::{ApiError, Reason, go},
 };
 
 /// Upstream's limit of a request body.
@@ -52,14 +52,18 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or("").trim()
 }
 
-/// Decodes the body of an object that is to be of type `of`.
+/// Decodes the body of an object that is to be of type `of`. Nothing at all (`null`) is an object that says nothing.
 pub(super) fn decode(headers: &HeaderMap, bytes: &Bytes, of: &str) -> Result<Decoded, ApiError> {
-    match media_type(headers) {
+    let mut decoded = match media_type(headers) {
         "" | "application/json" => typed_json(bytes, of),
         "application/yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => protobuf(bytes),
         _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
+    }?;
+    if decoded.value.is_null() {
+        decoded.value = Value::Object(Map::new());
     }
+    Ok(decoded)
 }
 
 fn typed_json(bytes: &Bytes, of: &str) -> Result<Decoded, ApiError> {
@@ -71,20 +75,26 @@ fn typed_json(bytes: &Bytes, of: &str) -> Result<Decoded, ApiError> {
         );
         ApiError::new(Reason::BadRequest, message)
     };
-    let (value, duplicates) = parse(bytes).map_err(|error| refused(in_gos_words(&error, bytes)))?;
-    let found = match &value {
-        Value::Object(_) | Value::Null => {
-            return Ok(Decoded { value, duplicates, source: Some(bytes.clone()) });
+    let (value, duplicates) = parse(bytes).map_err(|error| refused(go::json_error(&error, bytes)))?;
+    let map = match &value {
+        Value::Object(map) => map,
+        Value::Null => return Ok(Decoded { value, duplicates, source: Some(bytes.clone()) }),
+        other => {
+            let found = go::json_type(other);
+            return Err(refused(format!(
+                "json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \
+                 \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+            )));
         }
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
     };
-    Err(refused(format!(
-        "json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \
-         \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
-    )))
+    let odd = |field: &&str| map.get(*field).is_some_and(|value| !value.is_string() && !value.is_null());
+    if let Some(field) = ["apiVersion", "kind"].into_iter().find(odd) {
+        let found = go::json_type(&map[field]);
+        return Err(refused(format!(
+            "json: cannot unmarshal {found} into Go struct field .{field} of type string"
+        )));
+    }
+    Ok(Decoded { value, duplicates, source: Some(bytes.clone()) })
 }
 
 /// The beginning of a body, as upstream shows it.
@@ -97,30 +107,6 @@ fn summary(bytes: &[u8]) -> String {
         Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     if more.is_empty() { shown } else { format!("{shown} ...") }
-}
-
-/// What Go's parser would say, which is what clients of upstream know.
-fn in_gos_words(error: &serde_json::Error, bytes: &[u8]) -> String {
-    if error.is_eof() {
-        return "unexpected end of JSON input".to_owned();
-    }
-    let said = error.to_string();
-    let place = [
-        ("expected value", "looking for beginning of value"),
-        ("expected ident", "in literal"),
-        ("key must be a string", "looking for beginning of object key string"),
-        ("expected `:`", "after object key"),
-        ("expected `,` or `}`", "after object key:value pair"),
-        ("expected `,` or `]`", "after array element"),
-        ("trailing characters", "after top-level value"),
-        ("trailing comma", "looking for beginning of value"),
-    ];
-    let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let found = line.get(error.column().saturating_sub(1)).map(|byte| char::from(*byte));
-    match (place.iter().find(|(text, _)| said.starts_with(text)), found) {
-        (Some((_, place)), Some(found)) => format!("invalid character '{}' {place}", found.escape_default()),
-        _ => said,
-    }
 }
 
 /// 415, naming what would be taken.
@@ -153,10 +139,7 @@ pub(super) fn applied(bytes: &[u8]) -> Result<Decoded, ApiError> {
     })?;
     let found = match &decoded.value {
         Value::Object(_) | Value::Null => return Ok(decoded),
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
+        other => go::json_type(other),
     };
     let message = format!(
         "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value \
@@ -218,6 +201,8 @@ mod tests {
                  \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }} (5b5d)"
             )
         );
+        let why = "json: cannot unmarshal number into Go struct field .kind of type string";
+        assert_eq!(said(br#"{"kind":1}"#), format!("{head}{why} ({{\"kind\":1}})"));
         assert!(
             said(br#"{"a":1 "b": "0123456789012345678901"}"#)
                 .ends_with("({\"a\":1 \"b\": \"01234567890123456 ...)")
@@ -245,6 +230,11 @@ mod tests {
         assert_eq!(decode(&headers, b"k8s").unwrap_err().reason, Reason::BadRequest);
         headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
         assert!(decode(&headers, b"{}").is_ok());
+        assert_eq!(
+            decode(&headers, b"null").unwrap().value,
+            value!({}),
+            "nothing is an object that says nothing"
+        );
     }
 
     #[tokio::test]

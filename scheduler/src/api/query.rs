@@ -110,7 +110,16 @@ impl Params {
             None => self.get(field),
         };
         let orphans = body.and_then(|b| b.get("orphanDependents")).and_then(serde_json::Value::as_bool);
+        let orphans =
+            orphans.or_else(|| self.get("orphanDependents").map(|_| self.is_set("orphanDependents")));
+        let refused = |cause| Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]));
+        let field = "propagationPolicy".to_owned();
         let propagation = match (text("propagationPolicy").filter(|p| !p.is_empty()), orphans) {
+            (Some(both), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let message = format!("Invalid value: {both:?}: {why}");
+                return refused(Cause { reason: "FieldValueInvalid", field, message });
+            }
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), _) => Some(Propagation::Foreground),
@@ -119,9 +128,7 @@ impl Params {
                 let message = format!(
                     "Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
                 );
-                let field = "propagationPolicy".to_owned();
-                let cause = Cause { reason: "FieldValueNotSupported", field, message };
-                return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]));
+                return refused(Cause { reason: "FieldValueNotSupported", field, message });
             }
         };
         let stated = body.and_then(|b| b.get("gracePeriodSeconds")).and_then(serde_json::Value::as_i64);
@@ -284,6 +291,11 @@ mod tests {
         let options = params("gracePeriodSeconds=0").delete(None).unwrap();
         assert_eq!((options.grace_seconds, options.propagation), (Some(0), None));
         assert!(params("propagationPolicy=Never").delete(None).is_err());
+        let propagation = |query: &str| params(query).delete(None).unwrap().propagation;
+        assert_eq!(propagation("orphanDependents=x"), Some(Propagation::Orphan));
+        assert_eq!(propagation("orphanDependents=false"), Some(Propagation::Background));
+        let both = params("orphanDependents=1&propagationPolicy=Orphan").delete(None).unwrap_err();
+        assert!(both.message.ends_with("cannot be both set"), "{both}");
     }
 
     #[test]

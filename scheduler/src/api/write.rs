@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::{Api, body, listing::ListOptions, read, request::Ask, respond};
 use crate::{
-    kinds::{Kind, Subresource},
+    kinds::{
+        Kind, Subresource,
+        decode::{decode_as, refusal_of},
+    },
     model::{ApiError, Cause, Key, Reason, Resource},
     objects::{Deleted, Page, Patch, WriteOptions, Written},
 };
@@ -46,8 +49,11 @@ pub(super) async fn create_sub(
     body: Body,
 ) -> Result<Response, ApiError> {
     let options = ask.write_options("CreateOptions")?;
-    let of = if at.sub == Some(Subresource::Binding) { "Binding" } else { "Eviction" };
-    let body = body::decode(ask.headers, &body::read(body).await?, of)?.value;
+    let body = match at.sub {
+        Some(Subresource::Binding) => own_body(ask, body, "Binding", "io.k8s.api.core.v1.Binding"),
+        _ => own_body(ask, body, "Eviction", "io.k8s.api.policy.v1.Eviction"),
+    };
+    let body = body.await?;
     match at.sub {
         Some(Subresource::Binding) => {
             api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, body, &options).await?;
@@ -69,12 +75,29 @@ pub(super) async fn create_sub(
     }
 }
 
+/// The body of a subresource that is of another type than the object: all of them are of a first version.
+async fn own_body(
+    ask: &Ask<'_>,
+    body: Body,
+    name: &str,
+    definition: &'static str,
+) -> Result<Value, ApiError> {
+    let mut decoded = body::decode(ask.headers, &body::read(body).await?, name)?;
+    decode_as(definition, &mut decoded.value)
+        .map_err(|error| refusal_of(name, "v1", error.told(decoded.source.as_deref())))?;
+    Ok(decoded.value)
+}
+
 /// `PUT`.
 pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
     writable(at.sub)?;
     let mut options = ask.write_options("UpdateOptions")?;
-    let of = if at.sub == Some(Subresource::Scale) { "Scale" } else { at.kind.kind };
-    let decoded = body::decode(ask.headers, &body::read(body).await?, of)?;
+    if at.sub == Some(Subresource::Scale) {
+        let scale = own_body(ask, body, "Scale", "io.k8s.api.autoscaling.v1.Scale").await?;
+        let written = api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, scale, &options);
+        return written_response(ask, at.kind, at.sub, &written.await?).await;
+    }
+    let decoded = body::decode(ask.headers, &body::read(body).await?, at.kind.kind)?;
     options.duplicates = decoded.duplicates;
     options.source = decoded.source;
     options.view = at.kind.view.is_some().then_some(at.kind);

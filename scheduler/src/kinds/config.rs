@@ -118,7 +118,7 @@ fn registry_logins(secret: &Value, key: &str, problems: &mut Problems) {
         Ok(Value::Object(_) | Value::Null) => return,
         Ok(other) => format!(
             "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
-            super::decode::go_name(&other)
+            crate::model::go::json_type(&other)
         ),
         Err(_) if text.is_empty() => "unexpected end of JSON input".to_owned(),
         Err(error) => what(&error),

@@ -5,6 +5,7 @@
 mod duplicates;
 mod embedded;
 mod findings;
+mod order;
 
 use serde_json::{Map, Value};
 
@@ -13,27 +14,66 @@ use super::{
     quantity::Quantity,
     schema::{Definition, Type, schema},
 };
-use crate::model::{ApiError, Reason};
+use crate::model::{ApiError, Reason, go::json_type};
 
 pub use duplicates::parse;
 pub use findings::findings;
 
 /// A value that its field cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Misfit {
+    at: Vec<Step>,
+    why: String,
+    /// Whether the type reads itself: Go's decoder ends at the first such value, and goes on behind all others.
+    own: bool,
+}
+
+/// The values that their fields cannot hold. Upstream tells one of them, and so does this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DecodeError(String);
+#[error("{}", self.told(None))]
+pub struct DecodeError(Vec<Misfit>);
+
+impl DecodeError {
+    /// What is told of a body whose text is known: the first misfit in it. Without the text the fields go by name, as in
+    /// what upstream makes of YAML and of patches.
+    pub fn told(&self, source: Option<&[u8]>) -> &str {
+        let place = |misfit: &Misfit| source.map(|source| order::offset(source, &misfit.at));
+        let first = match self.0.as_slice() {
+            [only] => Some(only),
+            several => several.iter().min_by_key(|misfit| (!misfit.own, place(misfit))),
+        };
+        first.map_or("", |misfit| &misfit.why)
+    }
+}
+
+/// One step from an object to a value in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Field(String),
+    Item(usize),
+}
 
 /// Decodes `object` in place as `kind` and returns the unknown fields that were dropped, as upstream words
 /// them: `unknown field "spec.replicsa"`.
 pub fn decode(kind: &Kind, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { root: kind.definition, ..Decoder::default() };
-    decoder.value(&Type::Object(kind.definition.to_owned()), object)?;
-    Ok(decoder.unknown)
+    decode_as(kind.definition, object)
+}
+
+/// As [`decode`], for the body of a subresource, which is no kind that is stored.
+pub fn decode_as(definition: &'static str, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { root: definition, ..Decoder::default() };
+    decoder.value(&Type::Object(definition.to_owned()), object);
+    if decoder.misfits.is_empty() { Ok(decoder.unknown) } else { Err(DecodeError(decoder.misfits)) }
 }
 
 /// The refusal of a body that does not decode: `Pod in version "v1" cannot be handled as a Pod: why`.
 pub fn refusal(kind: &Kind, why: &str) -> ApiError {
-    let message = format!("{0} in version {1:?} cannot be handled as a {0}: {why}", kind.kind, kind.version);
+    refusal_of(kind.kind, kind.version, why)
+}
+
+/// As [`refusal`], for a type by name.
+pub fn refusal_of(name: &str, version: &str, why: &str) -> ApiError {
+    let message = format!("{name} in version {version:?} cannot be handled as a {name}: {why}");
     ApiError::new(Reason::BadRequest, message)
 }
 
@@ -46,24 +86,24 @@ pub fn strict_refusal(kind: &Kind, findings: &[String]) -> ApiError {
 struct Decoder {
     /// The type of the whole object.
     root: &'static str,
-    /// With list indices, for unknown fields.
-    path: String,
-    /// Names only, as Go's decoder gives it.
-    names: Vec<String>,
+    /// From the object to the value at hand.
+    at: Vec<Step>,
     /// The type that holds the field.
     holder: String,
     unknown: Vec<String>,
+    misfits: Vec<Misfit>,
 }
 
 impl Decoder {
-    fn value(&mut self, ty: &Type, value: &mut Value) -> Result<(), DecodeError> {
+    fn value(&mut self, ty: &Type, value: &mut Value) {
         match (ty, &mut *value) {
-            (Type::Any, _) | (Type::Boolean, Value::Bool(_)) | (Type::String, Value::String(_)) => Ok(()),
-            (Type::Number, Value::Number(_)) => Ok(()),
-            (Type::Object(name), Value::Object(map)) => match schema().definition(name) {
-                Some(definition) => self.object(name, definition, map),
-                None => Ok(()),
-            },
+            (Type::Any, _) | (Type::Boolean, Value::Bool(_)) | (Type::String, Value::String(_)) => {}
+            (Type::Number, Value::Number(_)) | (Type::IntOrString, Value::String(_)) => {}
+            (Type::Object(name), Value::Object(map)) => {
+                if let Some(definition) = schema().definition(name) {
+                    self.object(name, definition, map);
+                }
+            }
             (Type::Map(values), Value::Object(map)) => self.map(values, map),
             (Type::List(item), Value::Array(list)) => self.list(item, list),
             (Type::Int32 | Type::Int64, Value::Number(number)) => {
@@ -71,41 +111,46 @@ impl Decoder {
                     Type::Int32 => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
                     _ => number.is_i64(),
                 };
-                if fits { Ok(()) } else { Err(self.mismatch(&format!("number {number}"), ty)) }
+                if !fits {
+                    self.mismatch(&format!("number {number}"), ty);
+                }
             }
-            (Type::IntOrString, Value::String(_)) => Ok(()),
             (Type::IntOrString, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
-                Ok(())
             }
             (Type::IntOrString, other) => {
                 let what = match &*other {
                     Value::Number(number) => format!("number {number}"),
-                    other => go_name(other).to_owned(),
+                    other => json_type(other).to_owned(),
                 };
-                Err(DecodeError(format!("json: cannot unmarshal {what} into Go value of type int32")))
+                self.misfit(format!("json: cannot unmarshal {what} into Go value of type int32"), true);
             }
-            (Type::Quantity, _) => quantity(value, |quantity| quantity),
-            (Type::Bytes, Value::String(text)) => base64(text),
-            (Type::Time | Type::MicroTime, Value::String(text)) => time(text, ty),
-            (_, other) => Err(self.mismatch(go_name(other), ty)),
+            (Type::Quantity, _) => self.own(quantity(value, |quantity| quantity)),
+            (Type::Bytes, Value::String(text)) => {
+                if let Err(why) = base64(text) {
+                    self.misfit(why, false);
+                }
+            }
+            (Type::Time | Type::MicroTime, Value::String(text)) => self.own(time(text, ty)),
+            (_, other) => {
+                let found = json_type(other);
+                self.mismatch(found, ty);
+            }
         }
     }
 
-    fn object(
-        &mut self,
-        name: &str,
-        definition: &Definition,
-        map: &mut Map<String, Value>,
-    ) -> Result<(), DecodeError> {
+    fn object(&mut self, name: &str, definition: &Definition, map: &mut Map<String, Value>) {
         let short = name.rsplit('.').next().unwrap_or(name).to_owned();
         let outer = std::mem::replace(&mut self.holder, short);
         let names: Vec<String> = map.keys().cloned().collect();
         for name in names {
-            let length = self.enter(&name);
             match (definition.fields.get(&name), map.get_mut(&name)) {
-                (Some(field), Some(value)) if !value.is_null() => self.value(&field.ty, value)?,
+                (Some(field), Some(value)) if !value.is_null() => {
+                    self.at.push(Step::Field(name.clone()));
+                    self.value(&field.ty, value);
+                    self.at.pop();
+                }
                 (None, _) => {
-                    self.unknown.push(format!("unknown field {:?}", self.path));
+                    self.unknown.push(format!("unknown field {:?}", self.path(&name)));
                     map.remove(&name);
                 }
                 _ => {}
@@ -115,60 +160,77 @@ impl Decoder {
             {
                 map.remove(&name);
             }
-            self.leave(length);
         }
         self.holder = outer;
-        Ok(())
     }
 
-    fn map(&mut self, values: &Type, map: &mut Map<String, Value>) -> Result<(), DecodeError> {
+    fn map(&mut self, values: &Type, map: &mut Map<String, Value>) {
         for (name, value) in map {
-            let length = self.enter(name);
+            self.at.push(Step::Field(name.clone()));
             replace_null(values, value);
             match values {
                 // Upstream rounds the quantities of a list of resources, and of nothing else.
-                Type::Quantity => quantity(value, Quantity::in_milli)?,
-                values => self.value(values, value)?,
+                Type::Quantity => self.own(quantity(value, Quantity::in_milli)),
+                values => self.value(values, value),
             }
-            self.leave(length);
+            self.at.pop();
         }
-        Ok(())
     }
 
-    fn list(&mut self, item: &Type, list: &mut [Value]) -> Result<(), DecodeError> {
+    fn list(&mut self, item: &Type, list: &mut [Value]) {
         for (index, value) in list.iter_mut().enumerate() {
-            let length = self.path.len();
-            self.path.push_str(&format!("[{index}]"));
+            self.at.push(Step::Item(index));
             replace_null(item, value);
-            self.value(item, value)?;
-            self.path.truncate(length);
+            self.value(item, value);
+            self.at.pop();
         }
-        Ok(())
     }
 
-    fn enter(&mut self, name: &str) -> usize {
-        let length = self.path.len();
-        if length > 0 {
-            self.path.push('.');
+    /// The path of a field of the object at hand, with list indices.
+    fn path(&self, name: &str) -> String {
+        let mut out = String::new();
+        for step in &self.at {
+            match step {
+                Step::Field(name) if out.is_empty() => out.push_str(name),
+                Step::Field(name) => out.extend([".", name]),
+                Step::Item(index) => out.push_str(&format!("[{index}]")),
+            }
         }
-        self.path.push_str(name);
-        self.names.push(name.to_owned());
-        length
+        if !out.is_empty() {
+            out.push('.');
+        }
+        out + name
     }
 
-    fn leave(&mut self, length: usize) {
-        self.path.truncate(length);
-        self.names.pop();
-    }
-
-    fn mismatch(&self, found: &str, ty: &Type) -> DecodeError {
-        let field = format!("{}.{}", self.holder, embedded::path(self.root, &self.names));
+    fn mismatch(&mut self, found: &str, ty: &Type) {
+        // Names only, as Go's decoder gives it.
+        let names: Vec<&str> = self
+            .at
+            .iter()
+            .filter_map(|step| match step {
+                Step::Field(name) => Some(name.as_str()),
+                Step::Item(_) => None,
+            })
+            .collect();
+        let field = format!("{}.{}", self.holder, embedded::path(self.root, &names));
         let ty = go_type(ty);
-        DecodeError(if self.names.is_empty() {
+        let why = if names.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {ty}")
         } else {
             format!("json: cannot unmarshal {found} into Go struct field {field} of type {ty}")
-        })
+        };
+        self.misfit(why, false);
+    }
+
+    /// The outcome of a type that reads itself.
+    fn own(&mut self, outcome: Result<(), String>) {
+        if let Err(why) = outcome {
+            self.misfit(why, true);
+        }
+    }
+
+    fn misfit(&mut self, why: String, own: bool) {
+        self.misfits.push(Misfit { at: self.at.clone(), why, own });
     }
 }
 
@@ -186,18 +248,18 @@ fn replace_null(ty: &Type, value: &mut Value) {
     };
 }
 
-fn quantity(value: &mut Value, rounded: fn(Quantity) -> Quantity) -> Result<(), DecodeError> {
+fn quantity(value: &mut Value, rounded: fn(Quantity) -> Quantity) -> Result<(), String> {
     let text = match &*value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
         other => other.to_string(),
     };
-    let quantity: Quantity = text.parse().map_err(|e| DecodeError(format!("{e}")))?;
+    let quantity: Quantity = text.parse().map_err(|e| format!("{e}"))?;
     *value = Value::from(rounded(quantity).to_string());
     Ok(())
 }
 
-fn base64(text: &mut String) -> Result<(), DecodeError> {
+fn base64(text: &mut String) -> Result<(), String> {
     use ::base64::{DecodeError as Base64Error, Engine, engine::general_purpose::STANDARD};
     // Go skips line breaks in base64; manifests have them in folded scalars.
     let packed: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
@@ -206,7 +268,7 @@ fn base64(text: &mut String) -> Result<(), DecodeError> {
             Base64Error::InvalidByte(at, _) | Base64Error::InvalidLastSymbol(at, _) => at,
             Base64Error::InvalidLength(_) | Base64Error::InvalidPadding => packed.len() / 4 * 4,
         };
-        DecodeError(format!("illegal base64 data at input byte {at}"))
+        format!("illegal base64 data at input byte {at}")
     });
     *text = packed;
     result
@@ -224,32 +286,20 @@ fn micro(text: &str) -> Result<(), String> {
     }
 }
 
-fn time(text: &mut String, ty: &Type) -> Result<(), DecodeError> {
+fn time(text: &mut String, ty: &Type) -> Result<(), String> {
     let layout =
         if *ty == Type::Time { "2006-01-02T15:04:05Z07:00" } else { "2006-01-02T15:04:05.000000Z07:00" };
-    let parsed: jiff::Timestamp = text.parse().map_err(|_| {
-        DecodeError(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
-    })?;
+    let parsed: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))?;
     if *ty == Type::MicroTime {
-        micro(text).map_err(|why| DecodeError(format!("parsing time {text:?} as {layout:?}: {why}")))?;
+        micro(text).map_err(|why| format!("parsing time {text:?} as {layout:?}: {why}"))?;
     }
     *text = match ty {
         Type::Time => parsed.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         _ => parsed.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
     };
     Ok(())
-}
-
-/// What Go's decoder calls a value of this kind.
-pub(super) fn go_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn go_type(ty: &Type) -> String {
@@ -272,154 +322,4 @@ fn go_type(ty: &Type) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::{kinds::by_resource, model::Resource};
-
-    fn pod(mut object: Value) -> Result<(Value, Vec<String>), String> {
-        let unknown = decode(by_resource(Resource::PODS).unwrap(), &mut object).map_err(|e| e.to_string())?;
-        Ok((object, unknown))
-    }
-
-    #[test]
-    fn unknown_fields_are_dropped_and_named() {
-        let body = json!({"metadata": {"name": "p", "lables": {}},
-            "spec": {"containers": [{"name": "c", "imagePullpolicy": "Always"}]}});
-        let (object, unknown) = pod(body).unwrap();
-        assert_eq!(object, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}}));
-        let expected =
-            ["unknown field \"metadata.lables\"", "unknown field \"spec.containers[0].imagePullpolicy\""];
-        assert_eq!(unknown, expected);
-    }
-
-    #[test]
-    fn wrong_types_are_refused_in_the_words_of_go() {
-        for (spec, expected) in [
-            (
-                json!({"terminationGracePeriodSeconds": "30"}),
-                "json: cannot unmarshal string into Go struct field \
-                 PodSpec.spec.terminationGracePeriodSeconds of type int64",
-            ),
-            (
-                json!({"containers": [{"env": [{"name": "A", "value": 1}]}]}),
-                "json: cannot unmarshal number into Go struct field EnvVar.spec.containers.env.value of type string",
-            ),
-            (
-                json!({"containers": {"name": "c"}}),
-                "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
-            ),
-            (
-                json!({"volumes": [{"name": "v", "secret": {"items": [{"mode": "x"}]}}]}),
-                "json: cannot unmarshal string into Go struct field KeyToPath.spec.volumes.VolumeSource.secret.items.mode \
-                 of type int32",
-            ),
-            (
-                json!({"containers": [{"livenessProbe": {"exec": 5}}]}),
-                "json: cannot unmarshal number into Go struct field Probe.spec.containers.livenessProbe.ProbeHandler.exec \
-                 of type v1.ExecAction",
-            ),
-            (
-                json!({"priority": 1.5}),
-                "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32",
-            ),
-            (
-                json!({"containers": [{"resources": {"limits": {"cpu": "1 core"}}}]}),
-                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
-            ),
-            (
-                json!({"containers": [{"livenessProbe": {"httpGet": {"port": true}}}]}),
-                "json: cannot unmarshal bool into Go value of type int32",
-            ),
-        ] {
-            assert_eq!(pod(json!({ "spec": spec })).unwrap_err(), expected);
-        }
-    }
-
-    #[test]
-    fn the_stored_form_has_canonical_quantities_and_no_empties() {
-        let body = json!({
-            "metadata": {"name": "p", "creationTimestamp": null, "labels": {}},
-            "spec": {
-                "containers": [{"name": "c", "env": [], "resources": {"limits": {"cpu": "1000m", "memory": 1024}}}],
-                "volumes": [{"name": "v", "emptyDir": {}}],
-            },
-        });
-        let expected = json!({
-            "metadata": {"name": "p"},
-            "spec": {
-                "containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "1024"}}}],
-                "volumes": [{"name": "v", "emptyDir": {}}],
-            },
-        });
-        assert_eq!(pod(body).unwrap().0, expected);
-    }
-
-    #[test]
-    fn resources_are_rounded_up_to_thousandths() {
-        let body = json!({"metadata": {"name": "p"}, "spec": {
-            "containers": [{"name": "c", "resources": {
-                "limits": {"cpu": "100u", "memory": "0.0001"}, "requests": {"cpu": 0.0015}}}],
-            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "0.0001"}}]}});
-        let spec = &pod(body).unwrap().0["spec"];
-        let expected = json!({"limits": {"cpu": "1m", "memory": "1m"}, "requests": {"cpu": "2m"}});
-        assert_eq!(spec["containers"][0]["resources"], expected);
-        assert_eq!(spec["volumes"][0]["emptyDir"]["sizeLimit"], "100u", "no list of resources");
-    }
-
-    #[test]
-    fn a_null_item_is_the_zero_value_of_its_type() {
-        let body = json!({"spec": {"nodeSelector": {"k": null}, "containers": [null,
-            {"name": "c", "args": [null], "resources": {"limits": {"cpu": null}}}]}});
-        let expected = json!({"spec": {"nodeSelector": {"k": ""}, "containers": [{},
-            {"name": "c", "args": [""], "resources": {"limits": {"cpu": "0"}}}]}});
-        assert_eq!(pod(body).unwrap().0, expected);
-    }
-
-    #[test]
-    fn the_zero_value_of_a_field_that_is_no_pointer_is_absence() {
-        let body = json!({"spec": {"hostNetwork": false, "nodeName": "", "hostUsers": false,
-            "terminationGracePeriodSeconds": 0, "priorityClassName": ""}});
-        let expected = json!({"spec": {"hostUsers": false, "terminationGracePeriodSeconds": 0}});
-        assert_eq!(pod(body).unwrap().0, expected);
-    }
-
-    #[test]
-    fn micro_times_have_six_digits() {
-        let kind = by_resource(Resource::LEASES).unwrap();
-        let decoded = |text: &str| {
-            let mut lease = json!({"spec": {"renewTime": text}});
-            decode(kind, &mut lease).map(|_| lease["spec"]["renewTime"].clone()).map_err(|e| e.to_string())
-        };
-        assert_eq!(decoded("2026-01-02T03:04:05.678901Z").unwrap(), "2026-01-02T03:04:05.678901Z");
-        assert_eq!(
-            decoded("2026-01-02T03:04:05Z").unwrap_err(),
-            "parsing time \"2026-01-02T03:04:05Z\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"Z\" as \
-             \".000000\""
-        );
-        assert!(
-            decoded("2026-01-02T03:04:05.123456789Z")
-                .unwrap_err()
-                .ends_with("cannot parse \"789Z\" as \"Z07:00\"")
-        );
-    }
-
-    #[test]
-    fn secrets_must_be_base64() {
-        let kind = by_resource(Resource::SECRETS).unwrap();
-        let refused = |data: &str| decode(kind, &mut json!({"data": {"k": data}})).unwrap_err().to_string();
-        assert_eq!(refused("not base64!"), "illegal base64 data at input byte 3");
-        assert!(decode(kind, &mut json!({"data": {"k": "aGVsbG8=\n"}})).is_ok());
-    }
-
-    #[test]
-    fn refusals_name_the_kind() {
-        let kind = by_resource(Resource::DEPLOYMENTS).unwrap();
-        assert_eq!(
-            strict_refusal(kind, &["unknown field \"spec.x\"".to_owned()]).message,
-            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
-             unknown field \"spec.x\""
-        );
-    }
-}
+mod tests;

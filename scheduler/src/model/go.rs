@@ -45,6 +45,49 @@ pub fn json(value: &Value) -> String {
     }
 }
 
+/// What Go's decoder calls a value of this kind.
+pub fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// What Go's parser says of a text that is no JSON, which is what clients of upstream know.
+pub fn json_error(error: &serde_json::Error, text: &[u8]) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let said = error.to_string();
+    let place = [
+        ("expected value", "looking for beginning of value"),
+        ("expected ident", "in literal"),
+        ("key must be a string", "looking for beginning of object key string"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        ("trailing characters", "after top-level value"),
+        ("trailing comma", "looking for beginning of value"),
+    ];
+    let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let found = line.get(error.column().saturating_sub(1)).map(|byte| char::from(*byte));
+    match (place.iter().find(|(text, _)| said.starts_with(text)), found) {
+        (Some((_, place)), Some(found)) => {
+            let shown = match found {
+                '\'' => "\\'".to_owned(),
+                '"' => "\"".to_owned(),
+                found => quote(&found.to_string()).trim_matches('"').to_owned(),
+            };
+            format!("invalid character '{shown}' {place}")
+        }
+        _ => said,
+    }
+}
+
 /// Letters, marks, numbers, punctuation, symbols and the plain space.
 fn is_printable(c: char) -> bool {
     c == ' ' || c == '\'' || c.is_alphanumeric() || c.escape_debug().len() == 1
@@ -69,6 +112,19 @@ mod tests {
         ] {
             assert_eq!(quote(text), expected);
         }
+    }
+
+    #[test]
+    fn broken_json_is_refused_as_gos_parser_does() {
+        let said = |text: &str| {
+            let error = serde_json::from_str::<Value>(text).unwrap_err();
+            json_error(&error, text.as_bytes())
+        };
+        assert_eq!(said("{"), "unexpected end of JSON input");
+        assert_eq!(said("abc"), "invalid character 'a' looking for beginning of value");
+        assert_eq!(said("\u{ff}"), "invalid character 'Ã' looking for beginning of value");
+        assert_eq!(said("{} '"), "invalid character '\\'' after top-level value");
+        assert_eq!(said("{\"a\" 1}"), "invalid character '1' after object key");
     }
 
     #[test]

@@ -42,12 +42,13 @@ impl Objects {
     ) -> Result<Written, ApiError> {
         let written = options.view.unwrap_or(kind);
         check_type(written, &mut body)?;
+        // As upstream: what does not decode is refused before anything else is looked at.
+        let mut warnings = check_fields(written, &mut body, options)?;
         check_namespace(written, namespace, &mut body)?;
         if !meta::text(&body, "resourceVersion").is_empty() {
             let message = "resourceVersion should not be set on objects to be created";
             return Err(ApiError::new(Reason::BadRequest, message));
         }
-        let mut warnings = check_fields(written, &mut body, options)?;
         body = to_stored(written, body);
         warnings.extend(meta::join_owners(&mut body));
         let generate = meta::text(&body, "name").is_empty();
@@ -196,51 +197,35 @@ fn prepare_metadata(kind: &Kind, namespace: Option<&str>, object: &mut Value) {
     }
 }
 
-/// The body must be an object of this kind; a missing type is filled in, as upstream does.
+/// The body must be an object of this kind; a missing part of its type is filled in, as upstream does.
 pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> {
     let Some(object) = body.as_object_mut() else {
         return Err(ApiError::new(Reason::BadRequest, "the request body is not a JSON object"));
     };
     let api_version = kind.api_version();
     for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", kind.kind)] {
-        match object.get(field).and_then(Value::as_str).filter(|v| !v.is_empty()) {
-            None => drop(object.insert(field.to_owned(), expected.into())),
-            Some(found) if found == expected => {}
-            Some(_) => {
-                let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
-                let message = not_of(kind, &text("apiVersion"), &text("kind"));
-                return Err(ApiError::new(Reason::BadRequest, message));
-            }
+        let slot = object.entry(field).or_insert(Value::Null);
+        if slot.as_str().is_none_or(str::is_empty) {
+            *slot = expected.into();
         }
     }
-    match object.get("metadata") {
-        None | Some(Value::Object(_) | Value::Null) => Ok(()),
-        Some(found) => {
-            let (own, version) = (kind.kind, kind.version);
-            let found = match found {
-                Value::Array(_) => "array",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                _ => "number",
-            };
-            let message = format!(
-                "{own} in version {version:?} cannot be handled as a {own}: json: cannot unmarshal {found} into Go struct \
-                 field {own}.metadata of type v1.ObjectMeta"
-            );
-            Err(ApiError::new(Reason::BadRequest, message))
-        }
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, given) = (text("apiVersion"), text("kind"));
+    if (version, given) == (api_version.as_str(), kind.kind) {
+        return Ok(());
     }
+    Err(ApiError::new(Reason::BadRequest, not_of(kind, version, given)))
 }
 
 /// Upstream's words about a body that says that it is something else.
 fn not_of(kind: &Kind, version: &str, given: &str) -> String {
     let expected = kind.kind;
     let (group, short) = version.split_once('/').unwrap_or(("", version));
-    let why = if given.is_empty() {
-        return format!(
-            "the object provided is unrecognized (must be of type {expected}): Object 'Kind' is missing in the object"
-        );
-    } else if kinds::by_gvk(group, short, given).is_some() || (version, given) == ("v1", "Status") {
+    let known = kinds::by_gvk(group, short, given);
+    if known.is_some_and(|known| known.resource == kind.resource) {
+        return other_version(version, kind);
+    }
+    let why = if known.is_some() || (version, given) == ("v1", "Status") {
         let package = match kind.group.split('.').next().unwrap_or_default() {
             "" | "events" => "core",
             package => package,
@@ -253,6 +238,12 @@ fn not_of(kind: &Kind, version: &str, given: &str) -> String {
         )
     };
     format!("{given} in version {short:?} cannot be handled as a {expected}: {why}")
+}
+
+/// Upstream's words about the same object in another version than the path's.
+fn other_version(version: &str, kind: &Kind) -> String {
+    let expected = kind.api_version();
+    format!("the API version in the data ({version}) does not match the expected API version ({expected})")
 }
 
 /// The body's namespace is that of the request.
@@ -291,7 +282,8 @@ pub(super) fn check_fields(
 ) -> Result<Vec<String>, ApiError> {
     super::patching::forget_managers(body);
     let mut findings = options.duplicates.clone();
-    findings.extend(decode::decode(kind, body).map_err(|e| decode::refusal(kind, &e.to_string()))?);
+    let source = options.source.as_deref();
+    findings.extend(decode::decode(kind, body).map_err(|e| decode::refusal(kind, e.told(source)))?);
     if let (false, Some(source)) = (findings.is_empty(), &options.source) {
         findings = decode::findings(kind, source);
     }

@@ -82,6 +82,11 @@ impl Objects {
         let mut new = old.clone();
         set_propagation(target.kind, delete, &mut new);
         let gone = mark(target.kind, delete, &old, &mut new) && !update::held(target.kind, &new);
+        if !gone && options.dry_run {
+            // As it would wait.
+            let preview = create::draft(target.kind, target.key(), &new)?.at(current.revision);
+            return Ok(Some(Deleted { object: preview.into(), gone }));
+        }
         if options.dry_run || (!gone && new == old) {
             return Ok(Some(Deleted { object: current.clone(), gone }));
         }

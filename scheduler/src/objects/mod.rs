@@ -27,6 +27,8 @@ mod token;
 mod update;
 
 #[cfg(test)]
+mod body_tests;
+#[cfg(test)]
 mod managed_tests;
 #[cfg(test)]
 mod model_tests;

@@ -25,7 +25,11 @@ pub(super) fn patched(
             return apply_scale(target, old, body, options);
         }
         let (view, _) = apply_patch(target.kind, None, &view, patch, options)?;
-        return subresources::merge(target, old, &view);
+        return match (subresources::check_scale(&view), patch) {
+            (Ok(()), _) => subresources::merge(target, old, &view),
+            (Err(why), Patch::Strategic(patch)) => Err(patch::unfitting(&patch::printed(patch), &why)),
+            (Err(why), _) => Err(patch::unfitting(&view.to_string(), &why)),
+        };
     }
     // A view is patched in the form that its clients know.
     let kind = options.view.unwrap_or(target.kind);
@@ -74,6 +78,16 @@ fn apply_scale(
     options: &WriteOptions,
 ) -> Result<Edited, ApiError> {
     let kind = target.kind;
+    let replicas = body.pointer("/spec/replicas").unwrap_or(&Value::Null);
+    if !replicas.is_number() && !replicas.is_null() {
+        let (namespace, name) = (meta::text(body, "namespace"), meta::text(body, "name"));
+        let message = format!(
+            "failed to create typed patch object ({namespace}/{name}; autoscaling/v1, Kind=Scale): .spec.replicas: \
+             expected numeric (int or float), got {}",
+            patch::value_kind(replicas)
+        );
+        return Err(ApiError::new(Reason::BadRequest, message));
+    }
     let mut config = serde_json::json!({"apiVersion": kind.api_version(), "kind": kind.kind});
     config["metadata"] = serde_json::json!({"name": target.name});
     if let Some(replicas) = body.pointer("/spec/replicas") {

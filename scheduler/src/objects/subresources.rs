@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::{meta, update::Edited, update::Target};
 use crate::{
-    kinds::{Kind, Subresource},
-    model::{ApiError, Cause, LabelSelector, Reason},
+    kinds::{
+        Kind, Subresource,
+        decode::{decode_as, refusal_of},
+    },
+    model::{ApiError, Cause, LabelSelector},
 };
 
 /// Whether the body of a write is another type than the object.
@@ -77,31 +80,22 @@ pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edi
     Ok(Edited { object, warnings: Vec::new(), recorded })
 }
 
+/// Whether something is a Scale at all, or why not.
+pub(super) fn check_scale(scale: &Value) -> Result<(), String> {
+    decode_as("io.k8s.api.autoscaling.v1.Scale", &mut scale.clone())
+        .map(|_| ())
+        .map_err(|error| error.told(None).to_owned())
+}
+
 fn scale_replicas(target: Target<'_>, body: &Value) -> Result<i64, ApiError> {
-    if body.get("spec").is_some_and(|spec| !spec.is_object() && !spec.is_null()) {
-        let message = "Scale in version \"v1\" cannot be handled as a Scale: spec is not a JSON object";
-        return Err(ApiError::new(Reason::BadRequest, message));
+    check_scale(body).map_err(|why| refusal_of("Scale", "v1", &why))?;
+    let replicas = body.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    if replicas >= 0 {
+        return Ok(replicas);
     }
-    let replicas = body.pointer("/spec/replicas").unwrap_or(&Value::Null);
-    let invalid = |reason, message: String| {
-        let cause = Cause { reason, field: "spec.replicas".to_owned(), message };
-        ApiError::invalid("autoscaling", "Scale", target.name, vec![cause])
-    };
-    match replicas {
-        Value::Null => Ok(0),
-        Value::Number(n) if n.as_i64().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)) => {
-            Ok(n.as_i64().unwrap_or_default())
-        }
-        Value::Number(n) => Err(invalid(
-            "FieldValueInvalid",
-            format!("Invalid value: {n}: must be greater than or equal to 0"),
-        )),
-        other => {
-            let message =
-                format!("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas: {other}");
-            Err(ApiError::new(Reason::BadRequest, message))
-        }
-    }
+    let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
+    let cause = Cause { reason: "FieldValueInvalid", field: "spec.replicas".to_owned(), message };
+    Err(ApiError::invalid("autoscaling", "Scale", target.name, vec![cause]))
 }
 
 /// The `autoscaling/v1` Scale of a workload.
@@ -116,10 +110,12 @@ pub fn scale(object: &Value) -> Value {
     if let Some(selector) = any_selector(selector) {
         status["selector"] = selector.to_string().into();
     }
-    json!({
-        "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
-        "spec": {"replicas": number("/spec/replicas")}, "status": status,
-    })
+    // As upstream's type: a wish for none is not told.
+    let spec = match number("/spec/replicas") {
+        0 => json!({}),
+        replicas => json!({ "replicas": replicas }),
+    };
+    json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": spec, "status": status})
 }
 
 /// A selector object, or the plain map that a ReplicationController has.

@@ -6,24 +6,24 @@ use serde_json::{Value, json};
 use super::*;
 use crate::kinds::Subresource;
 
-fn options() -> WriteOptions {
+pub(super) fn options() -> WriteOptions {
     WriteOptions::controller("test")
 }
 
-async fn machine() -> Objects {
+pub(super) async fn machine() -> Objects {
     Objects::in_memory(Vec::new()).await.unwrap()
 }
 
-fn config_map(name: &str, data: &Value) -> Value {
+pub(super) fn config_map(name: &str, data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
-async fn make(objects: &Objects, name: &str) -> Written {
+pub(super) async fn make(objects: &Objects, name: &str) -> Written {
     let body = config_map(name, &json!({"k": "v"}));
     objects.create(Resource::CONFIG_MAPS, Some("default"), body, &options()).await.unwrap()
 }
 
-fn value(object: &Object) -> Value {
+pub(super) fn value(object: &Object) -> Value {
     object.decode().unwrap()
 }
 

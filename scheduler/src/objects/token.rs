@@ -12,7 +12,7 @@ use std::{
 use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ApiError, Key, Reason, Resource, Revision};
+use crate::model::{ApiError, Key, Reason, Resource, Revision, go};
 
 /// Upstream compacts every five minutes.
 const GOOD_FOR: Duration = Duration::from_secs(300);
@@ -75,7 +75,8 @@ impl Token<'_> {
             ApiError::new(Reason::BadRequest, message)
         };
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&base64_error(&error)))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|error| invalid(&format!(": {error}")))?;
+        let token: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| invalid(&format!(": {}", go::json_error(&error, &bytes))))?;
         if token.version != VERSION {
             return Err(invalid(&format!(
                 ": server does not recognize this encoded version {}",
@@ -188,6 +189,7 @@ mod tests {
             ),
             (r#"{"v":"meta.k8s.io/v1","rv":1}"#, "encoded start key empty (version meta.k8s.io/v1)"),
             (r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../x"}"#, "../x"),
+            ("x", "invalid character 'x' looking for beginning of value"),
         ] {
             assert_eq!(said(json), format!("{head}{why}"));
         }

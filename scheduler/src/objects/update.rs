@@ -62,6 +62,7 @@ impl Objects {
         }
         let written = options.view.unwrap_or(kind);
         create::check_type(written, &mut body)?;
+        let mut warnings = create::check_fields(written, &mut body, options)?;
         create::check_namespace(written, namespace, &mut body)?;
         patching::check_name(name, &body)?;
         if sub.is_none() && self.stored(&target.key()).is_none() && kind.create_on_update {
@@ -73,7 +74,6 @@ impl Objects {
             meta::of_mut(&mut body).remove("resourceVersion");
             return self.create_checked(kind, namespace, body, options, false).await;
         }
-        let mut warnings = create::check_fields(written, &mut body, options)?;
         body = create::to_stored(written, body);
         warnings.extend(meta::join_owners(&mut body));
         if sub.is_none()

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+pub(super) use crate::model::go::json_type;
+
 /// The type that Go decodes a value to.
 pub(super) fn go_type(value: &Value) -> &'static str {
     match value {
@@ -42,17 +44,5 @@ pub(super) fn literal(value: &Value) -> String {
             format!("map[string]interface {{}}{{{}}}", pairs.join(", "))
         }
         scalar => scalar.to_string(),
-    }
-}
-
-/// The kind of a JSON value as Go's decoder names it.
-pub(super) fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }

@@ -97,6 +97,11 @@ pub fn unfitting(patch: &str, why: &str) -> ApiError {
     ApiError::invalid("", "", "", vec![cause])
 }
 
+/// What upstream calls the type of a value in refusals of an apply.
+pub fn value_kind(value: &Value) -> &'static str {
+    golang::go_type(value)
+}
+
 /// A value as upstream prints it in refusals of a strategic patch.
 pub fn printed(patch: &Value) -> String {
     golang::spelled(patch)

@@ -13,13 +13,13 @@ static EMBEDDED: LazyLock<HashMap<(&'static str, &'static str), &'static str>> =
     LazyLock::new(|| wire::embedded_fields().collect());
 
 /// The path of `names` below an object of the type called `root`, with the structures on the way.
-pub(super) fn path(root: &str, names: &[String]) -> String {
+pub(super) fn path(root: &str, names: &[&str]) -> String {
     let mut out: Vec<&str> = Vec::with_capacity(names.len());
     let mut ty = Some(Type::Object(root.to_owned()));
-    for name in names {
+    for name in names.iter().copied() {
         ty = match ty.map(item) {
             Some(Type::Object(holder)) => {
-                out.extend(EMBEDDED.get(&(holder.as_str(), name.as_str())));
+                out.extend(EMBEDDED.get(&(holder.as_str(), name)));
                 schema().definition(&holder).and_then(|d| d.fields.get(name)).map(|field| field.ty.clone())
             }
             // The name is a key.
