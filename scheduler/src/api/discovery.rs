@@ -181,21 +181,34 @@ fn sort(resources: &mut [Value], field: &str) {
     resources.sort_by(|a, b| a[field].as_str().cmp(&b[field].as_str()));
 }
 
+/// Whether a group is served, or is one of Kubernetes' own that comes later. Of all others upstream knows nothing at all.
+pub(super) fn is_known(group: &str) -> bool {
+    ORDER.contains(&group) || group_versions().iter().any(|(served, _)| *served == group)
+}
+
 /// The order in which upstream lists its groups, by which clients choose between kinds of one name. Others follow.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 21] = [
+    "apiregistration.k8s.io",
     "apps",
     "events.k8s.io",
     "authentication.k8s.io",
     "authorization.k8s.io",
     "autoscaling",
     "batch",
+    "certificates.k8s.io",
     "networking.k8s.io",
     "policy",
     "rbac.authorization.k8s.io",
     "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
     "coordination.k8s.io",
     "node.k8s.io",
     "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "storagemigration.k8s.io",
 ];
 
 /// The named groups with their one version each, in upstream's order.
@@ -350,48 +363,4 @@ fn aggregated_extra(extra: &Extra) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kubectls_accept_header_gets_the_aggregated_form() {
-        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
-                      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
-        let forms: Vec<_> = super::super::negotiate::clauses(accept).iter().map(Form::of).collect();
-        assert_eq!(forms, [Some(Form::Aggregated("v2")), None, None]);
-    }
-
-    #[test]
-    fn core_lists_pods_with_their_subresources() {
-        let list = resources("", "v1").unwrap();
-        let resources = list["resources"].as_array().unwrap();
-        let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap();
-        assert_eq!(find("pods")["shortNames"], json!(["po"]));
-        assert_eq!(find("pods/eviction")["group"], "policy");
-        assert_eq!(find("namespaces")["namespaced"], false);
-        assert!(!find("namespaces")["verbs"].as_array().unwrap().contains(&json!("deletecollection")));
-    }
-
-    #[test]
-    fn both_forms_list_the_same_groups() {
-        let legacy = groups(Form::Legacy);
-        let names: Vec<&str> =
-            legacy["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
-        let aggregated = groups(Form::Aggregated("v2"));
-        let items = aggregated["items"].as_array().unwrap();
-        assert_eq!(items.iter().map(|g| g["metadata"]["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
-        assert!(names.contains(&"apps") && names.contains(&"metrics.k8s.io"));
-        let later = ["statefulsets", "horizontalpodautoscalers"];
-        let text = aggregated.to_string();
-        assert!(later.iter().all(|name| !text.contains(name)), "kinds of a later issue are not listed");
-    }
-
-    #[test]
-    fn scale_speaks_autoscaling() {
-        let list = resources("apps", "v1").unwrap();
-        let scale =
-            list["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").unwrap();
-        assert_eq!((scale["group"].as_str(), scale["kind"].as_str()), (Some("autoscaling"), Some("Scale")));
-        assert!(resources("apps", "v2").is_none() && group("nope").is_none());
-    }
-}
+mod tests;

@@ -22,6 +22,8 @@ pub(super) struct ListOptions {
     token: Option<String>,
     version: String,
     how: String,
+    /// See [`Kind::cached`].
+    cached: bool,
 }
 
 impl ListOptions {
@@ -53,6 +55,7 @@ impl ListOptions {
             token: params.get("continue").filter(|token| !token.is_empty()).map(str::to_owned),
             version: text("resourceVersion"),
             how: text("resourceVersionMatch"),
+            cached: kind.cached,
         };
         options.fill_in();
         options.check()?;
@@ -147,7 +150,8 @@ impl ListOptions {
     pub(super) fn page(self) -> Result<(Selection, Page), ApiError> {
         let any = matches!(self.version.as_str(), "" | "0");
         // At any version upstream answers from its cache, which does not page.
-        let limit = usize::try_from(self.limit).ok().filter(|limit| *limit > 0 && self.version != "0");
+        let pages = !self.cached || self.version != "0";
+        let limit = usize::try_from(self.limit).ok().filter(|limit| *limit > 0 && pages);
         if let Some(token) = self.token {
             // A token that is none is refused before what stands beside it.
             check_token(&token)?;
@@ -157,10 +161,7 @@ impl ListOptions {
             }
             return Ok((self.selection, Page { limit, token: Some(token), at: None }));
         }
-        let revision = version(&self.version).map_err(|cause| {
-            let message = format!("invalid resource version: {}: {}", cause.field, cause.message);
-            ApiError::new(Reason::BadRequest, message)
-        })?;
+        let revision = version(&self.version).map_err(|cause| invalid_version(&cause))?;
         let at = revision.map(|revision| match self.how.as_str() {
             "Exact" => (revision, VersionMatch::Exact),
             // Upstream reads a version with a limit as exact, since before the match parameter existed.
@@ -194,7 +195,7 @@ fn integer(params: &Params, name: &str) -> Result<Option<i64>, ApiError> {
 }
 
 /// A `resourceVersion`; `None` when it is missing or `0`.
-pub(super) fn version(text: &str) -> Result<Option<Revision>, Cause> {
+fn version(text: &str) -> Result<Option<Revision>, Cause> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -209,9 +210,25 @@ pub(super) fn version(text: &str) -> Result<Option<Revision>, Cause> {
     }
 }
 
-/// Upstream's answer to a version that is none, where nothing but the store looks at it.
-pub(super) fn unread(cause: &Cause) -> ApiError {
+fn invalid_version(cause: &Cause) -> ApiError {
+    ApiError::new(Reason::BadRequest, format!("invalid resource version: {}: {}", cause.field, cause.message))
+}
+
+/// Upstream's answer to a version that is none where only its cache looks at it.
+fn unread(cause: &Cause) -> ApiError {
     ApiError::new(Reason::Unknown, format!("{}: {}", cause.field, cause.message))
+}
+
+/// The version that a `GET` of one object asks for at least.
+pub(super) fn at_least(params: &Params, kind: &Kind) -> Result<Option<Revision>, ApiError> {
+    let refusal = if kind.cached { unread } else { invalid_version };
+    version(params.get("resourceVersion").unwrap_or("")).map_err(|cause| refusal(&cause))
+}
+
+/// A version that is still to come is worth another attempt where a cache may yet reach it; the store itself says no.
+pub(super) fn to_come(error: ApiError, kind: &Kind) -> ApiError {
+    let ends = !kind.cached && error.reason == Reason::Timeout;
+    if ends { ApiError { retry_after: None, ..error } } else { error }
 }
 
 /// A field selector over the indexed paths of a kind.
@@ -271,6 +288,22 @@ mod tests {
              resourceVersionMatch to NotOlderThan, resourceVersionMatch: Unsupported value: \"Exact\": supported values: \
              \"NotOlderThan\"]"
         );
+    }
+
+    #[test]
+    fn what_is_not_cached_is_paged_at_any_version() {
+        let limit = |resource| {
+            let params = Params::of(&"/x?resourceVersion=0&limit=2".parse().unwrap());
+            let kind = kinds::by_resource(resource).unwrap();
+            ListOptions::of(&params, kind, None, false).unwrap().page().unwrap().1.limit
+        };
+        assert_eq!((limit(Resource::PODS), limit(Resource::EVENTS)), (None, Some(2)));
+        let params = Params::of(&"/x?resourceVersion=x".parse().unwrap());
+        let reason = |resource| at_least(&params, kinds::by_resource(resource).unwrap()).unwrap_err().reason;
+        assert_eq!((reason(Resource::PODS), reason(Resource::EVENTS)), (Reason::Unknown, Reason::BadRequest));
+        let later = || ApiError { retry_after: Some(1), ..ApiError::new(Reason::Timeout, "") };
+        let retry = |resource| to_come(later(), kinds::by_resource(resource).unwrap()).retry_after;
+        assert_eq!((retry(Resource::PODS), retry(Resource::EVENTS)), (Some(1), None));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     kinds::{Kind, Subresource},
     model::{ApiError, Object, Reason, encode},
     objects::{List, subresources},
+    store::StoreError,
 };
 
 /// `GET` of one object.
@@ -33,11 +34,10 @@ pub(super) async fn get(
         let message = "the export parameter, deprecated since v1.14, is no longer supported";
         return Err(ApiError::new(Reason::BadRequest, message));
     }
-    let version = listing::version(ask.params.get("resourceVersion").unwrap_or(""))
-        .map_err(|cause| listing::unread(&cause))?;
+    let version = listing::at_least(&ask.params, kind)?;
     let current = api.objects.revision();
     if let Some(requested) = version.filter(|r| *r > current) {
-        return Err(crate::store::StoreError::Future { requested, current }.into());
+        return Err(listing::to_come(StoreError::Future { requested, current }.into(), kind));
     }
     let object = api.objects.get(kind.resource, namespace, name).await?;
     object_response(ask, kind, &object, sub, StatusCode::OK).await
@@ -84,7 +84,8 @@ pub(super) async fn list(
     options: ListOptions,
 ) -> Result<Response, ApiError> {
     let (selection, page) = options.page()?;
-    let list = api.objects.page(kind.resource, &selection, &page)?;
+    let list = api.objects.page(kind.resource, &selection, &page);
+    let list = list.map_err(|error| listing::to_come(error, kind))?;
     list_response(ask, kind, &list).await
 }
 
@@ -104,7 +105,7 @@ pub(super) async fn list_response(
         Form::PartialList => {
             let items = list.items.iter().map(|o| Ok(Item::Whole(encode(&partial(&decode(o)?, accepted)))));
             let items = items.collect::<Result<Vec<_>, ApiError>>()?;
-            joined("PartialObjectMetadataList", accepted.version(), list, &items)
+            joined(PARTIAL_LIST, accepted.version(), list, &items)
         }
         Form::Partial => {
             let name = go_type(kind);
@@ -192,6 +193,8 @@ impl Item {
     }
 }
 
+const PARTIAL_LIST: &str = "PartialObjectMetadataList";
+
 /// A list whose items are bytes already.
 fn joined(kind: &str, api_version: &str, list: &List, items: &[Item]) -> Bytes {
     let mut metadata = Map::new();
@@ -206,6 +209,11 @@ fn joined(kind: &str, api_version: &str, list: &List, items: &[Item]) -> Bytes {
     let size = items.iter().map(|item| item.len() + 1).sum::<usize>();
     let mut body = BytesMut::with_capacity(head.len() + size + 16);
     body.put_slice(&head[..head.len() - 1]);
+    if items.is_empty() && kind == PARTIAL_LIST {
+        // As upstream makes it.
+        body.put_slice(b",\"items\":null}\n");
+        return body.freeze();
+    }
     body.put_slice(b",\"items\":[");
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
@@ -248,6 +256,9 @@ mod tests {
             body["items"],
             json!([{"data": {"k": "v"}, "metadata": {"name": "a", "resourceVersion": "7"}}])
         );
+        let items =
+            |kind| serde_json::from_slice::<Value>(&joined(kind, "v1", &list, &[])).unwrap()["items"].take();
+        assert_eq!((items("ConfigMapList"), items(PARTIAL_LIST)), (json!([]), Value::Null));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use prometheus_client::encoding::text;
 use serde_json::{Value, json};
 
 use super::{
-    Api, Params, discovery, health,
+    Api, Params, discovery, health, issuer,
     negotiate::{self, Accepted, Media, Offer},
     openapi,
     respond::{self, Wishes},
@@ -47,10 +47,12 @@ fn version() -> Value {
     let kubernetes = crate::kinds::KUBERNETES_VERSION;
     let mut parts = kubernetes.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    // What the version before wrote is still understood.
+    let before = minor.parse::<u32>().unwrap_or_default().saturating_sub(1).to_string();
     json!({
         "major": major, "minor": minor,
         "emulationMajor": major, "emulationMinor": minor,
-        "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": before,
         "gitVersion": format!("{kubernetes}+gantry-{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
         "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, architecture()),
@@ -78,14 +80,27 @@ pub(super) async fn discover(
     match parts.as_slice() {
         [""] => Ok(plain_json(StatusCode::OK, &paths())),
         ["metrics"] if !path.ends_with('/') => Ok(metrics(api)),
-        ["openapi", ..] if path.ends_with('/') => Ok(bare(false)),
+        [".well-known", "openid-configuration"] => issuer::configuration(method, headers, &api.server),
+        ["openid", "v1", "jwks"] => issuer::keys(method, headers),
+        // Upstream's words about the old paths of watches and proxies without anything behind them.
+        ["api", _, "watch" | "proxy"] | ["apis", _, _, "watch" | "proxy"] => {
+            let why = "failed to create RequestInfo: unable to determine kind and namespace from url";
+            let message = format!("Internal Server Error: {path:?}: {why}, {path}\n");
+            Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+        ["openapi", ..] if path.ends_with('/') && parts.len() > 1 => Ok(bare(false)),
         ["openapi", ..] => described(&parts, headers).await,
         ["api"] => {
             only_get(method)?;
             negotiate::check_produced(headers, &PRODUCED)?;
             document(headers, params, |form| Some(discovery::core(form, &api.server)), true).await
         }
-        ["apis"] => document(headers, params, |form| Some(discovery::groups(form)), true).await,
+        // A slash at its end leads past the aggregated form.
+        ["apis"] => {
+            let aggregates = !path.ends_with('/');
+            document(headers, params, |form| Some(discovery::groups(form)), aggregates).await
+        }
+        ["apis", group, ..] if !discovery::is_known(group) => Ok(respond::page_not_found()),
         ["apis", group] => document(headers, params, |_| discovery::group(group), false).await,
         ["api", version] => resources("", version, method, headers, params).await,
         ["apis", group, version] => resources(group, version, method, headers, params).await,
@@ -203,6 +218,7 @@ fn paths() -> Value {
         ["/api", "/api/v1", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/version"]
             .map(str::to_owned)
             .to_vec();
+    out.extend([issuer::CONFIGURATION, issuer::KEYS].map(|path| format!("/{path}")));
     for (group, version) in discovery::group_versions() {
         out.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
     }

@@ -19,7 +19,7 @@ use super::{
     table,
 };
 use crate::{
-    kinds::{Kind, wire},
+    kinds::{Kind, schema::complete, wire},
     model::{ApiError, Object, Reason, Revision, encode},
     objects::{Objects, Selection, WatchEvent, WatchStream},
 };
@@ -225,6 +225,9 @@ impl Shower {
             // Upstream's has a row about nothing.
             self.table_of(std::slice::from_ref(&object), &revision.to_string())
         } else {
+            if self.accepted.form == Form::Plain {
+                complete(self.kind.definition, &mut object);
+            }
             encode(&object)
         };
         Some(self.framed("BOOKMARK", &body))

@@ -192,6 +192,8 @@ pub struct Kind {
     pub status_keeps: &'static [&'static [&'static str]],
     /// Whether a `PUT` of an object that is not there makes it.
     pub create_on_update: bool,
+    /// Whether upstream answers its readers from a cache, which does not page and waits for versions to come.
+    pub cached: bool,
     /// Whether a `PUT` must name the `resourceVersion` that it replaces.
     pub revision_on_update: bool,
     /// Set for a kind that shows objects stored as another (`events.k8s.io` over core events). Defaults,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Kind, Subresource,
-    json::{ensure, member_mut, set_default},
+    json::{ensure, member_mut, set_default, text},
     pod, print,
     table::BASE,
     validate::{Path, Problems, meta, names, selectors},
@@ -116,7 +116,8 @@ fn validate_template(template: &Value, old: Option<&Value>) -> Vec<Cause> {
 fn validate_controller(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     match old {
-        None => meta::object_meta_of_made(controller, names::dns_subdomain, &mut problems),
+        // What the name has to look like is told last.
+        None => meta::object_meta_of_made(controller, |_| Vec::new(), &mut problems),
         Some(old) => meta::object_meta_update(controller, old, &mut problems),
     }
     let (spec, path) = (&controller["spec"], Path::new("spec"));
@@ -139,6 +140,10 @@ fn validate_controller(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
     }
     if old.is_some_and(|old| old["status"] != controller["status"]) {
         workload::replica_status(&controller["status"], &mut problems);
+    }
+    let name = text(&controller["metadata"], "name");
+    if old.is_none() && !name.is_empty() {
+        problems.all(&Path::new("metadata").field("name"), name, names::dns_subdomain(name));
     }
     problems.into_causes()
 }
@@ -200,6 +205,14 @@ mod tests {
             "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is \
              not Supported"
         );
+    }
+
+    #[test]
+    fn the_form_of_a_name_is_told_last_and_that_of_a_prefix_not_at_all() {
+        let causes = validate_controller(&json!({"metadata": {"name": "A_b"}}), None);
+        let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(fields, ["spec.selector", "spec.template", "metadata.name"]);
+        assert_eq!(problem(|c| c["metadata"]["generateName"] = json!("A_b")), "");
     }
 
     #[test]

@@ -114,3 +114,44 @@ async fn an_expired_list_goes_on_with_another_token() {
     assert_eq!(names, ["b", "bb"], "the newest state behind the first page");
     assert_ne!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
 }
+
+#[tokio::test]
+async fn groups_that_nobody_knows_have_no_pages() {
+    let f = Fixture::new().await;
+    let json = "application/json";
+    for path in ["/apis/nope", "/apis/nope/v1", "/apis/nope/v1/namespaces/a/things/b"] {
+        let (status, media, body) = accept(&f, path, json).await;
+        assert_eq!((status, media.as_str()), (StatusCode::NOT_FOUND, "text/plain; charset=utf-8"), "{path}");
+        assert_eq!(body, b"404 page not found\n");
+    }
+    // A group of Kubernetes that comes later is told so, and an unknown version of a known group is a `Status` too.
+    for path in ["/apis/batch/v1/namespaces/a/jobs", "/apis/apps/v9/namespaces/a/deployments"] {
+        let (status, media, _) = accept(&f, path, json).await;
+        assert_eq!((status, media.as_str()), (StatusCode::NOT_FOUND, json), "{path}");
+    }
+    let (status, _, body) = accept(&f, "/api/v1/watch", json).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(body.ends_with(b"unable to determine kind and namespace from url, /api/v1/watch\n"));
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    assert_eq!(accept(&f, "/apis", aggregated).await.0, StatusCode::OK);
+    assert_eq!(accept(&f, "/apis/", aggregated).await.0, StatusCode::NOT_ACCEPTABLE);
+}
+
+#[tokio::test]
+async fn a_bookmark_shows_what_every_object_of_its_kind_does() {
+    let f = Fixture::new().await;
+    for (path, expected) in [
+        ("/api/v1/pods", json!({"spec": {"containers": null}, "status": {}})),
+        ("/api/v1/nodes", json!({"spec": {}})),
+        (CONFIG_MAPS, json!({})),
+    ] {
+        let uri = format!(
+            "{path}?watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+        );
+        let mut events = Events::of(f.send(request(Method::GET, &uri, "", "")).await);
+        let bookmark = events.next().await.unwrap();
+        for (part, value) in expected.as_object().unwrap() {
+            assert_eq!(&bookmark["object"][part], value, "{path}");
+        }
+    }
+}
