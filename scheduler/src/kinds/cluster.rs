@@ -8,7 +8,7 @@ use super::{
     Subresource,
     json::{ensure, items, items_mut, members, set_default, text},
     quantity::Quantity,
-    validate::{Path, Problems, addresses, meta, names},
+    validate::{Path, Problems, addresses, meta, names, resources::comes_whole},
 };
 use crate::model::Cause;
 
@@ -16,18 +16,6 @@ use crate::model::Cause;
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// The finalizer behind which a namespace waits for its content.
 const CONTENT: &str = "kubernetes";
-/// Resources that come in whole ones.
-const WHOLE: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
 /// A new Namespace waits for its content before it goes.
@@ -216,17 +204,11 @@ fn resources(node: &Value, problems: &mut Problems) {
             if quantity.is_negative() {
                 problems.invalid(&path, given, "must be greater than or equal to 0");
             }
-            if is_whole(name) && quantity.milli() % 1000 != 0 {
+            if comes_whole(name) && quantity.milli() % 1000 != 0 {
                 problems.invalid(&path, given, "must be an integer");
             }
         }
     }
-}
-
-/// Resources that upstream counts: its own list, and those that others bring.
-fn is_whole(name: &str) -> bool {
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    WHOLE.contains(&name) || !(native || name.starts_with("requests."))
 }
 
 fn features(node: &Value, problems: &mut Problems) {

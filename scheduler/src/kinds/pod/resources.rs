@@ -9,12 +9,15 @@ use super::each_container;
 use crate::kinds::{
     json::{ensure, items, member_mut, members, text},
     quantity::Quantity,
-    validate::{Path, Problems, names},
+    validate::{
+        Path, Problems, names,
+        resources::{comes_whole, is_counted, is_extended, is_native},
+    },
 };
 
 const HUGE_PAGES: &str = "hugepages-";
-/// Unprefixed names that mean something somewhere, though not in a container.
-const STANDARD: [&str; 20] = [
+/// Unprefixed names that are measured and mean something somewhere, though not in a container.
+const MEASURED: [&str; 11] = [
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -24,29 +27,8 @@ const STANDARD: [&str; 20] = [
     "limits.cpu",
     "limits.memory",
     "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
     "storage",
     "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-/// Counted, never measured.
-const COUNTED: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
 ];
 
 /// Which names a list of resources may have.
@@ -200,7 +182,7 @@ fn one(name: &str, value: &Value, holder: Holder, path: &Path, problems: &mut Pr
     if amount.is_negative() {
         problems.invalid(path, value.clone(), "must be greater than or equal to 0");
     }
-    if (COUNTED.contains(&name) || is_extended(name)) && !amount.is_whole() {
+    if comes_whole(name) && !amount.is_whole() {
         problems.invalid(path, value.clone(), "must be an integer");
     }
 }
@@ -241,24 +223,13 @@ fn needs_cpu_or_memory(lists: &[&Value], path: &Path, problems: &mut Problems) {
     }
 }
 
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-/// A resource that somebody's device plugin offers.
-fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with("requests.")
-        && names::qualified_name(&format!("requests.{name}")).is_empty()
-}
-
 fn resource_name(name: &str, holder: Holder, path: &Path, problems: &mut Problems) {
     let complaints = names::qualified_name(name);
     let well_formed = complaints.is_empty();
     problems.all(path, name, complaints);
     let plain = !name.contains('/');
     let (huge, quota) = (name.starts_with(HUGE_PAGES), name.starts_with("requests.hugepages-"));
-    let standard = STANDARD.contains(&name) || huge || quota;
+    let standard = MEASURED.contains(&name) || is_counted(name) || huge || quota;
     if well_formed && plain && !standard {
         problems.invalid(path, name, "must be a standard resource type or fully qualified");
     }

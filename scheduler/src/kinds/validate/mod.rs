@@ -6,6 +6,7 @@ pub(super) mod difference;
 pub(super) mod ip;
 pub(super) mod meta;
 pub(super) mod names;
+pub(super) mod resources;
 pub(super) mod selectors;
 pub(super) mod shapes;
 
