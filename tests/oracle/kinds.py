@@ -56,6 +56,26 @@ def smallest(kind, name="o"):
     return {"apiVersion": api_version(kind), "kind": bare(kind), "metadata": {"name": name}} | copy.deepcopy(KINDS[kind][3])
 
 
+# What keeps the controllers of the server under test away: upstream's run in another program.
+QUIET = {
+    "Node": {"podCIDR": "10.9.0.0/24"},
+    "Pod": {"schedulerName": "nobody", "serviceAccountName": "default", "automountServiceAccountToken": False},
+    "Deployment": {"replicas": 0, "paused": True},
+    "ReplicaSet": {"replicas": 0},
+    "ReplicationController": {"replicas": 0},
+}
+# Their status is a controller's all the same.
+CONTROLLED = {"Deployment", "ReplicaSet", "ReplicationController"}
+
+
+def quiet(kind, name="o"):
+    """A smallest object that no controller does much about."""
+    obj = smallest(kind, name)
+    if kind in QUIET:
+        obj["spec"] = obj.get("spec", {}) | QUIET[kind]
+    return obj
+
+
 def served(server, kinds):
     """Those of `kinds` that a server has."""
     return [kind for kind in kinds if server.ask("GET", collection(kind)).code != 404]

@@ -2,10 +2,11 @@
 OpenAPI documents."""
 
 import json
+import re
 import urllib.parse
 
 import kinds
-from common import diff, plain
+from common import diff, plain, service
 
 TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -21,15 +22,31 @@ QUERIES = ["limit=1", "limit=0", "limit=-1", "limit=abc", "continue=abc", "limit
            "resourceVersion=1", "resourceVersion=abc", "resourceVersion=99999999", "resourceVersionMatch=Exact",
            "resourceVersion=0&resourceVersionMatch=Exact", "resourceVersion=0&resourceVersionMatch=NotOlderThan",
            "resourceVersion=1&resourceVersionMatch=Bad", "timeoutSeconds=abc", "timeout=abc", "sendInitialEvents=true",
-           "watch=abc", "allowWatchBookmarks=true", "pretty=true", "unknown=1"]
+           "watch=abc&timeoutSeconds=1", "allowWatchBookmarks=true", "pretty=true", "unknown=1"]
 # What a server says of its own state.
-STATE = ("resourceVersion", "continue", "remainingItemCount", "age", "managedFields")
+STATE = ("resourceVersion", "continue", "remainingItemCount", "age", "managedFields", "serverAddress")
+# What is of one build.
+BUILD = ("buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "platform")
+REVISION = "deployment.kubernetes.io/revision"
 
 
 def comparable(value):
     """An answer without revisions, tokens, ages and what each server has for itself."""
+    if isinstance(value, str):
+        return re.sub(r"current: \d+", "current: N", value)
     if isinstance(value, dict):
         value, _ = plain(value)
+        spec = value.get("spec") if isinstance(value.get("spec"), dict) else {}
+        if "clusterIP" in spec:
+            service(spec)
+        if "selector" in spec and "template" in spec:
+            # A controller's.
+            value.pop("status", None)
+            annotations = (value.get("metadata") or {}).get("annotations") or {}
+            if annotations.pop(REVISION, None) and not annotations:
+                del value["metadata"]["annotations"]
+        if "gitVersion" in value:
+            value = {k: v for k, v in value.items() if k not in BUILD}
         if value.get("kind") == "Table":
             value["rows"] = [table_row(row) for row in value.get("rows") or []]
         return {k: comparable(v) for k, v in value.items() if k not in STATE}
@@ -37,8 +54,6 @@ def comparable(value):
 
 
 def table_row(row):
-    import re
-
     cells = ["AGE" if re.fullmatch(r"(\d+[smhd])+|<unknown>", str(c)) else "IP" if re.fullmatch(r"10\.128\.\d+\.\d+", str(c)) else c
              for c in row.get("cells") or []]
     return {**row, "cells": cells}
@@ -61,14 +76,17 @@ def compare(theirs, ours):
 def ask(record, group, oracle, ours, method, path, accept="application/json", body=None, media="application/json"):
     theirs, our = (server.ask(method, path, body, media, accept) for server in (oracle, ours))
     cls, detail = compare(theirs, our)
-    record.row(group, cls, [method, path, accept, body], theirs, our, detail)
+    asked = body.decode("latin-1") if isinstance(body, bytes) else body
+    record.row(group, cls, [method, path, accept, asked], theirs, our, detail)
 
 
 def lists(oracle, ours, record, kind, random, every):
     collection = kinds.collection(kind)
     for number in (1, 2, 3):
         for server in (oracle, ours):
-            obj = kinds.smallest(kind, f"r{number}")
+            obj = kinds.quiet(kind, f"r{number}")
+            if kind == "Node":
+                obj["spec"] = {"podCIDR": f"10.9.{number}.0/24"}
             obj["metadata"]["labels"] = {"app": "web", "tier": "a" if number < 3 else "3"}
             server.ask("POST", collection, obj)
     own = "labelSelector=" + urllib.parse.quote("app=web")
@@ -89,11 +107,12 @@ def lists(oracle, ours, record, kind, random, every):
 
 def errors(oracle, ours, record, kind):
     collection, group = kinds.collection(kind), kind + " errors"
-    obj = kinds.smallest(kind, "gone")
+    gone = "gone-" + kind.lower()
+    obj = kinds.smallest(kind, gone)
     ask(record, group, oracle, ours, "GET", collection + "/absent")
     ask(record, group, oracle, ours, "DELETE", collection + "/absent")
     ask(record, group, oracle, ours, "PUT", collection + "/absent", body=obj)
-    ask(record, group, oracle, ours, "PUT", collection + "/gone", body=obj)
+    ask(record, group, oracle, ours, "PUT", f"{collection}/{gone}", body=obj)
     for media in ("merge-patch+json", "strategic-merge-patch+json", "json-patch+json", "apply-patch+yaml", "x"):
         path = collection + "/absent?fieldManager=t"
         ask(record, group, oracle, ours, "PATCH", path, body="{}" if media != "json-patch+json" else "[]", media="application/" + media)
@@ -104,6 +123,31 @@ def errors(oracle, ours, record, kind):
         ask(record, group, oracle, ours, "POST", f"{collection}?{query}&dryRun=All", body=obj)
     ask(record, group, oracle, ours, "POST", collection + "/x", body=obj)
     ask(record, group, oracle, ours, "GET", collection + "/a/b")
+
+
+def both(documents, names):
+    """Discovery documents without what one of the servers, or neither script, has."""
+    plurals = {kinds.KINDS[name][1] for name in names}
+    groups = [{group_name(g) for g in d.get("groups") or d.get("items") or []} for d in documents]
+    for document in documents:
+        for part in ("groups", "items"):
+            if part in document:
+                document[part] = [g for g in document[part] if group_name(g) in groups[0] & groups[1]]
+        for group in document.get("items") or []:
+            for version in group["versions"]:
+                version["resources"] = [r for r in version["resources"] if r["resource"] in plurals]
+                for resource in version["resources"]:
+                    resource["subresources"] = [s["subresource"] for s in resource.get("subresources") or []]
+                    resource["subresources"] = [s for s in resource["subresources"] if s not in LATER]
+    return documents
+
+
+# Subresources that come with a later version.
+LATER = ("ephemeralcontainers", "resize", "token")
+
+
+def group_name(group):
+    return group.get("name") or (group.get("metadata") or {}).get("name", "")
 
 
 def discovery(oracle, ours, record, names):
@@ -117,8 +161,11 @@ def discovery(oracle, ours, record, names):
             found = diff(a, b)
             record.row("discovery", "object" if found else "same", ["GET", path, name], theirs, our, found[:8])
     for path in ("/api", "/apis", "/version"):
-        ask(record, "discovery", oracle, ours, "GET", path)
-        ask(record, "discovery", oracle, ours, "GET", path, aggregated)
+        for accept in ("application/json", aggregated):
+            theirs, our = (server.ask("GET", path, accept=accept) for server in (oracle, ours))
+            both([theirs.body, our.body], names)
+            cls, detail = compare(theirs, our)
+            record.row("discovery", cls, ["GET", path, accept], theirs, our, detail)
     for path in ("/", "/healthz", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/api/v1/absent", "/apis/absent/v1", "/absent"):
         theirs, our = oracle.ask("GET", path), ours.ask("GET", path)
         cls = "same" if (theirs.code, theirs.media.split(";")[0]) == (our.code, our.media.split(";")[0]) else "code"

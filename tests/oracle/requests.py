@@ -106,7 +106,7 @@ def objects():
     for namespace in NAMESPACES:
         yield f"{core}/namespaces", {"kind": "Namespace", "apiVersion": "v1", "metadata": meta(namespace, team="red" if namespace.endswith("a") else "blue")}
     for n in range(3):
-        yield f"{core}/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": meta(f"reads-n{n}", zone=f"z{n % 2}"), "spec": {"unschedulable": True} if n == 2 else {}}
+        yield f"{core}/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": meta(f"reads-n{n}", zone=f"z{n % 2}"), "spec": {"podCIDR": f"10.9.{n}.0/24", **({"unschedulable": True} if n == 2 else {})}}
     for namespace in NAMESPACES:
         at = f"{core}/namespaces/{namespace}"
         for n in range(7):
@@ -118,7 +118,7 @@ def objects():
             yield f"{at}/serviceaccounts", {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": meta(f"sa-{n}", namespace, tier=str(n))}
         for n in range(4):
             # Never scheduled: the answers then stay the same for as long as the test runs.
-            spec = {"containers": [container()], "restartPolicy": ["Always", "Never", "OnFailure", "Always"][n], "schedulerName": "nobody", "automountServiceAccountToken": False,
+            spec = {"containers": [container()], "restartPolicy": ["Always", "Never", "OnFailure", "Always"][n], "schedulerName": "nobody", "automountServiceAccountToken": False, "serviceAccountName": "default",
                     **({"hostNetwork": True} if n == 1 else {}), **({"nodeName": "reads-n0"} if n == 3 else {})}
             yield f"{at}/pods", {"kind": "Pod", "apiVersion": "v1", "metadata": meta(f"p-{n}", namespace, app="web", tier=str(n)), "spec": spec}
         base = 10 if namespace.endswith("a") else 20
