@@ -114,6 +114,10 @@ async fn a_deletion_that_is_only_tried_shows_what_would_wait() {
     assert!(shown["metadata"]["deletionTimestamp"].is_string());
     let kept = objects.get(Resource::CONFIG_MAPS, NAMESPACE, "a").await.unwrap();
     assert_eq!(value(&kept)["metadata"]["finalizers"], Value::Null);
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}});
+    objects.create(Resource::EVENTS, NAMESPACE, event, &options()).await.unwrap();
+    let gone = objects.remove(Resource::EVENTS, NAMESPACE, "e", &delete, &options()).await.unwrap();
+    assert!(gone.gone, "nothing belongs to an event");
 }
 
 #[tokio::test]

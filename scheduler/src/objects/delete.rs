@@ -125,6 +125,10 @@ fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Obj
 
 /// The propagation policy becomes a finalizer that the garbage collector acts on and removes.
 fn set_propagation(kind: &Kind, delete: &DeleteOptions, object: &mut Value) {
+    if kind.resource == Resource::EVENTS {
+        // Nothing belongs to one, and there are too many to look.
+        return;
+    }
     let chosen = meta::finalizers(object).iter().any(|f| matches!(*f, FOREGROUND | ORPHAN));
     let of_kind = (kind.orphans && !chosen).then_some(Propagation::Orphan);
     let Some(propagation) = delete.propagation.or(of_kind) else { return };
