@@ -216,6 +216,9 @@ impl Maker<'_> {
         let tree = self.tree("agnhost")?;
         self.program("agnhost", &tree, "agnhost", 0o755)?;
         symlink("agnhost", tree.join("agnhost-2"))?;
+        // Busybox's shell takes its own applets before programs: here specs call `nc` as Debian's is.
+        fs::create_dir_all(tree.join("usr/bin"))?;
+        symlink("bash", tree.join("usr/bin/sh"))?;
         fs::create_dir_all(tree.join("uploads"))?;
         let porter = self.images_source()?.join("agnhost/porter");
         for file in ["localhost.crt", "localhost.key"] {
