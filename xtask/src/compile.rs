@@ -62,8 +62,17 @@ pub(crate) fn telling(command: Sh, step: &mut ui::Step) -> Result<String> {
 
 /// What cargo says of its own work, beside its bar.
 fn is_chatter(line: &str) -> bool {
-    const CHATTER: [&str; 8] =
-        ["Finished", "Downloading", "Downloaded", "Updating", "Locking", "Blocking", "Building", "Adding"];
+    const CHATTER: [&str; 9] = [
+        "Finished",
+        "Downloading",
+        "Downloaded",
+        "Updating",
+        "Locking",
+        "Blocking",
+        "Building",
+        "Adding",
+        "Executable",
+    ];
     let word = line.split_whitespace().next();
     word.is_none_or(|word| CHATTER.contains(&word))
 }

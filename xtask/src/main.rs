@@ -10,6 +10,7 @@ mod images;
 mod layout;
 mod oracle;
 mod packages;
+mod programs;
 mod sh;
 mod structure;
 mod test;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::{
     ebpf,
     layout::{self, Build, Layout},
-    packages,
+    packages, programs,
     sh::{Sh, cargo, sh},
     structure, ui, up, vm,
 };
@@ -78,6 +78,7 @@ fn lint() -> Result<()> {
 }
 
 fn unit() -> Result<()> {
+    programs::build()?;
     here()?.args(["test", "--quiet"]).shown()
 }
 
@@ -85,34 +86,22 @@ fn privileged() -> Result<()> {
     require_root()?;
     packages::ensure(packages::CLUSTER)?;
     ebpf::build(&layout::root()?)?;
-    // One test thread: these share the machine's namespaces, cgroups and two cores.
-    here()?
-        .args([
-            "test",
-            "--package",
-            "gantry-agent",
-            "--lib",
-            "--test",
-            "*",
-            "--",
-            "--ignored",
-            "--test-threads=1",
-        ])
-        .shown()
+    programs::run("agent", &[])
 }
 
 fn end_to_end() -> Result<()> {
     require_root()?;
     let cluster = up::start("test", 2, Build::Release)?;
     let old = packages::old_kubectl(&layout::root()?.join("target/tools"))?;
-    let result = here()?
-        .env("GANTRY_TEST_DIR", &cluster.layout.dir)
-        .env("GANTRY_TEST_RUN", &cluster.layout.run)
-        .env("GANTRY_KUBECTL", &cluster.kubectl)
-        .env("GANTRY_OLD_KUBECTL", &old)
-        .env("KUBECONFIG", cluster.layout.kubeconfig())
-        .args(["test", "--package", "gantry-tests", "--test", "*", "--", "--ignored", "--test-threads=1"])
-        .shown();
+    let kubeconfig = cluster.layout.kubeconfig();
+    let environment = [
+        ("GANTRY_TEST_DIR", cluster.layout.dir.as_path()),
+        ("GANTRY_TEST_RUN", &cluster.layout.run),
+        ("GANTRY_KUBECTL", &cluster.kubectl),
+        ("GANTRY_OLD_KUBECTL", &old),
+        ("KUBECONFIG", &kubeconfig),
+    ];
+    let result = programs::run("tests", &environment);
     if result.is_err() {
         keep_logs(&cluster.layout)?;
     }
