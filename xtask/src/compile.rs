@@ -51,13 +51,16 @@ pub(crate) fn telling(command: Sh, step: &mut ui::Step) -> Result<String> {
             said.push('\n');
         }
     });
-    match ended {
-        Ok(()) if said.trim().is_empty() => {
-            Ok(if compiled == 0 { String::new() } else { format!("{compiled} crates") })
-        }
-        Ok(()) => Ok(format!("{compiled} crates\n{}", said.trim_end())),
-        Err(error) => bail!("{error:#}\n{}", said.trim_end()),
+    let said = said.trim_end();
+    if let Err(error) = ended {
+        bail!("{error:#}\n{said}");
     }
+    let crates = match compiled {
+        0 => String::new(),
+        1 => "1 crate".to_owned(),
+        many => format!("{many} crates"),
+    };
+    Ok(if said.trim().is_empty() { crates } else { format!("{crates}\n{said}") })
 }
 
 /// What cargo says of its own work, beside its bar.

@@ -41,9 +41,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
     let upstream = Upstream::build(&root, &[Part::Server])?;
-    compile::daemons(Build::Debug)?;
+    compile::daemons(Build::Release)?;
     let theirs = upstream.start(&kubectl)?;
-    let ours = peers::start_ours(&root, &kubectl, Build::Debug)?;
+    let ours = peers::start_ours(&root, &kubectl, Build::Release)?;
     let answers = root.join("target/oracle");
     let mut script = sh("python3")
         .arg(root.join("tests/oracle/run.py"))
