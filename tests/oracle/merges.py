@@ -2,6 +2,7 @@
 managed fields and words are compared after every step; a sequence ends with its first difference."""
 
 import json
+import time
 
 import kinds
 from common import classify, diff, owners, plain
@@ -174,13 +175,35 @@ class Maker:
         return how, ("PATCH", url, body, PATCHES[how])
 
 
+REVISION = "deployment.kubernetes.io/revision"
+# How long our controller may take to number a Deployment.
+NUMBERED_WITHIN = 1.0
+
+
+def give_number(oracle, ours, path):
+    """Gives the oracle's Deployment the number that our controller gave ours: a patch that takes the annotations away, or
+    adds to them, finds them on both servers or on neither."""
+    since = time.time()
+    while True:
+        live = ours.ask("GET", path)
+        if not live.ok or live.body["metadata"].get("deletionTimestamp"):
+            return
+        annotations = live.body["metadata"].get("annotations") or {}
+        if REVISION in annotations or time.time() - since > NUMBERED_WITHIN:
+            break
+        time.sleep(0.005)
+    if REVISION in annotations:
+        patch = {"metadata": {"annotations": {REVISION: annotations[REVISION]}}}
+        oracle.ask("PATCH", path + "?fieldManager=gantry-deployments", patch, PATCHES["merge"])
+
+
 # What controllers write, which the oracle runs without.
 def without_controllers(obj):
     obj.pop("status", None)
     metadata = obj.get("metadata") or {}
     metadata.pop("generation", None)
     annotations = metadata.get("annotations") or {}
-    annotations.pop("deployment.kubernetes.io/revision", None)
+    annotations.pop(REVISION, None)
     if not annotations:
         metadata.pop("annotations", None)
     return obj
@@ -212,6 +235,8 @@ def run(oracle, ours, record, names, random, every):
         history, outcome = [], "same"
         for step in range(random.randint(2, 6)):
             how, request = maker.step(kind, name, path, step == 0)
+            if kind == "Deployment" and step > 0:
+                give_number(oracle, ours, path)
             theirs, our = oracle.ask(*request), ours.ask(*request)
             history.append(request)
             cls, detail = compare(theirs, our)
