@@ -153,12 +153,13 @@ impl Side {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         namespaces.create(&PostParams::default(), &namespace).await?;
-        // Pods need it, and no controller makes it here.
-        let account = serde_json::from_value(
-            json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false}),
-        )?;
+        // Pods need it; upstream's controllers, which would make it, do not run here.
+        let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-        accounts.create(&PostParams::default(), &account).await?;
+        match accounts.create(&PostParams::default(), &serde_json::from_value(account)?).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            made => drop(made?),
+        }
         Ok(Self {
             pods: Api::namespaced(client.clone(), NAMESPACE),
             maps: Api::namespaced(client.clone(), NAMESPACE),
@@ -266,7 +267,8 @@ fn pod(name: &str, number: u32) -> Result<Pod> {
     let chosen = if number.is_multiple_of(LABELLED) { "yes" } else { "no" };
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {"app": "bench", "chosen": chosen}},
-        "spec": {"containers": [{
+        // Nobody's to place: ours would write of each that no node takes it, and upstream's scheduler does not run.
+        "spec": {"schedulerName": "nobody", "containers": [{
             "name": "main",
             "image": "registry.example/bench:1",
             "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
