@@ -72,7 +72,6 @@ fn on_one_node(name: &str, arguments: impl FnOnce(Sh, &Node) -> Sh) -> Result<()
 pub(crate) fn api(count: u32, pods: u32) -> Result<()> {
     let root = layout::root()?;
     let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
-    packages::ensure(packages::BUILD)?;
     let upstream = Upstream::build(&root, &[Part::Server])?;
     compile::daemons(layout::Build::Release)?;
     let theirs = upstream.start(&kubectl)?;

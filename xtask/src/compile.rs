@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::{
     ebpf,
     layout::{self, Build},
+    packages,
     sh::{Sh, cargo},
     ui,
 };
@@ -17,9 +18,10 @@ const TOLD_EVERY: u32 = 10;
 /// The width that cargo cuts its bar to: enough for the names of what is in work.
 const BAR_WIDTH: &str = "120";
 
-/// Builds the eBPF object, then the daemons with it inside.
+/// Installs what compiling needs, builds the eBPF object, then the daemons with it inside.
 pub(crate) fn daemons(build: Build) -> Result<()> {
     let root = layout::root()?;
+    packages::ensure(packages::BUILD)?;
     ebpf::build(&root)?;
     ui::step("building the daemons", |step| {
         let profile: &[&str] = if build == Build::Release { &["--release"] } else { &[] };

@@ -45,10 +45,7 @@ pub(crate) fn run(directory: &str, environment: &[(&str, &Path)]) -> Result<()> 
     ensure!(!programs.is_empty(), "cargo made no test program of {directory}");
     for program in programs {
         eprintln!("     Running {}", program.display());
-        let test = sh(&program)
-            .dir(&crate_directory)
-            .env("CARGO_MANIFEST_DIR", &crate_directory)
-            .args(["--ignored", "--test-threads=1"]);
+        let test = sh(&program).dir(&crate_directory).args(["--ignored", "--test-threads=1"]);
         environment.iter().fold(test, |test, (name, value)| test.env(name, value)).shown()?;
     }
     Ok(())

@@ -44,7 +44,6 @@ pub(crate) fn up(name: &str, nodes: u8, profile: Build) -> Result<()> {
 /// A running cluster with nothing applied to it.
 pub(crate) fn start(name: &str, nodes: u8, profile: Build) -> Result<Cluster> {
     require_root()?;
-    packages::ensure(packages::BUILD)?;
     packages::ensure(packages::CLUSTER)?;
     let layout = Layout::of(name, profile)?;
     let kubectl = packages::kubectl(&layout.root.join("target/tools"), packages::KUBECTL)?;

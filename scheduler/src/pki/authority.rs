@@ -73,6 +73,8 @@ impl Authority {
     /// Loads the CA from `dir`, or makes one there when neither of its files exists.
     pub fn open(dir: &Path, now: SystemTime) -> Result<Self, PkiError> {
         files::make_dir(dir)?;
+        // Of a first start and a command beside it, only one makes the CA.
+        let _held = files::lock(dir)?;
         let (key_path, cert_path) = (dir.join("ca.key"), dir.join("ca.crt"));
         match (files::read(&key_path)?, files::read(&cert_path)?) {
             (Some(key), Some(cert)) => Self::load(&key, &cert).map_err(|what| PkiError::Damaged {

@@ -14,6 +14,13 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))
 }
 
+/// Waits until no other process makes or loads what is in `dir`, and keeps others waiting for as long as the result is held.
+pub(super) fn lock(dir: &Path) -> Result<File, PkiError> {
+    let held = File::open(dir).map_err(failed("open", dir))?;
+    held.lock().map_err(failed("lock", dir))?;
+    Ok(held)
+}
+
 /// The content, `None` when the file is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, PkiError> {
     match fs::read(path) {

@@ -29,6 +29,18 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn of_many_that_open_it_at_once_one_makes_the_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("pki");
+    let open = || Authority::open(&dir, now()).unwrap().ca_pem().to_owned();
+    let all: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|one| *one == all[0]), "each that made one signs for itself alone");
+}
+
+#[test]
 fn the_authority_is_made_once_and_loaded_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("pki");
