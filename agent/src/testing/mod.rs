@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,6 +30,37 @@ pub struct FakeNode {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<RuntimeEvent>,
     hanging: watch::Sender<bool>,
+    changed: watch::Sender<()>,
+}
+
+/// The node's state while it is looked at; who waits for a state of it looks again once it was changed.
+pub struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    changed: &'a watch::Sender<()>,
+    written: bool,
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.written = true;
+        &mut self.state
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.written {
+            self.changed.send_replace(());
+        }
+    }
 }
 
 /// All there is on the node.
@@ -75,12 +107,26 @@ impl FakeNode {
     pub fn new() -> Self {
         let state = State { now_ms: 1_800_000_000_000, ..State::default() };
         let (events, hanging) = (broadcast::channel(1024).0, watch::Sender::new(false));
-        Self { state: Arc::new(Mutex::new(state)), events, hanging }
+        Self { state: Arc::new(Mutex::new(state)), events, hanging, changed: watch::Sender::new(()) }
     }
 
     /// Everything on it.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> Held<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { state, changed: &self.changed, written: false }
+    }
+
+    /// Waits until this holds of it.
+    pub async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            while !holds(&self.state()) {
+                // The other end is this node's.
+                let _ = changed.changed().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(3600), wait).await;
+        assert!(waited.is_ok(), "never so: {what}; log {:#?}", self.state().log);
     }
 
     /// All ports of the agent, on this node.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     lifecycle::Gates,
     model::{ServiceSpec, ServiceType},
-    testing::{FakeNode, Heard, view},
+    testing::{FakeNode, Heard, State, view},
 };
 
 struct Running {
@@ -70,7 +70,11 @@ fn wanted() -> Desired {
 }
 
 fn count(fake: &FakeNode, line: &str) -> usize {
-    fake.state().log.iter().filter(|logged| logged.starts_with(line)).count()
+    logged(&fake.state(), line)
+}
+
+fn logged(node: &State, line: &str) -> usize {
+    node.log.iter().filter(|logged| logged.starts_with(line)).count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,8 +107,7 @@ async fn the_uplink_is_looked_for_from_the_start() {
     let fake = FakeNode::new();
     let running = start(&fake, wanted());
     running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
-    tokio::time::sleep(UPLINK).await;
-    assert!(fake.state().log.iter().any(|line| line == r#"uplink Some("up0")"#));
+    fake.until("the uplink", |node| node.log.iter().any(|line| line == r#"uplink Some("up0")"#)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,8 +116,8 @@ async fn what_others_may_have_removed_is_set_again_and_a_failure_is_told() {
     let running = start(&fake, wanted());
     running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
     let before = (count(&fake, "peers"), count(&fake, "announce"));
-    tokio::time::sleep(REPAIR + UPLINK).await;
-    assert_eq!((count(&fake, "peers"), count(&fake, "announce")), (before.0 + 1, before.1 + 1));
+    let again = (before.0 + 1, before.1 + 1);
+    fake.until("both again", |node| (logged(node, "peers"), logged(node, "announce")) == again).await;
     assert_eq!(count(&fake, "publish"), 1, "the datapath is nobody else's");
     fake.state().failures.insert("peers", ["no such device"; 2].map(str::to_owned).into());
     running
