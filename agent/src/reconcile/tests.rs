@@ -436,9 +436,7 @@ async fn pods_of_others_and_a_quiet_resync_are_left_alone() {
     assert_eq!(node.state().log, log);
     assert_eq!(agent.heard.said().reports.len(), said);
     agent.want(desired([web()]));
-    while node.state().networks.len() > 1 {
-        sleep(Duration::from_millis(100)).await;
-    }
+    node.until("the other is gone", |node| node.networks.len() == 1).await;
     assert!(node.state().containers.keys().all(|id| id.as_str().starts_with("p1.")));
     assert!(
         node.state().log.iter().all(|line| !line.starts_with("kill p1") && !line.starts_with("remove p1"))
