@@ -259,7 +259,13 @@ impl App {
 fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
     let (path, sealed) = (config.database(), vec![Resource::SECRETS]);
     let keys = Keyring::open(&config.secrets_key(), SqliteStore::holds(&path, &sealed)?)?;
-    Ok(SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed, keys })?)
+    Ok(SqliteStore::open(SqliteOptions {
+        path: &path,
+        layout: layout(),
+        sealed,
+        keys,
+        upgrade: kinds::upgrade,
+    })?)
 }
 
 /// The admission chain. What it follows in `cache` must not be started yet.

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::{
     body,
     negotiate::Form,
-    read,
     request::Ask,
     respond,
     route::{Review, Route},
+    table,
 };
 use crate::{
     model::{ApiError, Cause, Reason},
@@ -184,7 +184,7 @@ pub(super) async fn review(
         }
     }
     let answer =
-        if ask.accepted.form == Form::Partial { read::partial(&answer, ask.accepted) } else { answer };
+        if ask.accepted.form == Form::Partial { table::partial(&answer, ask.accepted) } else { answer };
     Ok(respond::value(StatusCode::CREATED, &answer, ask.wishes).await)
 }
 

@@ -158,7 +158,7 @@ impl Api {
                 } else {
                     error
                 };
-                let error = respond::named_as_asked(error, &route);
+                let error = route::named_as_asked(error, &route);
                 refused(actor.as_ref(), &method, &path, &error);
                 respond::failure(&error, kept.wishes(&Params::of(&uri)))
             }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Api,
     listing::{self, ListOptions},
-    negotiate::{Accepted, Form},
+    negotiate::Form,
     query::is_true,
     request::Ask,
     respond,
@@ -56,7 +56,7 @@ pub(super) async fn object_response(
     let body = match accepted.form {
         Form::Plain if scale => encode(&subresources::scale(&decode(object)?)),
         Form::Plain => plain(kind, object)?,
-        Form::Partial => encode(&partial(&decode(object)?, accepted)),
+        Form::Partial => encode(&table::partial(&decode(object)?, accepted)),
         Form::PartialList => {
             let name = if scale { "autoscaling.Scale".to_owned() } else { go_type(kind) };
             let message = format!(
@@ -103,7 +103,8 @@ pub(super) async fn list_response(
             joined(&format!("{}List", kind.kind), &kind.api_version(), list, &items)
         }
         Form::PartialList => {
-            let items = list.items.iter().map(|o| Ok(Item::Whole(encode(&partial(&decode(o)?, accepted)))));
+            let items =
+                list.items.iter().map(|o| Ok(Item::Whole(encode(&table::partial(&decode(o)?, accepted)))));
             let items = items.collect::<Result<Vec<_>, ApiError>>()?;
             joined(PARTIAL_LIST, accepted.version(), list, &items)
         }
@@ -161,11 +162,6 @@ fn shown(kind: &Kind, stored: Value) -> Value {
         None => stored,
         Some(view) => (view.from_stored)(&stored),
     }
-}
-
-/// Metadata alone.
-pub(super) fn partial(object: &Value, accepted: Accepted) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.version(), "metadata": object["metadata"]})
 }
 
 pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {

@@ -6,12 +6,22 @@ use super::{
     Params,
     negotiate::{self, Accepted, Offer},
     respond::Wishes,
-    table::Include,
 };
 use crate::{
     model::{ApiError, Reason},
     objects::{Actor, WriteOptions},
 };
+
+/// `?includeObject=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Include {
+    /// Only the cells.
+    None,
+    /// The metadata, for `-l` and `-n` to work on.
+    Metadata,
+    /// All of it.
+    Object,
+}
 
 /// One authenticated request, without its body.
 pub(super) struct Ask<'a> {

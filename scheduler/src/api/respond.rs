@@ -11,7 +11,6 @@ use serde_json::Value;
 use super::{
     Params,
     negotiate::{self, Accepted, Media, Offer},
-    route::Route,
 };
 use crate::{
     kinds::{self, wire},
@@ -176,16 +175,6 @@ pub(super) fn absent(error: ApiError, method: &Method, path: &str) -> ApiError {
     );
     let (group, kind) = (group.to_owned(), resource.to_owned());
     ApiError { group, kind, ..ApiError::new(Reason::NotFound, message) }
-}
-
-/// An object that is missing goes by the name of the kind that was asked for, not by that of the one that is stored.
-pub(super) fn named_as_asked(error: ApiError, route: &Route<'_>) -> ApiError {
-    match route {
-        Route::Object(kind, _, name, _) if kind.view.is_some() && error.reason == Reason::NotFound => {
-            ApiError::not_found(format!("{}.{}", kind.plural, kind.group), name)
-        }
-        _ => error,
-    }
 }
 
 /// 405.

@@ -5,7 +5,7 @@ use http::Method;
 use super::respond;
 use crate::{
     kinds::{self, Kind, Scope, Subresource},
-    model::{ApiError, Resource},
+    model::{ApiError, Reason, Resource},
 };
 
 /// What a path names.
@@ -141,6 +141,16 @@ fn subresource(kind: &Kind, name: &str) -> Option<Subresource> {
         _ => return None,
     };
     kind.has(sub).then_some(sub)
+}
+
+/// An object that is missing goes by the name of the kind that was asked for, not by that of the one that is stored.
+pub(super) fn named_as_asked(error: ApiError, route: &Route<'_>) -> ApiError {
+    match route {
+        Route::Object(kind, _, name, _) if kind.view.is_some() && error.reason == Reason::NotFound => {
+            ApiError::not_found(format!("{}.{}", kind.plural, kind.group), name)
+        }
+        _ => error,
+    }
 }
 
 #[cfg(test)]

@@ -9,25 +9,13 @@ use serde_json::{Map, Value, json};
 use super::{
     Computed,
     negotiate::{self, Accepted, Form},
-    read,
-    request::Ask,
+    request::{Ask, Include},
     respond,
 };
 use crate::{
     kinds::{self, Column, Kind},
     model::ApiError,
 };
-
-/// `?includeObject=`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Include {
-    /// Only the cells.
-    None,
-    /// The metadata, for `-l` and `-n` to work on.
-    Metadata,
-    /// All of it.
-    Object,
-}
 
 /// The list's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -102,9 +90,9 @@ pub(super) async fn computed(
             let items = items.map_or(one, Vec::as_slice);
             table(layout, items, page, ask.table()?, accepted)
         }
-        (Form::Partial, None) => read::partial(&value, accepted),
+        (Form::Partial, None) => partial(&value, accepted),
         (Form::PartialList, Some(items)) => {
-            let items: Vec<Value> = items.iter().map(|item| read::partial(item, accepted)).collect();
+            let items: Vec<Value> = items.iter().map(|item| partial(item, accepted)).collect();
             json!({"kind": "PartialObjectMetadataList", "apiVersion": accepted.version(), "metadata": {}, "items": items})
         }
         (Form::Partial | Form::PartialList, _) => return Err(negotiate::not_acceptable()),
@@ -115,7 +103,7 @@ pub(super) async fn computed(
 fn row(layout: Layout, item: &Value, now: i64, include: Include, accepted: Accepted) -> Value {
     let object = match include {
         Include::None => Value::Null,
-        Include::Metadata => read::partial(item, accepted),
+        Include::Metadata => partial(item, accepted),
         Include::Object => layout.shown.map_or_else(|| item.clone(), |shown| shown(item)),
     };
     json!({"cells": (layout.cells)(item, now), "object": object})
@@ -124,6 +112,11 @@ fn row(layout: Layout, item: &Value, now: i64, include: Include, accepted: Accep
 fn column(column: &'static Column) -> Value {
     json!({"name": column.name, "type": column.kind, "format": column.format,
         "description": kinds::description(column), "priority": column.priority})
+}
+
+/// Metadata alone.
+pub(super) fn partial(object: &Value, accepted: Accepted) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.version(), "metadata": object["metadata"]})
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     listing::ListOptions,
     negotiate::{Accepted, Form, Media},
     read,
-    request::Ask,
+    request::{Ask, Include},
     table,
 };
 use crate::{
@@ -52,7 +52,7 @@ pub(super) async fn watch(
     let shower = Shower {
         kind,
         accepted,
-        table: if accepted.form == Form::Table { ask.table()? } else { table::Include::None },
+        table: if accepted.form == Form::Table { ask.table()? } else { Include::None },
         bookmarks: options.bookmarks,
         mark_initial: options.bookmarks && options.initial == Some(true),
         with_columns: true,
@@ -115,7 +115,7 @@ fn later(
 struct Shower {
     kind: &'static Kind,
     accepted: Accepted,
-    table: table::Include,
+    table: Include,
     bookmarks: bool,
     /// The first bookmark tells that the initial events are complete.
     mark_initial: bool,
@@ -183,7 +183,7 @@ impl Shower {
         match self.accepted.form {
             Form::Plain => read::plain(self.kind, object),
             Form::Partial | Form::PartialList => {
-                Ok(encode(&read::partial(&read::decode(object)?, self.accepted)))
+                Ok(encode(&table::partial(&read::decode(object)?, self.accepted)))
             }
             Form::Table => {
                 let value = read::decode(object)?;

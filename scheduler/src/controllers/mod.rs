@@ -68,3 +68,5 @@ pub fn start(dependencies: Dependencies) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;

@@ -30,7 +30,11 @@ pub(super) struct Cluster {
 
 /// A cluster with every loop running.
 pub(super) async fn cluster() -> Cluster {
-    let objects = Objects::in_memory(Vec::new()).await.unwrap();
+    cluster_over(Objects::in_memory(Vec::new()).await.unwrap())
+}
+
+/// The same over what is there already.
+pub(super) fn cluster_over(objects: Objects) -> Cluster {
     let (cache, tasks) = (Cache::default(), Tasks::default());
     let runtime = Runtime {
         cache: cache.clone(),
@@ -52,7 +56,7 @@ pub(super) async fn cluster() -> Cluster {
     Cluster { objects, cache }
 }
 
-fn options() -> WriteOptions {
+pub(super) fn options() -> WriteOptions {
     WriteOptions::controller("test")
 }
 
@@ -119,7 +123,7 @@ impl Cluster {
     }
 }
 
-fn deployment(replicas: i32) -> Value {
+pub(super) fn deployment(replicas: i32) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
@@ -138,7 +142,7 @@ fn is_complete(deployment: &Value, image: &str, replicas: i64) -> bool {
 }
 
 impl Cluster {
-    async fn rolled_out(&self, image: &str, replicas: i64) -> Value {
+    pub(super) async fn rolled_out(&self, image: &str, replicas: i64) -> Value {
         until(&format!("{image} rolled out"), async || {
             self.run_pods().await;
             let found = self.get(Resource::DEPLOYMENTS, Some("default"), "web").await?;

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     Kind, Scope, Subresource,
+    base::{BASE, keep_status},
     json::{items, member_mut, set_default, text},
     print, service,
-    table::{BASE, keep_status},
     validate::{Path, Problems, meta, names},
 };
 use crate::model::{Cause, Resource};

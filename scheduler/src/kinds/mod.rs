@@ -1,6 +1,7 @@
 //! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
+mod base;
 mod cluster;
 mod config;
 pub mod decode;
@@ -63,6 +64,15 @@ pub fn in_version(kind: &Kind, version: &str) -> Option<(&'static Kind, impl Fn(
         let stored = stored.as_ref().unwrap_or(object);
         to.map_or_else(|| stored.clone(), |to| to(stored))
     }))
+}
+
+/// Brings an object, as an earlier version stored it, into the form that one has which is stored today: with today's
+/// defaults, and with all that it always shows. What is in this form already stays as it is.
+pub fn upgrade(resource: Resource, object: &mut Value) {
+    let Some(kind) = by_resource(resource) else { return };
+    (kind.defaults)(object);
+    schema::complete(kind.definition, object);
+    schema::settle(kind.definition, object);
 }
 
 /// What every new object is checked for after what its kind asks, whose words are better.

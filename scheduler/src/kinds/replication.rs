@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::{
     Kind, Subresource,
+    base::BASE,
     json::{ensure, member_mut, set_default, text},
     pod, print,
-    table::BASE,
     validate::{Path, Problems, meta, names, selectors},
     workload,
 };

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{
     Kind, Scope,
+    base::BASE,
     json::{items, text},
     pod, print,
-    table::BASE,
     validate::{Path, Problems, meta, names},
 };
 use crate::model::{Cause, Resource};

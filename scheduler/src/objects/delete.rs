@@ -7,10 +7,11 @@ use serde_json::Value;
 use super::{
     DeleteOptions, Objects, Propagation, WriteOptions,
     admission::{Operation, Request, Undo},
-    create,
+    body,
     meta::{self, FOREGROUND, ORPHAN},
     row,
-    update::{self, Target},
+    target::{self, Target},
+    update,
 };
 use crate::{
     kinds::Kind,
@@ -84,7 +85,7 @@ impl Objects {
         let gone = mark(target.kind, delete, &old, &mut new) && !update::held(target.kind, &new);
         if !gone && options.dry_run {
             // As it would wait.
-            let preview = create::draft(target.kind, target.key(), &new)?.at(current.revision);
+            let preview = body::draft(target.kind, target.key(), &new)?.at(current.revision);
             return Ok(Some(Deleted { object: preview.into(), gone }));
         }
         if options.dry_run || (!gone && new == old) {
@@ -93,7 +94,7 @@ impl Objects {
         let change = if gone {
             Change::Delete { key: target.key(), expect: current.revision }
         } else {
-            let draft = create::draft(target.kind, target.key(), &new)?;
+            let draft = body::draft(target.kind, target.key(), &new)?;
             Change::Put { draft, expect: Expect::At(current.revision) }
         };
         match self.inner.store.commit(vec![change]).await {
@@ -109,7 +110,7 @@ fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Obj
     if let Some(uid) = &delete.uid
         && **uid != *current.uid
     {
-        return Err(update::uid_conflict(resource, name, uid, &current.uid));
+        return Err(target::uid_conflict(resource, name, uid, &current.uid));
     }
     if let Some(revision) = delete.revision
         && revision != current.revision

@@ -17,12 +17,15 @@ use crate::{
 };
 
 pub mod admission;
+mod body;
 mod create;
 mod delete;
 pub mod meta;
+mod ownership;
 mod patching;
 mod read;
 pub mod subresources;
+mod target;
 mod token;
 mod update;
 

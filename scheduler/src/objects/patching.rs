@@ -1,14 +1,18 @@
-//! Patches and field ownership: the calls into the pure functions of [`crate::patch`].
+//! Patches: the calls into the pure functions of [`crate::patch`].
 
 use serde_json::Value;
 
 use super::{
-    FieldValidation, Patch, WriteOptions, create, meta, subresources,
-    update::{Edited, Target},
+    FieldValidation, Patch, WriteOptions,
+    body::{self, check_name, forget_managers},
+    meta,
+    ownership::apply,
+    subresources,
+    target::{Edited, Target},
 };
 use crate::{
     kinds::{Kind, Subresource, decode},
-    model::{ApiError, Cause, Reason, Resource},
+    model::{ApiError, Cause, Reason},
     patch,
 };
 
@@ -53,7 +57,7 @@ pub(super) fn patched(
         map.insert("kind".to_owned(), kind.kind.into());
     }
     check_own_type(kind, &object).map_err(|why| unfitting(&why))?;
-    create::check_namespace(kind, target.namespace, &mut object)?;
+    body::check_namespace(kind, target.namespace, &mut object)?;
     check_name(target.name, &object)?;
     check_uid(target, old, &object)?;
     forget_managers(&mut object);
@@ -65,7 +69,7 @@ pub(super) fn patched(
         FieldValidation::Warn => findings,
         FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
     };
-    object = create::to_stored(kind, object);
+    object = body::to_stored(kind, object);
     warnings.extend(meta::join_owners(&mut object));
     Ok(Edited { object, warnings, recorded })
 }
@@ -115,18 +119,6 @@ fn check_own_type(kind: &Kind, object: &Value) -> Result<(), String> {
     ))
 }
 
-/// The name in the patched object is the one in the URL.
-pub(super) fn check_name(name: &str, object: &Value) -> Result<(), ApiError> {
-    let message = match meta::text(object, "name") {
-        found if found == name => return Ok(()),
-        "" => {
-            format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")
-        }
-        found => format!("the name of the object ({found}) does not match the name on the URL ({name})"),
-    };
-    Err(ApiError::new(Reason::BadRequest, message))
-}
-
 /// A patch does not make another object of an object; an update that means another one is a conflict instead.
 fn check_uid(target: Target<'_>, old: &Value, object: &Value) -> Result<(), ApiError> {
     let uid = meta::text(object, "uid");
@@ -136,15 +128,6 @@ fn check_uid(target: Target<'_>, old: &Value, object: &Value) -> Result<(), ApiE
     let message = format!("Invalid value: {uid:?}: field is immutable");
     let cause = Cause { reason: "FieldValueInvalid", field: "metadata.uid".to_owned(), message };
     Err(ApiError::invalid(target.kind.group, target.kind.kind, target.name, vec![cause]))
-}
-
-/// An empty list of managers asks to forget them, like one with an empty entry; decoding would drop it as nothing.
-pub(super) fn forget_managers(object: &mut Value) {
-    if let Some(Value::Array(managers)) = object.pointer_mut("/metadata/managedFields")
-        && managers.is_empty()
-    {
-        managers.push(Value::Object(serde_json::Map::new()));
-    }
 }
 
 fn apply_patch(
@@ -160,64 +143,4 @@ fn apply_patch(
         Patch::Strategic(body) => (patch::strategic(kind, old, body)?, Vec::new()),
         Patch::Apply(body) => (apply(kind, sub, Some(old), body, options)?, Vec::new()),
     })
-}
-
-/// Server-side apply onto `live`, or of a new object.
-pub(super) fn apply(
-    kind: &'static Kind,
-    sub: Option<Subresource>,
-    live: Option<&Value>,
-    body: &Value,
-    options: &WriteOptions,
-) -> Result<Value, ApiError> {
-    let now = meta::now();
-    let writer = writer(sub, options, &now);
-    Ok(patch::apply(kind, live, body, &writer, options.force)?)
-}
-
-/// Records in `metadata.managedFields` of `new` who wrote what. `new` is as the client meant it: decoded, before
-/// anything is carried over from `old`, prepared or admitted. What the server alone changes afterwards nobody owns. Both
-/// are in the form of the store; `kind` is the row that the client wrote to.
-pub(super) fn record_write(
-    kind: &'static Kind,
-    old: Option<&Value>,
-    new: &mut Value,
-    sub: Option<Subresource>,
-    options: &WriteOptions,
-) {
-    let mut meant = new.clone();
-    (kind.defaults)(&mut meant);
-    let mut shown = None;
-    if let Some(view) = &kind.view {
-        meant = (view.from_stored)(&meant);
-        shown = old.map(view.from_stored);
-    }
-    let old = shown.as_ref().or(old);
-    if kind.resource == Resource::SERVICES {
-        forget_addresses(new, &mut meant);
-    }
-    let now = meta::now();
-    patch::record_update(kind, old, &mut meant, &writer(sub, options, &now));
-    meta::carry(new, &meant, "managedFields");
-}
-
-/// What a Service is given of addresses and families comes from the server's pools, not from its type: what the client
-/// did not name is nobody's.
-fn forget_addresses(sent: &Value, meant: &mut Value) {
-    let Some(spec) = meant.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        if sent.pointer("/spec").and_then(|spec| spec.get(field)).is_none() {
-            spec.remove(field);
-        }
-    }
-}
-
-fn writer<'a>(sub: Option<Subresource>, options: &'a WriteOptions, now: &'a str) -> patch::Writer<'a> {
-    let subresource = match sub {
-        Some(Subresource::Status) => Some("status"),
-        Some(Subresource::Scale) => Some("scale"),
-        Some(Subresource::Finalize) => Some("finalize"),
-        _ => None,
-    };
-    patch::Writer { manager: &options.manager, subresource, now }
 }

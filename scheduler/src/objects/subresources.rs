@@ -5,7 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
-use super::{meta, update::Edited, update::Target};
+use super::{
+    meta,
+    target::{Edited, Target, uid_conflict},
+};
 use crate::{
     kinds::{
         Kind, Subresource,
@@ -139,12 +142,7 @@ fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiE
     }
     let uid = meta::text(binding, "uid");
     if !uid.is_empty() && uid != meta::text(pod, "uid") {
-        return Err(super::update::uid_conflict(
-            target.kind.resource,
-            target.name,
-            uid,
-            meta::text(pod, "uid"),
-        ));
+        return Err(uid_conflict(target.kind.resource, target.name, uid, meta::text(pod, "uid")));
     }
     if meta::deleting(pod) {
         return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));

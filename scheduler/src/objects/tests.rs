@@ -4,7 +4,10 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kinds::Subresource;
+use crate::{
+    kinds::Subresource,
+    store::{Change, Draft, Expect},
+};
 
 pub(super) fn options() -> WriteOptions {
     WriteOptions::controller("test")
@@ -399,4 +402,42 @@ async fn concurrent_patches_of_one_object_lose_nothing() {
     }
     let last = objects.get(Resource::CONFIG_MAPS, Some("default"), "a").await.unwrap();
     assert_eq!(value(&last)["data"].as_object().unwrap().len(), 17);
+}
+
+/// A workload that an earlier version took and today's would refuse, straight in the store.
+async fn outdated(objects: &Objects, resource: Resource, selector: &Value) {
+    let mut old = json!({
+        "metadata": {"name": "old"},
+        "spec": {"replicas": 1, "selector": selector, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "Not_A_Label", "image": "i"}]}}},
+    });
+    kinds::upgrade(resource, &mut old);
+    let fields = kinds::by_resource(resource).unwrap().fields;
+    let draft = Draft::new(key(resource, Some("default"), "old"), &old, fields).unwrap();
+    objects.inner.store.commit(vec![Change::Put { draft, expect: Expect::Absent }]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_stored_is_not_held_against_a_write_of_something_else() {
+    let objects = machine().await;
+    let labels = json!({"app": "web"});
+    for (resource, selector) in [
+        (Resource::DEPLOYMENTS, json!({"matchLabels": labels})),
+        (Resource::REPLICA_SETS, json!({"matchLabels": labels})),
+        (Resource::REPLICATION_CONTROLLERS, labels.clone()),
+    ] {
+        outdated(&objects, resource, &selector).await;
+        let patch = async |sub: Option<Subresource>, body: Value| {
+            objects.patch(resource, Some("default"), "old", sub, Patch::Strategic(body), &options()).await
+        };
+        let told = patch(Some(Subresource::Status), json!({"status": {"replicas": 1}})).await.unwrap();
+        assert_eq!(value(&told.object)["status"]["replicas"], 1);
+        patch(None, json!({"metadata": {"labels": {"tier": "back"}}})).await.unwrap();
+        patch(None, json!({"spec": {"replicas": 2}})).await.unwrap();
+        // A new fault is one all the same, and it alone is told.
+        let refused = patch(None, json!({"spec": {"replicas": -1}})).await.unwrap_err();
+        let fields: Vec<_> = refused.causes.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(fields, ["spec.replicas"]);
+    }
 }

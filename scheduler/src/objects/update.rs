@@ -7,42 +7,20 @@ use serde_json::Value;
 use super::{
     MODIFIED, Objects, Patch, WriteOptions, Written,
     admission::{Operation, Request, Undo},
-    create, key, meta, patching, row, subresources,
+    body, meta, ownership, patching, row, subresources,
+    target::{Edited, Target, uid_conflict},
 };
 use crate::{
     kinds::{
         self, Kind, Subresource,
         schema::{complete, settle},
     },
-    model::{ApiError, Cause, Key, Object, Reason, Resource, Revision},
+    model::{ApiError, Cause, Object, Reason, Resource, Revision},
     store::{Change, Expect, StoreError},
 };
 
 /// Lost races are tried again this often before the client is told.
 const ATTEMPTS: usize = 64;
-
-/// What a write is about.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) kind: &'static Kind,
-    pub(super) namespace: Option<&'a str>,
-    pub(super) name: &'a str,
-    pub(super) sub: Option<Subresource>,
-}
-
-impl Target<'_> {
-    pub(super) fn key(&self) -> Key {
-        key(self.kind.resource, self.namespace, self.name)
-    }
-}
-
-/// What an edit made of the stored state.
-pub(super) struct Edited {
-    pub(super) object: Value,
-    pub(super) warnings: Vec<String>,
-    /// Whether `metadata.managedFields` already tells of this write, as after an apply.
-    pub(super) recorded: bool,
-}
 
 impl Objects {
     /// Replaces; `metadata.resourceVersion` in the body, when there, must match.
@@ -61,10 +39,10 @@ impl Objects {
             return self.edit(target, options, |old| subresources::merge(target, old, &body)).await;
         }
         let written = options.view.unwrap_or(kind);
-        create::check_type(written, &mut body)?;
-        let mut warnings = create::check_fields(written, &mut body, options)?;
-        create::check_namespace(written, namespace, &mut body)?;
-        patching::check_name(name, &body)?;
+        body::check_type(written, &mut body)?;
+        let mut warnings = body::check_fields(written, &mut body, options)?;
+        body::check_namespace(written, namespace, &mut body)?;
+        body::check_name(name, &body)?;
         if sub.is_none() && self.stored(&target.key()).is_none() && kind.create_on_update {
             let uid = meta::text(&body, "uid");
             if !uid.is_empty() {
@@ -74,7 +52,7 @@ impl Objects {
             meta::of_mut(&mut body).remove("resourceVersion");
             return self.create_checked(kind, namespace, body, options, false).await;
         }
-        body = create::to_stored(written, body);
+        body = body::to_stored(written, body);
         warnings.extend(meta::join_owners(&mut body));
         if sub.is_none()
             && kind.revision_on_update
@@ -122,7 +100,7 @@ impl Objects {
             return Ok(None);
         }
         let kind = options.view.unwrap_or(target.kind);
-        let mut object = patching::apply(kind, None, None, body, options)?;
+        let mut object = ownership::apply(kind, None, None, body, options)?;
         let uid = meta::text(&object, "uid");
         if !uid.is_empty() {
             let why = format!(
@@ -130,8 +108,8 @@ impl Objects {
             );
             return Err(ApiError::conflict(target.kind.resource, target.name, &why));
         }
-        create::check_namespace(kind, target.namespace, &mut object)?;
-        patching::check_name(target.name, &object)?;
+        body::check_namespace(kind, target.namespace, &mut object)?;
+        body::check_name(target.name, &object)?;
         // There is nothing that it could be a revision of.
         meta::of_mut(&mut object).remove("resourceVersion");
         self.create_checked(target.kind, target.namespace, object, options, true).await.map(Some)
@@ -170,13 +148,11 @@ impl Objects {
         current: Arc<Object>,
         undo: &mut Undo,
     ) -> Result<Option<Written>, ApiError> {
-        let mut old = decode(&current)?;
-        // What was stored by an earlier version may show less; that is no difference.
-        complete(target.kind.definition, &mut old);
+        let old = decode(&current)?;
         let Edited { object: mut new, mut warnings, recorded } = edit(&old)?;
         check_preconditions(target, &current, &new)?;
         if !recorded {
-            patching::record_write(
+            ownership::record_write(
                 options.view.unwrap_or(target.kind),
                 Some(&old),
                 &mut new,
@@ -193,7 +169,7 @@ impl Objects {
         if unchanged(&old, &new) {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
-        let draft = create::draft(target.kind, target.key(), &new)?;
+        let draft = body::draft(target.kind, target.key(), &new)?;
         if options.dry_run {
             let object = Arc::new(draft.at(current.revision));
             return Ok(Some(Written { object, created: false, warnings }));
@@ -246,14 +222,7 @@ impl Objects {
         })
         .await?;
         complete(kind.definition, new);
-        let written = options.view.unwrap_or(kind);
-        let mut causes = kinds::validate_update(new, old);
-        match sub {
-            Some(sub @ (Subresource::Status | Subresource::Finalize)) => {
-                causes.extend((kind.validate_sub)(sub, new, old));
-            }
-            _ => causes.extend((written.validate)(new, Some(&subresources::before(sub, old, new)))),
-        }
+        let causes = faults(options.view.unwrap_or(kind), target, new, old);
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
         }
@@ -265,6 +234,27 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// What is wrong with an update. What was stored is valid, whatever is asked of objects today: a fault that was there
+/// before, in the same words, is not held against who changes something else.
+fn faults(written: &Kind, target: Target<'_>, new: &Value, old: &Value) -> Vec<Cause> {
+    let all = |new: &Value| {
+        let mut causes = kinds::validate_update(new, old);
+        causes.extend(match target.sub {
+            Some(sub @ (Subresource::Status | Subresource::Finalize)) => {
+                (target.kind.validate_sub)(sub, new, old)
+            }
+            sub => (written.validate)(new, Some(&subresources::before(sub, old, new))),
+        });
+        causes
+    };
+    let mut causes = all(new);
+    if !causes.is_empty() {
+        let before = all(old);
+        causes.retain(|cause| !before.contains(cause));
+    }
+    causes
 }
 
 /// Decodes a stored object.
@@ -303,12 +293,6 @@ fn check_preconditions(target: Target<'_>, current: &Object, new: &Value) -> Res
         return Err(uid_conflict(resource, name, uid, &current.uid));
     }
     Ok(())
-}
-
-/// The object under this name is another one than the client means.
-pub(super) fn uid_conflict(resource: Resource, name: &str, wanted: &str, found: &str) -> ApiError {
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
-    ApiError::conflict(resource, name, &why)
 }
 
 /// Metadata that only the server writes stays as it is.

@@ -22,8 +22,14 @@ pub(super) fn layout() -> Layout {
 pub(super) fn sqlite(dir: &Path) -> SqliteStore {
     let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
     let path = dir.join("gantry.db");
-    SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed: vec![Resource::SECRETS], keys })
-        .unwrap()
+    SqliteStore::open(SqliteOptions {
+        path: &path,
+        layout: layout(),
+        sealed: vec![Resource::SECRETS],
+        keys,
+        upgrade: |_, _| {},
+    })
+    .unwrap()
 }
 
 pub(super) fn key(name: &str) -> Key {

@@ -28,7 +28,13 @@ fn secret(text: &str) -> Change {
 fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
     let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
     let path = dir.join("gantry.db");
-    SqliteStore::open(SqliteOptions { path: &path, layout: layout(), sealed: vec![Resource::SECRETS], keys })
+    SqliteStore::open(SqliteOptions {
+        path: &path,
+        layout: layout(),
+        sealed: vec![Resource::SECRETS],
+        keys,
+        upgrade: |_, _| {},
+    })
 }
 
 #[tokio::test]

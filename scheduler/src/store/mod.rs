@@ -30,7 +30,7 @@ mod durability;
 pub use draft::{Draft, DraftError};
 pub use memory::MemoryStore;
 pub use seal::{Keyring, SealError};
-pub use sqlite::{OpenError, SqliteOptions, SqliteStore};
+pub use sqlite::{OpenError, SqliteOptions, SqliteStore, Upgrade};
 pub use watcher::Watcher;
 
 /// What the store indexes of each resource: the resource and the JSON paths of its selectable fields. A

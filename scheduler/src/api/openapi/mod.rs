@@ -56,7 +56,7 @@ impl Document {
 
 /// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`, `version`.
 static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
-    let all = schemas::all();
+    let all = schemas::all(extras::schemas());
     let extras = EXTRAS.iter().map(|extra| (extra.group, extra.version));
     let mut versions: Vec<(&str, &str)> =
         kinds::all().iter().map(|k| (k.group, k.version)).chain(extras).collect();
@@ -78,7 +78,8 @@ static INDEX: LazyLock<Document> = LazyLock::new(|| {
     Document::new(&json!({ "paths": paths }))
 });
 
-static V2: LazyLock<Document> = LazyLock::new(|| Document::new(&v2::document(&schemas::all())));
+static V2: LazyLock<Document> =
+    LazyLock::new(|| Document::new(&v2::document(&schemas::all(extras::schemas()))));
 
 /// `/openapi/v3`.
 pub fn index() -> &'static Document {

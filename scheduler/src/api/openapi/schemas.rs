@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::extras;
 use crate::{
     api::discovery::EXTRAS,
     kinds::{self, schema},
@@ -27,8 +26,8 @@ pub(super) fn list_name(definition: &str) -> String {
     format!("{definition}List")
 }
 
-/// All schemas by name.
-pub(super) fn all() -> Map<String, Value> {
+/// All schemas by name, `more` among them.
+pub(super) fn all(more: Map<String, Value>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, mut node) in schema::definitions() {
         to_openapi(&mut node);
@@ -36,7 +35,7 @@ pub(super) fn all() -> Map<String, Value> {
         node.as_object_mut().map(|node| node.remove("required"));
         out.insert(name, node);
     }
-    out.extend(extras::schemas());
+    out.extend(more);
     add_scalars(&mut out);
     add_facts(&mut out);
     add_kinds(&mut out);

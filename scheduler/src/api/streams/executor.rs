@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    exec::{deliver, last_words, lost, resize},
+    command::{deliver, last_words, lost, resize},
     spdy::{self, Output, Stream},
 };
 use crate::streams::NodeStream;

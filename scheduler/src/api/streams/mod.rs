@@ -2,6 +2,7 @@
 //! on the other. Decides what can be served from the pod's status, in upstream's words; moves bytes with
 //! back-pressure end to end. Never: a look into what flows.
 
+mod command;
 mod container;
 mod exec;
 mod executor;

@@ -107,11 +107,11 @@ fn channels_of_a_client_are_input_sizes_and_closes() {
 #[test]
 fn sizes_are_read_in_any_case() {
     let size = |width, height| Some(Kind::Resize(pb::TerminalSize { width, height }));
-    assert_eq!(exec::resize(br#"{"Width":80,"Height":24}"#), size(80, 24));
-    assert_eq!(exec::resize(br#"{"height":40,"width":99}"#), size(99, 40));
-    assert_eq!(exec::resize(br#"{"WIDTH":1,"hEIGHT":2,"x":3}{"width":5,"height":6}"#), size(5, 6));
+    assert_eq!(command::resize(br#"{"Width":80,"Height":24}"#), size(80, 24));
+    assert_eq!(command::resize(br#"{"height":40,"width":99}"#), size(99, 40));
+    assert_eq!(command::resize(br#"{"WIDTH":1,"hEIGHT":2,"x":3}{"width":5,"height":6}"#), size(5, 6));
     for nothing in [&b""[..], b"{}", br#"{"width":-1,"height":2}"#, br#"{"width":1}"#, b"rubbish"] {
-        assert_eq!(exec::resize(nothing), None);
+        assert_eq!(command::resize(nothing), None);
     }
 }
 
@@ -119,7 +119,7 @@ fn sizes_are_read_in_any_case() {
 async fn a_large_message_goes_to_the_agent_in_frames() {
     let (agent, mut frames) = tokio::sync::mpsc::channel(64);
     let bytes = Bytes::from(vec![7; 3 << 20]);
-    assert!(exec::deliver(Some(Kind::Stdin(bytes.clone())), &agent).await);
+    assert!(command::deliver(Some(Kind::Stdin(bytes.clone())), &agent).await);
     drop(agent);
     let mut all = Vec::new();
     while let Some(frame) = frames.recv().await {
@@ -132,7 +132,7 @@ async fn a_large_message_goes_to_the_agent_in_frames() {
 
 #[test]
 fn the_end_is_a_status_with_the_exit_code() {
-    let end = |exit_code, error: &str| exec::status(&pb::StreamEnd { exit_code, error: error.into() });
+    let end = |exit_code, error: &str| command::status(&pb::StreamEnd { exit_code, error: error.into() });
     assert_eq!(end(Some(0), "")["status"], "Success");
     let failed = end(Some(7), "");
     assert_eq!(
@@ -141,7 +141,7 @@ fn the_end_is_a_status_with_the_exit_code() {
     );
     assert_eq!(end(None, "no such file")["reason"], "InternalError");
     let words =
-        |code| exec::last_words(&pb::StreamEnd { exit_code: Some(code), error: String::new() }, false);
+        |code| command::last_words(&pb::StreamEnd { exit_code: Some(code), error: String::new() }, false);
     assert_eq!(words(0), None, "older protocols tell of failures alone");
     assert_eq!(words(7).unwrap(), "command terminated with non-zero exit code: exit status 7");
 }

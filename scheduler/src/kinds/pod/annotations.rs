@@ -85,7 +85,7 @@ fn seccomp(profile: &str, path: &Path, problems: &mut Problems) {
     match profile {
         "runtime/default" | "docker/default" | "unconfined" => {}
         _ => match profile.strip_prefix(LOCALHOST) {
-            Some(file) => super::volumes::relative(file, path, problems),
+            Some(file) => super::paths::relative(file, path, problems),
             None => problems.invalid(path, profile, "must be a valid seccomp profile"),
         },
     }

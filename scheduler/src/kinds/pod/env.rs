@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::volumes::no_backsteps;
+use super::paths::no_backsteps;
 use crate::kinds::{
     json::{items, text},
     validate::{Path, Problems, names},

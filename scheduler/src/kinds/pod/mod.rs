@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod mounts;
 mod overlaps;
+mod paths;
 pub(super) mod prepare;
 mod probes;
 pub(super) mod resources;

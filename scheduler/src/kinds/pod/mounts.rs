@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::volumes::{Volumes, no_backsteps, relative};
+use super::{
+    paths::{no_backsteps, relative},
+    volumes::Volumes,
+};
 use crate::kinds::{
     json::{items, text},
     validate::{Path, Problems},

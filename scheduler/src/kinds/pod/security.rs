@@ -170,7 +170,7 @@ fn seccomp(profile: &Value, path: &Path, problems: &mut Problems) {
     let (file, path) = (profile["localhostProfile"].as_str(), path.field("localhostProfile"));
     match (text(profile, "type"), file) {
         ("Localhost", None) => problems.required(&path, "must be set when seccomp type is Localhost"),
-        ("Localhost", Some(file)) => super::volumes::relative(file, &path, problems),
+        ("Localhost", Some(file)) => super::paths::relative(file, &path, problems),
         (_, None) => {}
         (_, Some(_)) => {
             let why = "can only be set when seccomp type is Localhost";

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{annotations, validate::whole};
+use super::annotations;
 use crate::kinds::{
     json::{ensure, items, items_mut, members, text},
     validate::{Path, Problems, difference, shapes},
@@ -13,8 +13,8 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
     tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// Compares two states of a pod. What was accepted stays acceptable: a spec that did not change is not looked at, and
-/// what was wrong with it before is no reason to refuse another change.
-pub(super) fn check(pod: &Value, before: &Value, problems: &mut Problems) {
+/// what was wrong with it before is no reason to refuse another change. `whole` finds what is wrong with a pod by itself.
+pub(super) fn check(pod: &Value, before: &Value, whole: fn(&Value, &mut Problems), problems: &mut Problems) {
     let (new, old) = (&pod["spec"], &before["spec"]);
     let (noted, noted_before) = (&pod["metadata"]["annotations"], &before["metadata"]["annotations"]);
     let same_annotations = noted == noted_before;

@@ -31,7 +31,7 @@ pub(in crate::kinds) fn pod(pod: &Value, old: Option<&Value>) -> Vec<Cause> {
             annotations::agree(&pod["metadata"], &pod["spec"], &path, &mut problems);
         }
         Some(old) => {
-            super::update::check(pod, old, &mut problems);
+            super::update::check(pod, old, whole, &mut problems);
             if old["status"] != pod["status"] {
                 status::check(pod, old, &mut problems);
             }
@@ -41,7 +41,7 @@ pub(in crate::kinds) fn pod(pod: &Value, old: Option<&Value>) -> Vec<Cause> {
 }
 
 /// What holds for the annotations and the spec of a new pod and of a changed one.
-pub(super) fn whole(pod: &Value, problems: &mut Problems) {
+fn whole(pod: &Value, problems: &mut Problems) {
     let (metadata, pod_spec, path) = (&pod["metadata"], &pod["spec"], Path::new("spec"));
     let annotations_path = Path::new("metadata").field("annotations");
     annotations::check(&metadata["annotations"], pod_spec, &annotations_path, problems);

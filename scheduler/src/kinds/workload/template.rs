@@ -4,9 +4,9 @@
 use serde_json::Value;
 
 use crate::kinds::{
+    base::{drop_status, keep_status},
     json::{member_mut, text},
     pod,
-    table::{drop_status, keep_status},
     validate::{Path, names},
 };
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, params};
 use serde_json::Value;
 
-use super::{OpenError, Sealer};
+use super::{OpenError, Sealer, Upgrade};
 use crate::{
     model::{Key, Object, Resource, Revision},
     store::{Draft, Layout, image::Image},
@@ -78,6 +78,7 @@ pub(super) fn load(
     path: &Path,
     layout: &Layout,
     sealer: &Sealer,
+    upgrade: Upgrade,
 ) -> Result<Image, OpenError> {
     let database = |source| database_error(path, source);
     let revision: i64 =
@@ -85,7 +86,7 @@ pub(super) fn load(
     let rows = read_rows(connection).map_err(database)?;
     let (mut objects, mut stale) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
-        let (object, current) = open_row(row, layout, sealer)?;
+        let (object, current) = open_row(row, layout, sealer, upgrade)?;
         if !current {
             stale.push(objects.len());
         }
@@ -113,7 +114,12 @@ fn read_rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
     rows.collect()
 }
 
-fn open_row(row: Row, layout: &Layout, sealer: &Sealer) -> Result<(Object, bool), OpenError> {
+fn open_row(
+    row: Row,
+    layout: &Layout,
+    sealer: &Sealer,
+    upgrade: Upgrade,
+) -> Result<(Object, bool), OpenError> {
     let Some((resource, fields)) = layout.find(&row.resource) else {
         return Err(OpenError::UnknownResource { name: row.resource });
     };
@@ -127,9 +133,10 @@ fn open_row(row: Row, layout: &Layout, sealer: &Sealer) -> Result<(Object, bool)
     } else {
         (row.body, true)
     };
-    let value: Value =
+    let mut value: Value =
         serde_json::from_slice(&json).map_err(|source| OpenError::Decode { row: name, source })?;
     // Encoded anew, so that what older versions wrote has the same form.
+    upgrade(resource, &mut value);
     Ok((Draft::new(key, &value, fields)?.at(Revision(row.revision)), current))
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use rusqlite::Connection;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -117,7 +118,13 @@ pub struct SqliteOptions<'a> {
     pub sealed: Vec<Resource>,
     /// The keys for them.
     pub keys: Keyring,
+    /// What becomes of an object that an earlier version may have stored.
+    pub upgrade: Upgrade,
 }
+
+/// Brings an object of a resource, as it was stored, into today's form. It is called for every row at the start; the row
+/// stays as it is until the object's next write.
+pub type Upgrade = fn(Resource, &mut Value);
 
 /// The embedded store.
 #[derive(Debug)]
@@ -174,7 +181,7 @@ impl SqliteStore {
             .map_err(|source| OpenError::Path { path: path.to_owned(), source })?;
         load::prepare(&connection, path)?;
         let sealer = Sealer { resources: options.sealed, keys: options.keys };
-        let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer)?);
+        let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer, options.upgrade)?);
         Self::run(connection, image, sealer)
     }
 

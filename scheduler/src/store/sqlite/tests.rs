@@ -65,7 +65,7 @@ fn limited(path: &Path, pages: u32) -> SqliteStore {
     load::prepare(&connection, path).unwrap();
     connection.pragma_update(None, "max_page_count", pages).unwrap();
     let layout = crate::store::conformance::layout();
-    let image = Arc::new(load::load(&mut connection, path, &layout, &sealer).unwrap());
+    let image = Arc::new(load::load(&mut connection, path, &layout, &sealer, |_, _| {}).unwrap());
     SqliteStore::run(connection, image, sealer).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::env;
+use super::super::{env, paths::relative};
 use crate::kinds::{
     json::{items, text},
     validate::{Path, Problems},
@@ -11,21 +11,6 @@ use crate::kinds::{
 /// The facts about a pod that a file may show.
 const FACTS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
-
-/// No path climbs out of where it begins.
-pub(in crate::kinds::pod) fn no_backsteps(value: &str, path: &Path, problems: &mut Problems) {
-    if value.split('/').any(|part| part == "..") {
-        problems.invalid(path, value, "must not contain '..'");
-    }
-}
-
-/// A path below some directory: neither absolute nor climbing out.
-pub(in crate::kinds::pod) fn relative(value: &str, path: &Path, problems: &mut Problems) {
-    if value.starts_with('/') {
-        problems.invalid(path, value, "must be a relative path");
-    }
-    no_backsteps(value, path, problems);
-}
 
 /// A file in a volume that is written as a whole: names that begin with `..` are the writer's own.
 pub(super) fn file(value: &str, path: &Path, problems: &mut Problems) {

@@ -17,7 +17,6 @@ use crate::kinds::{
     json::{items, members, text},
     validate::{Path, Problems, names},
 };
-pub(super) use files::{no_backsteps, relative};
 use sources::{SOURCES, Source};
 
 /// Volumes by name.

@@ -6,9 +6,8 @@
 use serde_json::Value;
 
 use super::{
-    claim,
-    files::{self, no_backsteps, relative},
-    projected,
+    super::paths::{no_backsteps, relative},
+    claim, files, projected,
 };
 use crate::kinds::{
     json::{items, members, text},
