@@ -7,6 +7,7 @@ mod compile;
 mod conformance;
 mod ebpf;
 mod images;
+mod imports;
 mod layout;
 mod oracle;
 mod packages;

@@ -60,7 +60,7 @@ pub(crate) fn files_are_readable(root: &Path) -> Result<String> {
     Ok(format!("{} files", files.len()))
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+pub(crate) fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() && path.file_name().is_none_or(|n| n != "target") {

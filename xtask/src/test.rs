@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    ebpf,
+    ebpf, imports,
     layout::{self, Build, Layout},
     packages, programs,
     sh::{Sh, cargo, sh},
@@ -74,6 +74,7 @@ fn lint() -> Result<()> {
     let root = layout::root()?;
     ui::step("lint inheritance", |_| structure::every_crate_inherits_lints(&root))?;
     ui::step("ARCHITECTURE.md", |_| structure::the_map_is_true(&root))?;
+    ui::step("direction of imports", |_| imports::go_one_way(&root))?;
     ui::step("file sizes and headers", |_| structure::files_are_readable(&root))
 }
 

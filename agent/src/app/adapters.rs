@@ -6,12 +6,14 @@ use super::Adapters;
 use crate::{
     cgroup::{CgroupError, CgroupTree, Enforcement, TreeSettings},
     config::{Config, ContainerdConfig, LogsConfig},
+    containerd::{Containerd, InvalidNamespace},
     dataplane::{DataplaneConfig, DataplaneError, EbpfDataplane},
     images::{ContainerdImages, ImageSettings},
     logs::Rotation,
+    model::Limits,
     net::{KernelNetwork, NetError, Network},
     observe::{Host, Ports},
-    runtime::{Containerd, ContainerdRuntime, Handler, InvalidNamespace, Limits, Options},
+    runtime::{ContainerdRuntime, Handler, Options},
     volumes::NodeVolumes,
 };
 

@@ -12,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    apply::chain,
     cgroup::{Cgroups, Enforcement},
     config::{Config, DnsConfig},
     dns::{self, DnsSettings, Server, SharedNames, Upstreams},
     lifecycle::{Drain, Gate},
-    model::{ClusterNetwork, NodeView},
+    model::{ClusterNetwork, NodeView, chain},
     net::{Network, REPAIR},
     observe::{Host, Machine},
     plan::OOM_GUARANTEED,

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{apply::chain, images::Images, runtime::Runtime};
+use crate::{images::Images, model::chain, runtime::Runtime};
 
 /// Between two questions.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::LifecycleHandler;
 
 use super::{Apply, EventPod, Job};
 use crate::{
-    model::{EventType, Hook, HookKind},
-    plan::{HookCall, probes::http_check},
-    probes::{
+    handlers::{
         exec::{self, Children},
         http,
     },
+    model::{EventType, Hook, HookKind},
+    plan::{HookCall, probes::http_check},
 };
 
 /// A hook's request may take so long; the kernel would wait for minutes.

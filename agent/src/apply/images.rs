@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::{
-    Apply, EventPod, Job, chain,
+    Apply, EventPod, Job,
     credentials::credentials,
     progress::{Teller, Told},
 };
 use crate::{
-    images::{ImageError, ImageInfo, Progress},
-    model::{EventType, ImageFailure, ImageState},
+    images::{ImageError, Progress},
+    model::{EventType, ImageFailure, ImageInfo, ImageState, chain},
     plan::{ImageRequest, PullPolicy},
 };
 

@@ -2,10 +2,10 @@
 
 use tracing::warn;
 
-use super::{Apply, EventPod, Job, chain, reason_of};
+use super::{Apply, EventPod, Job, reason_of};
 use crate::{
-    model::{EventType, Subject},
-    plan::{self, Launch, Target},
+    model::{EventType, Subject, Target, chain},
+    plan::{self, Launch},
     runtime::RuntimeError,
 };
 

@@ -1,17 +1,19 @@
 //! Carries plans out: the only caller of mutating ports. It decides nothing and remembers only failures; what a
 //! step did is learned by the next observation. Pulls and hooks run on in the background and ring the pod's bell.
 
-use std::{error::Error, fmt::Write, io, sync::Arc};
+use std::{error::Error, io, sync::Arc};
 
 use futures::{FutureExt, future::join_all};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
     logs,
-    model::{Desired, DesiredPod, EventType, Layout, NetworkStatus, PodUid, StopRecord, Subject},
+    model::{
+        Desired, DesiredPod, EventType, Layout, NetworkStatus, PodUid, StopRecord, Subject, Target, chain,
+    },
     net::PodNetwork,
     observe::{Clock, PodState, Ports, Records},
-    plan::{self, Launch, Step, Target},
+    plan::{self, Launch, Step},
     runtime::RuntimeError,
 };
 
@@ -350,18 +352,6 @@ async fn blocking<E: Error + Send + Sync + 'static>(
 
 fn boxed<E: Error + Send + Sync + 'static>(error: E) -> Box<dyn Error + Send + Sync> {
     Box::new(error)
-}
-
-/// An error with its causes, as people read it.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {next}");
-        cause = next.source();
-    }
-    text
 }
 
 /// The reason a failed creation or start has in the pod's status.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 pub use tree::{CgroupTree, TreeSettings};
 
-use crate::{model::PodUid, runtime::Limits};
+use crate::model::{Limits, PodUid};
 
 /// Quality-of-service class of a pod, by requests and limits as upstream computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -12,7 +12,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{CgroupError, Cgroups, Enforcement, Qos, Usage, usage};
-use crate::{model::PodUid, runtime::Limits};
+use crate::model::{Limits, PodUid};
 
 /// Without these there are no limits.
 const REQUIRED: [&str; 3] = ["cpu", "memory", "pids"];

@@ -67,7 +67,7 @@ fn all_problems_are_told_at_once_with_path_and_value() {
 #[test]
 fn unknown_keys_are_refused_by_name() {
     let error = parse(&format!("{LEAST}tokenfile = \"x\"\n")).unwrap_err();
-    assert!(crate::apply::chain(&error).contains("tokenfile"), "{error:?}");
+    assert!(crate::model::chain(&error).contains("tokenfile"), "{error:?}");
 }
 
 #[test]

@@ -10,8 +10,7 @@ use std::{
 };
 
 use super::{
-    DataplaneError,
-    kernel::lock,
+    DataplaneError, lock,
     maps::kernel,
     table::{Retired, Table, TableMaps},
 };

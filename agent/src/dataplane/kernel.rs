@@ -5,12 +5,13 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use aya::{Ebpf, programs::TcAttachType};
 
+use super::lock;
 use super::{
     Dataplane, DataplaneConfig, DataplaneError, Programmed, Snapshot,
     grace::GraceWorker,
@@ -241,11 +242,6 @@ impl Dataplane for EbpfDataplane {
         }
         Ok(())
     }
-}
-
-/// The datapath's tables stay usable after a panic elsewhere: every change to them is complete or repeated.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn index_of(interface: &str) -> Option<u32> {

@@ -12,6 +12,9 @@ mod maps;
 mod snapshot;
 mod table;
 
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::{net::IpAddr, path::Path};
 
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceId, ServiceTable};
@@ -90,4 +93,9 @@ pub trait Dataplane: Send + Sync {
     fn attach_pod(&self, uid: &PodUid, netns: &Path, addresses: &PodAddresses) -> Result<(), DataplaneError>;
     /// Forgets a pod's interface (its links vanish with it).
     fn detach_pod(&self, uid: &PodUid) -> Result<(), DataplaneError>;
+}
+
+/// The datapath's tables stay usable after a panic elsewhere: every change to them is complete or repeated.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use super::{
-    Credential, ImageError, ImageInfo, ImageSettings, Images, Progress,
+    Credential, ImageError, ImageSettings, Images, Progress,
     ingest::Blob,
     local::{ID_LABEL, LocalImage, LocalImages},
     names::Name,
@@ -27,7 +27,7 @@ use super::{
     share::{Flights, KeyedLocks},
     unpack,
 };
-use crate::runtime::Containerd;
+use crate::{containerd::Containerd, model::ImageInfo};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);

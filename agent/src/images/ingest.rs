@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{ImageError, registry::Endpoint};
-use crate::runtime::client::Containerd;
+use crate::containerd::Containerd;
 
 /// One message to containerd; its limit is 16 MiB. With the downloads of a node at a time this bounds their memory.
 const CHUNK: usize = 256 << 10;
@@ -139,7 +139,7 @@ async fn stored(client: &Containerd, reference: &str) -> Result<u64, Status> {
 
 async fn abort(client: &Containerd, reference: &str) -> Result<(), Status> {
     let request = client.request(AbortRequest { r#ref: reference.to_owned() });
-    crate::runtime::client::absent_is_ok(client.content().abort(request).await)
+    crate::containerd::absent_is_ok(client.content().abort(request).await)
 }
 
 /// One ingest. Each message is answered, which bounds what is under way.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
 use super::platform;
-use crate::runtime::client::Containerd;
+use crate::containerd::Containerd;
 
 /// Label of an image record: `repository@digest` of the first pull.
 pub(crate) const ID_LABEL: &str = "gantry.dev/image-id";

@@ -14,24 +14,10 @@ mod unpack;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::model::ImageInfo;
 use async_trait::async_trait;
 
 pub use containerd::ContainerdImages;
-
-/// What an image says about how to run it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageInfo {
-    /// Reference as the user wrote it.
-    pub reference: String,
-    /// Name in containerd's image store that a container is created from.
-    pub local_name: String,
-    /// `repository@sha256:...`, for `imageID`.
-    pub id: String,
-    /// `config.User`: name, uid or uid:gid; empty is root.
-    pub user: String,
-    /// Bytes of all layers.
-    pub size: u64,
-}
 
 /// Registry credentials from a pull secret.
 #[derive(Clone)]

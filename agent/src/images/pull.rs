@@ -23,7 +23,7 @@ use super::{
     share::KeyedLocks,
     unpack,
 };
-use crate::runtime::client::Containerd;
+use crate::containerd::Containerd;
 
 /// Layers at a time on a node, of all its pulls together: enough to fill a link over long round trips, few enough to be
 /// fair to others and to bound the memory that they take.

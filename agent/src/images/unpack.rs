@@ -15,7 +15,7 @@ use containerd_client::{
 use tonic::{Code, Status};
 
 use super::ingest::Blob;
-use crate::runtime::client::{Containerd, absent_is_ok};
+use crate::containerd::{Containerd, absent_is_ok};
 
 /// Gigabytes on a slow disk.
 const UNPACK: Duration = Duration::from_secs(30 * 60);

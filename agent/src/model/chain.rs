@@ -16,3 +16,8 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// The same as text.
+pub fn chain(error: &dyn Error) -> String {
+    Chain(error).to_string()
+}

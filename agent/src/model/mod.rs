@@ -2,20 +2,26 @@
 //! nothing of ours and does no IO.
 
 mod chain;
+mod container;
 mod desired;
 mod ids;
+mod image;
 mod layout;
 mod network;
 mod node;
 mod observed;
+mod probe;
 mod report;
 mod service;
+pub mod spec;
 mod stream;
 mod view;
 
-pub use chain::Chain;
+pub use chain::{Chain, chain};
+pub use container::{ContainerState, Limits, ObservedContainer};
 pub use desired::{Desired, DesiredPod, SharedObject};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
+pub use image::ImageInfo;
 pub use layout::Layout;
 pub use network::{ClusterNetwork, NetworkStatus, PeerNode, PodAddresses};
 pub use node::{ContainerUsage, NodeCondition, NodeFacts, NodeTaint, NodeUsage, Vitals};
@@ -23,6 +29,7 @@ pub use observed::{
     Condemned, ContainerRecord, Failure, Hook, HookKind, ImageFailure, ImageState, ObservedPod, PodRecord,
     StopRecord, Subject,
 };
+pub use probe::{Check, HttpCheck, ProbeKind, ProbeTarget, Target, Timing};
 pub use report::{EventSubject, EventType, FailedKind, FailedObject, NodeEvent, PodReport, Upstream};
 pub use service::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceTable, ServiceType};
 pub use stream::{

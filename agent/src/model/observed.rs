@@ -9,8 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, ContainerName, NetworkStatus};
-use crate::{images::ImageInfo, runtime::ObservedContainer};
+use super::{ContainerId, ContainerName, ImageInfo, NetworkStatus, ObservedContainer};
 
 /// One pod as it is.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,9 +10,7 @@ use nix::{
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::{
-    model::{DesiredPod, Layout},
-    plan,
-    runtime::ObservedContainer,
+    model::{DesiredPod, Layout, ObservedContainer, spec},
     volumes::Volumes,
 };
 
@@ -50,7 +48,7 @@ impl LastWords {
             return written;
         }
         let fallback = pod.pod.spec.as_ref().and_then(|spec| {
-            let found = plan::find_container(spec, &container.container)?;
+            let found = spec::find(spec, &container.container)?;
             found.termination_message_policy.as_deref()
         });
         if code == 0 || fallback != Some("FallbackToLogsOnError") {

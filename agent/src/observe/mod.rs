@@ -14,12 +14,11 @@ use crate::{
     dataplane::Dataplane,
     images::Images,
     model::{
-        ContainerId, ContainerName, Failure, HookKind, ImageState, NetworkStatus, ObservedPod, PodUid,
-        Subject,
+        ContainerId, ContainerName, ContainerState, Failure, HookKind, ImageState, NetworkStatus,
+        ObservedContainer, ObservedPod, PodUid, Subject, spec::host_network,
     },
     net::{NetError, Network},
-    plan,
-    runtime::{ContainerState, ObservedContainer, Runtime, RuntimeError},
+    runtime::{Runtime, RuntimeError},
     volumes::{VolumeError, Volumes},
 };
 
@@ -212,7 +211,7 @@ impl Observer {
         }
         let record = self.records.get(uid);
         let memory = state.memory();
-        let host_network = wanted.is_some_and(|pod| plan::host_network(&pod.pod));
+        let host_network = wanted.is_some_and(|pod| host_network(&pod.pod));
         Ok(ObservedPod {
             now_ms: (self.clock)(),
             containers,

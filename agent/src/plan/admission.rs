@@ -2,26 +2,23 @@
 //! known less than the node does. A pod that is not taken is Failed, with upstream's reasons and words, so that its
 //! owner makes another one elsewhere. Node labels and taints are the API's to judge: the node does not know them all.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
 use super::{
     context::Context,
     phase::terminal,
-    pod::{deleted, is_sidecar, restartable_and_main},
     quantity::{milli, value},
     sysctls,
 };
-use crate::model::{DesiredPod, ObservedPod, PodUid};
+use crate::model::{
+    DesiredPod, ObservedPod,
+    spec::{deleted, is_sidecar, restartable_and_main},
+};
 
 /// What every node is.
 const OS: &str = "linux";
 /// The label that says so.
 const OS_LABEL: &str = "kubernetes.io/os";
-
-/// Pods of the node that have a status on record here: whether it is a final one.
-pub type Standings = BTreeMap<PodUid, bool>;
 
 /// Why a pod is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]

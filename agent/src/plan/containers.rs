@@ -1,75 +1,28 @@
 //! What each container of a living pod needs next, in upstream's order: init containers one after the other,
 //! sidecars among them stay, then the regular ones; restarts by policy and back-off.
 
-use std::collections::BTreeMap;
+use k8s_openapi::api::core::v1::Container;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
-
+use super::draft::Draft;
+use super::draft::Subjects;
+use super::draft::UNREADABLE_MS;
+use super::draft::target;
+use super::hooks::hook_call;
 use super::{
     backoff::{FRESH_MS, delay_ms, go_duration, level_after},
-    context::Context,
     images,
-    launch::{Attempt, IMAGE_LABEL, launch},
-    pod::{RestartPolicy, container_policy, formatted, is_sidecar},
+    launch::{Attempt, launch},
     standing::{Standing, standing},
-    step::{HookCall, Step, Target},
+    step::Step,
     termination::{self, Stop},
 };
 use crate::{
-    model::{Condemned, ContainerName, DesiredPod, Failure, Hook, HookKind, ObservedPod, Subject},
-    runtime::ObservedContainer,
+    model::{
+        Condemned, ContainerName, Failure, Hook, HookKind, ObservedContainer, ObservedPod, Subject, Target,
+        spec::{RestartPolicy, container_policy, formatted, is_sidecar},
+    },
+    plan::standing::IMAGE_LABEL,
 };
-
-/// A shim that did not answer is asked again after this time.
-pub(super) const UNREADABLE_MS: i64 = 2_000;
-
-/// Why a container is not running.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
-    /// Upstream's reason.
-    pub reason: &'static str,
-    /// For people; empty for none.
-    pub message: String,
-}
-
-/// Steps of a pod in the making.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    /// Steps so far.
-    pub steps: Vec<Step>,
-    /// Why containers wait.
-    pub waiting: BTreeMap<ContainerName, Waiting>,
-    /// Why the pod cannot have a name, and so no network.
-    pub unnamed: Option<String>,
-    /// Earliest time at which something changes by itself.
-    pub wake_ms: Option<i64>,
-}
-
-impl Draft {
-    /// Asks for another plan at this time.
-    pub(super) fn wake_at(&mut self, ms: i64) {
-        self.wake_ms = Some(self.wake_ms.map_or(ms, |known| known.min(ms)));
-    }
-
-    pub(super) fn wait(&mut self, name: &ContainerName, reason: &'static str, message: impl Into<String>) {
-        self.waiting.insert(name.clone(), Waiting { reason, message: message.into() });
-    }
-}
-
-/// The pod that is planned for.
-#[derive(Clone, Copy, Debug)]
-pub struct Subjects<'a> {
-    /// Desired and facts.
-    pub context: &'a Context<'a>,
-    /// The pod.
-    pub pod: &'a DesiredPod,
-    /// Its specification.
-    pub spec: &'a PodSpec,
-    /// Its observation.
-    pub seen: &'a ObservedPod,
-    /// Network, volumes and cgroup are there: containers may start.
-    pub prepared: bool,
-}
 
 /// Whether a container lets those after it start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,26 +272,6 @@ fn post_start(subjects: &Subjects<'_>, container: &Container, target: &Target, h
         return None;
     }
     Some(Step::PostStart(hook_call(subjects, container, target.clone(), handler, None)))
-}
-
-pub(super) fn hook_call(
-    subjects: &Subjects<'_>,
-    container: &Container,
-    target: Target,
-    handler: k8s_openapi::api::core::v1::LifecycleHandler,
-    limit_ms: Option<i64>,
-) -> HookCall {
-    HookCall {
-        target,
-        handler,
-        host: super::probes::pod_host(subjects.context, subjects.pod, subjects.seen).unwrap_or_default(),
-        ports: super::probes::named_ports(container),
-        limit_ms,
-    }
-}
-
-pub(super) fn target(observed: &ObservedContainer) -> Target {
-    Target { id: observed.id.clone(), container: observed.container.clone(), attempt: observed.attempt }
 }
 
 /// Attempts that nobody asks for any more: all but the latest two of each container.

@@ -1,11 +1,13 @@
 //! What a plan may look at besides the pod and its observation.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
-use super::admission::Standings;
-use crate::model::{Desired, NodeView};
+use crate::model::{Desired, NodeView, PodUid};
+
+/// Pods of the node that have a status on record here: whether it is a final one.
+pub type Standings = BTreeMap<PodUid, bool>;
 
 /// Everything else that is wanted of the node, and the node's own facts.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource};
 
-use super::{context::Context, expand::expand, fields, links::service_variables, pod};
-use crate::model::{DesiredPod, ObservedPod};
+use super::{context::Context, expand::expand, fields, links::service_variables};
+use crate::model::{DesiredPod, ObservedPod, spec as pod};
 
 /// Name and value in the order the process gets them, without duplicates.
 pub(super) type Environment = Vec<(String, String)>;

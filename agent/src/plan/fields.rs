@@ -9,11 +9,10 @@ use k8s_openapi::{
 
 use super::{
     context::Context,
-    pod,
     quantity::{milli, value},
     resources::Amounts,
 };
-use crate::model::{DesiredPod, ObservedPod};
+use crate::model::{DesiredPod, ObservedPod, spec as pod};
 
 /// The value of a pod field. `Err` holds upstream's text for a path that names nothing.
 pub(super) fn field(

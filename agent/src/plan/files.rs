@@ -2,12 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{
-    context::Context,
-    pod::{self, PodHost},
-};
+use super::context::Context;
 use crate::{
-    model::{DesiredPod, ObservedPod, Resolver},
+    model::{DesiredPod, ObservedPod, Resolver, spec as pod, spec::PodHost},
     volumes::PodFile,
 };
 

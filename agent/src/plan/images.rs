@@ -4,14 +4,12 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{
     backoff::{FRESH_MS, delay_ms},
-    containers::{Draft, Subjects},
     creating,
-    pod::pull_policy,
     step::{ImageRequest, PullPolicy, Step},
 };
 use crate::{
-    images::ImageInfo,
-    model::{ContainerName, ImageFailure, ImageState},
+    model::{ContainerName, ImageFailure, ImageInfo, ImageState, spec::pull_policy},
+    plan::draft::{Draft, Subjects},
 };
 
 /// The image when it is there for this attempt. Otherwise plans its look-up or says what it waits for.

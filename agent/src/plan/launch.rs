@@ -4,28 +4,24 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 
+use super::standing::IMAGE_LABEL;
+use super::standing::LEVEL_LABEL;
 use super::{
     context::Context,
     env::{self, Environment},
     expand::expand,
     files::pod_files,
-    pod,
     resources::{Amounts, oom_score_adj},
     security::security,
-    step::{Launch, Target},
+    step::Launch,
     sysctls, unsupported,
 };
 use crate::{
-    images::ImageInfo,
-    model::{ContainerId, ContainerName, DesiredPod, ObservedPod},
-    runtime::{ContainerSpec, Limits, Mount, Propagation},
+    model::{ContainerId, ContainerName, DesiredPod, ImageInfo, Limits, ObservedPod, Target, spec as pod},
+    runtime::{ContainerSpec, Mount, Propagation},
     volumes::SubPath,
 };
 
-/// Label: the image as the user wrote it.
-pub const IMAGE_LABEL: &str = "gantry.dev/image";
-/// Label: how many restarts in a row were delayed before this attempt.
-pub const LEVEL_LABEL: &str = "gantry.dev/backoff-level";
 /// Where a container's last words go by default.
 const TERMINATION_PATH: &str = "/dev/termination-log";
 

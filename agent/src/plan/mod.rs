@@ -8,25 +8,28 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{HostIP, PodIP, PodSpec, PodStatus};
 
 use crate::{
-    model::{DesiredPod, ObservedPod, Subject},
+    model::{
+        ContainerState, DesiredPod, Limits, ObservedPod, Subject, spec as pod,
+        spec::{grace_ms, host_network},
+    },
     net::PodNetwork,
-    runtime::{ContainerState, Limits},
 };
 
 mod admission;
 pub mod backoff;
 mod containers;
 mod context;
+mod draft;
 mod env;
 mod expand;
 mod fields;
 mod files;
+mod hooks;
 mod images;
 mod launch;
 mod links;
 mod notices;
 mod phase;
-mod pod;
 pub mod probes;
 pub mod quantity;
 mod resources;
@@ -41,15 +44,14 @@ mod tests;
 mod unsupported;
 mod volumes;
 
-pub use admission::{Standings, is_new};
-pub use context::Context;
-pub use launch::{IMAGE_LABEL, LEVEL_LABEL};
-pub use pod::{find as find_container, formatted, grace_ms, host_network, restartable_and_main};
+pub use admission::is_new;
+pub use context::{Context, Standings};
 pub use resources::{Amounts, OOM_GUARANTEED, qos};
-pub use standing::container_id;
-pub use step::{HookCall, ImageRequest, Launch, Notice, PodPlan, PullPolicy, Step, Target};
+pub use standing::{IMAGE_LABEL, LEVEL_LABEL, container_id};
+pub use step::{HookCall, ImageRequest, Launch, Notice, PodPlan, PullPolicy, Step};
 
-use containers::{Draft, Subjects, Waiting};
+use draft::target;
+use draft::{Draft, Subjects, Waiting};
 use phase::{Facts, Phase};
 
 /// Plans one pod that is wanted, or wanted gone.
@@ -215,7 +217,7 @@ fn hold(seen: &ObservedPod, draft: &mut Draft) {
 /// rest: shims, loggers, network, cgroup, volumes.
 fn release(seen: &ObservedPod, draft: &mut Draft) {
     for observed in seen.containers.values().flatten() {
-        let target = containers::target(observed);
+        let target = target(observed);
         match observed.state {
             ContainerState::Created => draft.steps.push(Step::Remove { target, log: false }),
             _ if observed.task => draft.steps.push(Step::Release(target)),

@@ -3,8 +3,11 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::{Outcome, containers::Draft, pod::formatted, step::Notice};
-use crate::model::DesiredPod;
+use super::{Outcome, step::Notice};
+use crate::{
+    model::{DesiredPod, spec::formatted},
+    plan::draft::Draft,
+};
 
 /// `activeDeadlineSeconds` is over.
 pub(super) const DEADLINE: &str = "DeadlineExceeded";

@@ -5,10 +5,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{
-    pod::{RestartPolicy, is_sidecar, restart_policy},
-    status::time,
-};
+use super::status::time;
+use crate::model::spec::{RestartPolicy, is_sidecar, restart_policy};
 
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,15 +5,14 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{
-    containers::{Subjects, target},
-    context::Context,
-    pod::{self, all_containers, is_sidecar},
-};
+use super::context::Context;
 use crate::{
-    model::{ContainerName, DesiredPod, ObservedPod},
-    probes::{Check, HttpCheck, ProbeKind, ProbeTarget, Timing},
-    runtime::ContainerState,
+    model::{
+        Check, ContainerName, ContainerState, DesiredPod, HttpCheck, ObservedPod, ProbeKind, ProbeTarget,
+        Timing, spec as pod,
+        spec::{all_containers, is_sidecar},
+    },
+    plan::draft::{Subjects, target},
 };
 
 /// The address probes and hooks connect to: the pod's, or the node's with host networking.

@@ -7,11 +7,11 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{
-    pod::is_sidecar,
-    quantity::{milli, value},
+use super::quantity::{milli, value};
+use crate::{
+    cgroup::Qos,
+    model::{Limits, spec::is_sidecar},
 };
-use crate::{cgroup::Qos, runtime::Limits};
 
 /// The CFS period upstream uses.
 const PERIOD_US: i64 = 100_000;

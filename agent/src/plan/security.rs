@@ -3,10 +3,8 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 
-use super::pod::formatted;
 use crate::{
-    images::ImageInfo,
-    model::{DesiredPod, Layout},
+    model::{DesiredPod, ImageInfo, Layout, spec::formatted},
     runtime::Seccomp,
 };
 

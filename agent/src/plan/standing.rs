@@ -3,9 +3,18 @@
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
 
 use crate::{
-    model::{ContainerId, ContainerName, DesiredPod, ObservedPod, PodRecord},
-    runtime::{ContainerState, ObservedContainer, START_ERROR},
+    model::{
+        ContainerId, ContainerName, ContainerState, DesiredPod, Hook, ObservedContainer, ObservedPod,
+        PodRecord,
+    },
+    runtime::START_ERROR,
 };
+
+/// Label: the image as the user wrote it.
+pub const IMAGE_LABEL: &str = "gantry.dev/image";
+
+/// Label: how many restarts in a row were delayed before this attempt.
+pub const LEVEL_LABEL: &str = "gantry.dev/backoff-level";
 
 /// Exit code of a container whose end nobody saw, as upstream reports it.
 const LOST_CODE: i32 = 137;
@@ -84,7 +93,7 @@ pub(super) fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &Conta
             attempt: container.attempt,
             end: end_of(container),
             level: level(container),
-            image: container.labels.get(super::launch::IMAGE_LABEL).map(String::as_str),
+            image: container.labels.get(IMAGE_LABEL).map(String::as_str),
         },
     }
 }
@@ -108,7 +117,7 @@ pub(super) fn end_of(container: &ObservedContainer) -> End {
 
 /// The back-off level an attempt was started with.
 pub(super) fn level(container: &ObservedContainer) -> u32 {
-    container.labels.get(super::launch::LEVEL_LABEL).and_then(|text| text.parse().ok()).unwrap_or(0)
+    container.labels.get(LEVEL_LABEL).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// The status as last reported by this agent, or as the scheduler has it.
@@ -169,4 +178,12 @@ fn from_status(terminated: &ContainerStateTerminated, earlier_boot: bool) -> End
 /// The id an attempt has in `status.containerStatuses[].containerID`.
 pub fn container_id(id: &ContainerId) -> String {
     format!("containerd://{id}")
+}
+
+/// A postStart hook that failed shows its text with the container's end.
+pub(super) fn hook_failure<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a str> {
+    match &seen.record.of(&observed.container, observed.attempt)?.post_start {
+        Hook::Failed(message) => Some(message),
+        Hook::Pending | Hook::Done => None,
+    }
 }

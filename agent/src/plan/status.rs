@@ -9,15 +9,14 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{
-    containers::{Draft, Subjects, Waiting},
-    pod::is_sidecar,
-    standing::{container_id, end_of, previous, previous_container},
-    termination::hook_failure,
-};
+use super::standing::{container_id, end_of, previous, previous_container};
 use crate::{
-    model::{ContainerName, ContainerRecord, Hook},
-    runtime::{ContainerState, ObservedContainer, START_ERROR},
+    model::{ContainerName, ContainerRecord, ContainerState, Hook, ObservedContainer, spec::is_sidecar},
+    plan::{
+        draft::{Draft, Subjects, Waiting},
+        standing::hook_failure,
+    },
+    runtime::START_ERROR,
 };
 
 /// Unix milliseconds as the API writes time: whole seconds.

@@ -6,10 +6,9 @@ use k8s_openapi::api::core::v1::{LifecycleHandler, PodStatus};
 
 use crate::{
     cgroup::Qos,
-    model::{ContainerId, ContainerName, NetworkStatus, Subject},
+    model::{ContainerName, Limits, NetworkStatus, ProbeTarget, Subject, Target},
     net::PodNetwork,
-    probes::ProbeTarget,
-    runtime::{ContainerSpec, Limits},
+    runtime::ContainerSpec,
     volumes::{PodFile, SubPath, VolumeSpec},
 };
 
@@ -114,17 +113,6 @@ impl Step {
             | Step::BeginStop { .. } => None,
         }
     }
-}
-
-/// One attempt of one container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// containerd's id.
-    pub id: ContainerId,
-    /// Name in the pod.
-    pub container: ContainerName,
-    /// Attempt.
-    pub attempt: u32,
 }
 
 /// A hook with what it needs.

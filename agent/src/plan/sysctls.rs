@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::spec::host_network;
 use k8s_openapi::api::core::v1::{Pod, Sysctl};
-
-use super::pod::host_network;
 
 /// Parameters that a pod may set without harm to others: upstream's list, for the kernels that the agent runs on.
 const SAFE: [&str; 14] = [

@@ -3,14 +3,17 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{
-    containers::{Draft, Subjects, UNREADABLE_MS, hook_call, target},
-    pod::{find, grace_ms, is_sidecar},
-    step::Step,
-};
+use super::step::Step;
 use crate::{
-    model::{Condemned, ContainerName, DesiredPod, Hook, HookKind, ObservedPod, StopRecord},
-    runtime::{ContainerState, ObservedContainer},
+    model::{
+        Condemned, ContainerName, ContainerState, DesiredPod, HookKind, ObservedContainer, ObservedPod,
+        StopRecord,
+        spec::{find, grace_ms, is_sidecar},
+    },
+    plan::{
+        draft::{Draft, Subjects, UNREADABLE_MS, target},
+        hooks::hook_call,
+    },
 };
 
 /// A container whose preStop hook took all the grace gets this long after its signal, as upstream.
@@ -217,12 +220,4 @@ pub(super) fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
         }
     }
     over && clear(seen, draft)
-}
-
-/// A postStart hook that failed shows its text with the container's end.
-pub(super) fn hook_failure<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a str> {
-    match &seen.record.of(&observed.container, observed.attempt)?.post_start {
-        Hook::Failed(message) => Some(message),
-        Hook::Pending | Hook::Done => None,
-    }
 }

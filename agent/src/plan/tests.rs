@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::{phase::terminal, *};
 use crate::{
-    images::ImageInfo,
     model::{
-        ContainerId, ContainerName, Desired, Endpoint, Failure, ImageState, NetworkStatus, NodeView,
-        PodAddresses, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType, SharedObject,
+        ContainerId, ContainerName, ContainerState, Desired, Endpoint, Failure, ImageInfo, ImageState,
+        NetworkStatus, NodeView, ObservedContainer, PodAddresses, Protocol, ServiceId, ServicePort,
+        ServiceSpec, ServiceType, SharedObject, spec as pod,
     },
-    runtime::{ContainerState, ObservedContainer, START_ERROR, Seccomp},
+    runtime::{START_ERROR, Seccomp},
     testing,
 };
 
@@ -55,7 +55,7 @@ fn prepared(pod: &DesiredPod) -> ObservedPod {
 
 fn container(pod: &DesiredPod, name: &str, attempt: u32, state: ContainerState) -> ObservedContainer {
     let name = ContainerName::from(name);
-    let image = find_container(pod.pod.spec.as_ref().unwrap(), &name).and_then(|c| c.image.clone());
+    let image = pod::find(pod.pod.spec.as_ref().unwrap(), &name).and_then(|c| c.image.clone());
     ObservedContainer {
         id: ContainerId::of(&pod.uid, &name, attempt),
         pod: pod.uid.clone(),

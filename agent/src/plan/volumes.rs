@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::{
     Volume, VolumeProjection,
 };
 
-use super::{context::Context, fields, pod, quantity::value, security::fs_group};
+use super::{context::Context, fields, quantity::value, security::fs_group};
 use crate::{
-    model::{DesiredPod, ObservedPod},
+    model::{DesiredPod, ObservedPod, spec as pod},
     volumes::{FileContent, HostPathCheck, VolumeKind, VolumeSpec},
 };
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use crate::model::chain;
 use http::uri::PathAndQuery;
 use tonic::{client::Grpc, transport::Endpoint};
 use tonic_prost::ProstCodec;
-
-use crate::apply::chain;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct HealthCheckRequest {

@@ -10,14 +10,14 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Check, ProbeKind, ProbeTarget,
-    exec::{self, Children, NoOutcome},
-    grpc, http,
-};
+use super::grpc;
 use crate::{
     apply::{EventPod, Events},
-    model::{Condemned, ContainerName, EventType, PodUid},
+    handlers::{
+        exec::{self, Children, NoOutcome},
+        http,
+    },
+    model::{Check, Condemned, ContainerName, EventType, PodUid, ProbeKind, ProbeTarget},
     observe::{Clock, PodState, Records},
     runtime::Runtime,
 };

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use crate::{
+    handlers::http::{self, Good},
+    model::HttpCheck,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-};
-
-use super::{
-    HttpCheck,
-    http::{self, Good},
 };
 
 const LIMIT: Duration = Duration::from_secs(5);

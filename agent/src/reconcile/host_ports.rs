@@ -10,12 +10,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::{ContainerPort, PodSpec};
 
-use crate::{
-    model::{
-        Desired, DesiredPod, Endpoint, NodeView, PodUid, Protocol, ServiceId, ServicePort, ServiceSpec,
-        ServiceTable, ServiceType,
-    },
-    plan,
+use crate::model::{
+    Desired, DesiredPod, Endpoint, NodeView, PodUid, Protocol, ServiceId, ServicePort, ServiceSpec,
+    ServiceTable, ServiceType,
+    spec::{host_network, restartable_and_main},
 };
 
 /// The host ports of all pods that have an address. `known` lends its values where they are the same still, by which
@@ -48,7 +46,7 @@ pub(super) fn pod_of(id: &ServiceId) -> Option<(&str, &str)> {
 /// One entry for each address that the pod's ports are taken at.
 fn of_pod(pod: &DesiredPod, address: Ipv4Addr, node: &NodeView) -> BTreeMap<ServiceId, ServiceSpec> {
     let mut entries = BTreeMap::new();
-    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !plan::host_network(&pod.pod)) else { return entries };
+    let Some(spec) = pod.pod.spec.as_ref().filter(|_| !host_network(&pod.pod)) else { return entries };
     for (port, host_port, protocol) in ports(spec) {
         let at = match place(port, node) {
             Place::Everywhere => None,
@@ -81,17 +79,15 @@ fn of_pod(pod: &DesiredPod, address: Ipv4Addr, node: &NodeView) -> BTreeMap<Serv
 }
 
 fn ports(spec: &PodSpec) -> impl Iterator<Item = (&ContainerPort, u16, Protocol)> {
-    plan::restartable_and_main(spec).flat_map(|container| container.ports.iter().flatten()).filter_map(
-        |port| {
-            let number = u16::try_from(port.host_port?).ok().filter(|number| *number > 0)?;
-            let protocol = match port.protocol.as_deref() {
-                Some("UDP") => Protocol::Udp,
-                Some("SCTP") => Protocol::Sctp,
-                _ => Protocol::Tcp,
-            };
-            Some((port, number, protocol))
-        },
-    )
+    restartable_and_main(spec).flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
+        let number = u16::try_from(port.host_port?).ok().filter(|number| *number > 0)?;
+        let protocol = match port.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        };
+        Some((port, number, protocol))
+    })
 }
 
 /// Where a port is taken.

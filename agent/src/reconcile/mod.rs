@@ -18,8 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    apply::{Apply, Events, chain},
-    model::{Desired, NodeView, PodUid, Upstream},
+    apply::{Apply, Events},
+    model::{Desired, NodeView, PodUid, Upstream, chain},
     observe::{Inventory, Observer, PodState, Records},
     probes::Prober,
     runtime::{Runtime, RuntimeEvent},

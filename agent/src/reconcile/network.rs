@@ -14,13 +14,13 @@ use tracing::{info, warn};
 
 use super::{DesiredState, Metrics, host_ports};
 use crate::{
-    apply::{Wires, chain},
+    apply::Wires,
     dataplane::{Dataplane, DataplaneError, Programmed},
     dns::{Names, SharedNames},
     lifecycle::Gate,
     model::{
         ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
-        ServiceTable, Upstream,
+        ServiceTable, Upstream, chain,
     },
     net::{Network, REPAIR},
 };

@@ -9,8 +9,8 @@ use tracing::{Instrument, info_span, warn};
 
 use super::{DesiredState, RETRY, Tools};
 use crate::{
-    apply::{EventPod, Job, chain},
-    model::{Desired, DesiredPod, ObservedPod, PodReport, PodUid},
+    apply::{EventPod, Job},
+    model::{Desired, DesiredPod, ObservedPod, PodReport, PodUid, chain},
     observe::PodState,
     plan::{self, Context, PodPlan, Standings, Step},
 };

@@ -380,7 +380,7 @@ async fn a_shim_that_does_not_answer_is_asked_again_and_nothing_is_started_besid
     agent.until("Running", is_running).await;
     let running = node.state().containers.get(&"p1.web.0".into()).unwrap().0.state.clone();
     let set = |state| node.state().containers.get_mut(&"p1.web.0".into()).unwrap().0.state = state;
-    set(crate::runtime::ContainerState::Unreadable);
+    set(crate::model::ContainerState::Unreadable);
     sleep(RESYNC * 2).await;
     assert_eq!(starts(&node), ["start p1.web.0"]);
     set(running);

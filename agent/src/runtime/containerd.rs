@@ -26,9 +26,7 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Status};
 
 use super::{
-    ContainerSpec, ExecSession, ExecSpec, ObservedContainer, Propagation, Runtime, RuntimeError,
-    RuntimeEvent, capabilities,
-    client::{Containerd, absent_is_ok},
+    ContainerSpec, ExecSession, ExecSpec, Propagation, Runtime, RuntimeError, RuntimeEvent, capabilities,
     errors::{call, start_failure},
     exec::Execs,
     facts, host,
@@ -40,9 +38,10 @@ use super::{
     spec, user,
 };
 use crate::{
+    containerd::{Containerd, absent_is_ok},
     images::local::{LocalImage, LocalImages},
     logs::LoggerArgs,
-    model::{ContainerId, PodUid},
+    model::{ContainerId, ObservedContainer, PodUid},
 };
 
 /// After SIGKILL the kernel needs this long at most, unless it is stuck in a driver.

@@ -16,11 +16,10 @@ use tonic::{Status, Streaming};
 
 use super::{
     RuntimeEvent,
-    client::Containerd,
     facts::{Exit, milliseconds, oom_killed, settle},
     labels,
 };
-use crate::model::ContainerId;
+use crate::{containerd::Containerd, model::ContainerId};
 
 /// containerd restarts within a second; asking more often gains nothing.
 const RETRY: Duration = Duration::from_millis(500);

@@ -32,12 +32,14 @@ use tonic::Code;
 
 use super::{
     ExecSession, ExecSpec, RuntimeError,
-    client::{Containerd, absent_is_ok},
     errors::{call, start_failure},
     labels::native_id,
     options::PROCESS_TYPE,
 };
-use crate::model::ContainerId;
+use crate::{
+    containerd::{Containerd, absent_is_ok},
+    model::ContainerId,
+};
 
 /// A killed process is waited for so long before it is forgotten.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -160,7 +162,7 @@ impl Execs {
         let (client, id, exec) = (self.client.clone(), id.clone(), exec.to_owned());
         tokio::spawn(async move {
             if let Err(error) = forget(&client, &id, &exec).await {
-                tracing::debug!(error = %crate::apply::chain(&error), "a process that has ended stays on record");
+                tracing::debug!(error = %crate::model::chain(&error), "a process that has ended stays on record");
             }
         });
         Ok(i32::try_from(code).unwrap_or(255))

@@ -10,8 +10,11 @@ use containerd_client::{
 
 use tonic::Code;
 
-use super::{ContainerState, RuntimeError, client::Containerd, errors::call, labels};
-use crate::model::ContainerId;
+use super::{RuntimeError, errors::call, labels};
+use crate::{
+    containerd::Containerd,
+    model::{ContainerId, ContainerState},
+};
 
 /// Killed by SIGKILL, as the kernel does for memory.
 const KILLED: i32 = 137;

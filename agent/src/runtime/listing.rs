@@ -15,14 +15,16 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
-    ContainerState, ObservedContainer, Runtime, RuntimeError,
-    client::DEADLINE,
+    Runtime, RuntimeError,
     containerd::ContainerdRuntime,
     errors::call,
     facts,
     labels::{self, native_id},
 };
-use crate::model::{Chain, ContainerId, PodUid};
+use crate::{
+    containerd::DEADLINE,
+    model::{Chain, ContainerId, ContainerState, ObservedContainer, PodUid},
+};
 
 /// Exit code of a container whose program could not be started.
 const START_FAILED: i32 = 128;

@@ -21,7 +21,8 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-use super::{RuntimeError, client::Containerd, client::absent_is_ok, errors::call, user::UserFiles};
+use super::{RuntimeError, errors::call, user::UserFiles};
+use crate::containerd::{Containerd, absent_is_ok};
 
 /// More accounts than this are not read.
 const MAX_FILE: u64 = 1 << 20;

@@ -14,8 +14,9 @@ use oci_spec::{
 };
 
 use super::{
-    ContainerSpec, Limits, Propagation, RuntimeError, Seccomp, capabilities, devices, seccomp, user::Identity,
+    ContainerSpec, Propagation, RuntimeError, Seccomp, capabilities, devices, seccomp, user::Identity,
 };
+use crate::model::Limits;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -12,8 +12,8 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use super::{ContainerSpec, ExecSession, ExecSpec, ObservedContainer, Runtime, RuntimeError, RuntimeEvent};
-use crate::model::{ContainerId, PodUid};
+use super::{ContainerSpec, ExecSession, ExecSpec, Runtime, RuntimeError, RuntimeEvent};
+use crate::model::{ContainerId, ObservedContainer, PodUid};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {

@@ -9,9 +9,9 @@ use crate::{
     cgroup::{CgroupError, Enforcement, Qos, Usage},
     control::OpenStream,
     model::{
-        DesiredPod, Layout, PodName, PodUid, Resolver, StreamEnd, StreamOutput, StreamRefusal, StreamRequest,
+        DesiredPod, Layout, Limits, PodName, PodUid, Resolver, StreamEnd, StreamOutput, StreamRefusal,
+        StreamRequest,
     },
-    runtime::Limits,
 };
 
 struct Counters;

@@ -14,8 +14,8 @@ use super::{chain, failed, logs};
 use crate::{
     control::StreamChannel,
     logs::ReadOptions,
-    model::{ContainerId, ExecRequest, StreamEnd, StreamInput, StreamOutput},
-    runtime::{ExecSpec, LOG_LABEL, ObservedContainer, Runtime, RuntimeError, STDIN_ONCE},
+    model::{ContainerId, ExecRequest, ObservedContainer, StreamEnd, StreamInput, StreamOutput},
+    runtime::{ExecSpec, LOG_LABEL, Runtime, RuntimeError, STDIN_ONCE},
 };
 
 const BUFFER: usize = 32 << 10;

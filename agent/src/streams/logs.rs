@@ -10,9 +10,9 @@ use super::{failed, refusal};
 use crate::{
     control::StreamChannel,
     logs::{LogSink, OpenLog, ReadOptions, Stream},
-    model::{LogsRequest, StreamEnd, StreamOutput, StreamRefusal},
+    model::{ContainerState, LogsRequest, ObservedContainer, StreamEnd, StreamOutput, StreamRefusal},
     plan,
-    runtime::{ContainerState, LOG_LABEL, ObservedContainer},
+    runtime::LOG_LABEL,
 };
 
 /// The attempt that the request means, as upstream: without `previous` the latest that has run, with it the one that

@@ -20,11 +20,12 @@ use tokio::sync::watch;
 use crate::{
     control::{OpenStream, StreamHandler},
     model::{
-        ContainerName, DialTarget, NetworkStatus, NodeView, PodUid, StreamEnd, StreamRefusal, StreamRequest,
+        ContainerName, ContainerState, DialTarget, NetworkStatus, NodeView, ObservedContainer, PodUid,
+        StreamEnd, StreamRefusal, StreamRequest,
     },
     net::Network,
     observe::Records,
-    runtime::{ContainerState, ObservedContainer, Runtime},
+    runtime::Runtime,
 };
 
 /// Serves streams of this node's pods.

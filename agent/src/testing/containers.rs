@@ -8,12 +8,9 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::FakeNode;
 use crate::{
-    images::{Credential, ImageError, ImageInfo, Images, Progress},
-    model::{ContainerId, PodUid},
-    runtime::{
-        ContainerSpec, ContainerState, ExecSession, ExecSpec, ObservedContainer, Runtime, RuntimeError,
-        RuntimeEvent,
-    },
+    images::{Credential, ImageError, Images, Progress},
+    model::{ContainerId, ContainerState, ImageInfo, ObservedContainer, PodUid},
+    runtime::{ContainerSpec, ExecSession, ExecSpec, Runtime, RuntimeError, RuntimeEvent},
 };
 
 const KILL: i32 = 9;

@@ -13,9 +13,12 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    model::{ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, PodUid, Resolver, ServiceId},
+    model::{
+        ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, ObservedContainer, PodUid,
+        Resolver, ServiceId,
+    },
     observe::Ports,
-    runtime::{ContainerSpec, ObservedContainer, RuntimeEvent},
+    runtime::{ContainerSpec, RuntimeEvent},
 };
 
 mod containers;
@@ -177,7 +180,7 @@ impl FakeNode {
 
     /// The machine is switched off and on: processes, namespaces and cgroups are gone, files stay.
     pub fn reboot(&self) {
-        use crate::runtime::ContainerState::{Lost, Running};
+        use crate::model::ContainerState::{Lost, Running};
         let mut state = self.state();
         state.boots += 1;
         for (container, _) in state.containers.values_mut() {
@@ -209,7 +212,7 @@ impl State {
     }
 
     fn end(&mut self, id: &ContainerId, code: i32) -> bool {
-        use crate::runtime::ContainerState::{Exited, Running};
+        use crate::model::ContainerState::{Exited, Running};
         let finished_ms = self.now_ms;
         let Some((container, _)) = self.containers.get_mut(id) else { return false };
         let Running { started_ms, .. } = container.state else { return false };

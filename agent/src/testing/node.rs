@@ -14,10 +14,10 @@ use crate::{
     cgroup::{CgroupError, Cgroups, Enforcement, Qos, Usage},
     dataplane::{Dataplane, DataplaneError, Programmed},
     model::{
-        ClusterNetwork, ContainerName, NetworkStatus, NodeName, PeerNode, PodAddresses, PodUid, ServiceTable,
+        ClusterNetwork, ContainerName, Limits, NetworkStatus, NodeName, PeerNode, PodAddresses, PodUid,
+        ServiceTable,
     },
     net::{NetError, Network, PodNetwork},
-    runtime::Limits,
     volumes::{PodFile, PodFiles, SubPath, VolumeError, VolumeSpec, Volumes},
 };
 

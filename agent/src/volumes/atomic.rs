@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{FileContent, VolumeError, node::failed, ownership};
+use super::{FileContent, VolumeError, failed, ownership};
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";

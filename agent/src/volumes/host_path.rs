@@ -2,7 +2,7 @@
 
 use std::{fs, io, os::unix::fs::FileTypeExt, path::Path};
 
-use super::{HostPathCheck, VolumeError, node::failed, ownership};
+use super::{HostPathCheck, VolumeError, failed, ownership};
 
 /// Checks or makes it.
 pub(super) fn check(path: &Path, check: HostPathCheck) -> Result<(), VolumeError> {

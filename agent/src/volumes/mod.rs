@@ -5,6 +5,7 @@
 //! directories. Never decides what a volume should hold, never follows a link out of a volume, and never writes
 //! the content of a secret anywhere but on a tmpfs.
 
+use std::path::Path;
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
@@ -193,4 +194,9 @@ pub trait Volumes: Send + Sync {
     async fn remove(&self, pod: &PodUid) -> Result<(), VolumeError>;
     /// Pods that have a directory.
     async fn list(&self) -> Result<Vec<PodFiles>, VolumeError>;
+}
+
+/// An error with its operation and path.
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> VolumeError {
+    VolumeError::Io { operation, path: path.to_owned(), source }
 }

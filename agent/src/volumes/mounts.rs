@@ -9,7 +9,7 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::{VolumeError, node::failed};
+use super::{VolumeError, failed};
 
 /// A tmpfs on the directory, unless it has one.
 pub(super) fn tmpfs(dir: &Path, size: Option<i64>, more: MsFlags) -> Result<(), VolumeError> {

@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use nix::mount::MsFlags;
 
+use super::failed;
 use super::{
     PodFile, PodFiles, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts,
     ownership, sub_path,
@@ -46,11 +47,6 @@ impl NodeVolumes {
         let done = tokio::task::spawn_blocking(move || work(&layout)).await;
         done.unwrap_or_else(|error| Err(failed("work below", &at, io::Error::other(error))))
     }
-}
-
-/// An error with its operation and path.
-pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) -> VolumeError {
-    VolumeError::Io { operation, path: path.to_owned(), source }
 }
 
 /// Makes a directory and those above it, for root alone.

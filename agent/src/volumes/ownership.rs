@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{VolumeError, node::failed};
+use super::{VolumeError, failed};
 
 const SETGID: u32 = 0o2000;
 

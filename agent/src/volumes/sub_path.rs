@@ -14,7 +14,7 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat, mkdirat},
 };
 
-use super::{SubPath, VolumeError, node::failed, ownership};
+use super::{SubPath, VolumeError, failed, ownership};
 
 /// Binds the path of the volume onto `target`. A binding of an earlier attempt is replaced.
 pub(super) fn bind(wanted: &SubPath, target: &Path) -> Result<(), VolumeError> {

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gantry_agent::runtime::{Containerd, ContainerdRuntime, Handler, Options};
+use gantry_agent::{
+    containerd::Containerd,
+    runtime::{ContainerdRuntime, Handler, Options},
+};
 
 /// A running containerd.
 #[derive(Debug)]

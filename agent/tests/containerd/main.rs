@@ -12,8 +12,8 @@ mod registry;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use gantry_agent::{
-    model::{ContainerId, ContainerName, PodUid},
-    runtime::{ContainerSpec, ContainerState, Limits, Runtime, RuntimeError, START_ERROR, Seccomp},
+    model::{ContainerId, ContainerName, ContainerState, Limits, PodUid},
+    runtime::{ContainerSpec, Runtime, RuntimeError, START_ERROR, Seccomp},
 };
 use host::{Host, eventually};
 use image::TestImage;

@@ -7,8 +7,9 @@ use std::{
 };
 
 use futures::StreamExt;
-use gantry_agent::probes::exec::{self, Children};
-use gantry_agent::runtime::{ContainerSpec, ContainerState, ExecSpec, Runtime, RuntimeError, RuntimeEvent};
+use gantry_agent::handlers::exec::{self, Children};
+use gantry_agent::model::ContainerState;
+use gantry_agent::runtime::{ContainerSpec, ExecSpec, Runtime, RuntimeError, RuntimeEvent};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::{

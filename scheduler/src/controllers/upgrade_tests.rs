@@ -57,9 +57,9 @@ fn forget(value: &mut Value) -> bool {
     match value {
         Value::Object(map) => {
             let here = map.remove(NEW_DEFAULT).is_some();
-            map.values_mut().fold(here, |any, inner| forget(inner) || any)
+            map.values_mut().filter_map(|inner| forget(inner).then_some(())).count() > 0 || here
         }
-        Value::Array(list) => list.iter_mut().fold(false, |any, inner| forget(inner) || any),
+        Value::Array(list) => list.iter_mut().filter_map(|inner| forget(inner).then_some(())).count() > 0,
         _ => false,
     }
 }

@@ -20,6 +20,7 @@ mod frames;
 mod model;
 mod random;
 
+use super::lock;
 use frames::{End, Frame, check, ends, fold, l4_checksum, sum};
 
 /// `TC_ACT_UNSPEC`: the next program or filter has its say.

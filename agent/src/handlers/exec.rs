@@ -5,8 +5,7 @@ use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::{
-    apply::chain,
-    model::ContainerId,
+    model::{ContainerId, chain},
     runtime::{ExecSpec, Runtime, RuntimeError},
 };
 

@@ -1,20 +1,20 @@
-//! Small questions about a pod's specification that several parts of the plan ask.
+//! Small questions about a pod's specification that several modules ask.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use crate::model::{ContainerName, DesiredPod};
+use super::{ContainerName, DesiredPod};
 
 /// `metadata.deletionGracePeriodSeconds` when none is given anywhere.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 
 /// A restartable init container.
-pub(super) fn is_sidecar(container: &Container) -> bool {
+pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
 /// `spec.restartPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RestartPolicy {
+pub enum RestartPolicy {
     /// Whatever its exit code was.
     Always,
     /// When it failed.
@@ -24,7 +24,7 @@ pub(super) enum RestartPolicy {
 }
 
 /// The pod's policy for its regular containers.
-pub(super) fn restart_policy(spec: &PodSpec) -> RestartPolicy {
+pub fn restart_policy(spec: &PodSpec) -> RestartPolicy {
     match spec.restart_policy.as_deref() {
         Some("Never") => RestartPolicy::Never,
         Some("OnFailure") => RestartPolicy::OnFailure,
@@ -33,7 +33,7 @@ pub(super) fn restart_policy(spec: &PodSpec) -> RestartPolicy {
 }
 
 /// The policy that holds for this very container.
-pub(super) fn container_policy(spec: &PodSpec, container: &Container, init: bool) -> RestartPolicy {
+pub fn container_policy(spec: &PodSpec, container: &Container, init: bool) -> RestartPolicy {
     match (init, restart_policy(spec)) {
         (true, _) if is_sidecar(container) => RestartPolicy::Always,
         // An init container that succeeded is done whatever the policy.
@@ -43,7 +43,7 @@ pub(super) fn container_policy(spec: &PodSpec, container: &Container, init: bool
 }
 
 /// Regular containers, then init containers, with whether it is one of the latter.
-pub(super) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
+pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, bool)> {
     let init = spec.init_containers.iter().flatten().map(|container| (container, true));
     spec.containers.iter().map(|container| (container, false)).chain(init)
 }
@@ -64,7 +64,7 @@ pub fn formatted(pod: &DesiredPod) -> String {
 }
 
 /// The pod is to go.
-pub(super) fn deleted(pod: &Pod) -> bool {
+pub fn deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
@@ -77,7 +77,7 @@ pub fn grace_ms(pod: &Pod) -> i64 {
 
 /// What a pod is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PodHost {
+pub struct PodHost {
     /// Its short name.
     pub name: String,
     /// The domain below which the short name is known.
@@ -85,7 +85,7 @@ pub(super) struct PodHost {
 }
 
 /// `hostnameOverride`, or `hostname`, or the pod's name; with a `subdomain` known below it, unless overridden.
-pub(super) fn host(pod: &DesiredPod, cluster_domain: &str) -> PodHost {
+pub fn host(pod: &DesiredPod, cluster_domain: &str) -> PodHost {
     let spec = pod.pod.spec.as_ref();
     let given = |field: fn(&PodSpec) -> &Option<String>| spec.and_then(|spec| field(spec).clone());
     let over = given(|spec| &spec.hostname_override);
@@ -104,7 +104,7 @@ pub(super) fn host(pod: &DesiredPod, cluster_domain: &str) -> PodHost {
 const MAX_KERNEL_NAME: usize = 64;
 
 /// The name that the kernel has for the pod, or why there is none (upstream's words).
-pub(super) fn kernel_name(pod: &DesiredPod, cluster_domain: &str) -> Result<String, String> {
+pub fn kernel_name(pod: &DesiredPod, cluster_domain: &str) -> Result<String, String> {
     let PodHost { name, domain } = host(pod, cluster_domain);
     let whole = pod.pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn) == Some(true);
     let Some(domain) = domain.filter(|_| whole) else { return Ok(name) };
@@ -121,7 +121,7 @@ pub(super) fn kernel_name(pod: &DesiredPod, cluster_domain: &str) -> Result<Stri
 
 /// What its containers find as their host name. One that is too long keeps the pod from getting its network, and so its
 /// containers from asking.
-pub(super) fn name_of(pod: &DesiredPod, cluster_domain: &str) -> String {
+pub fn name_of(pod: &DesiredPod, cluster_domain: &str) -> String {
     kernel_name(pod, cluster_domain).unwrap_or_else(|_| host(pod, cluster_domain).name)
 }
 
@@ -131,7 +131,7 @@ pub fn host_network(pod: &Pod) -> bool {
 }
 
 /// The pull policy, with upstream's default by tag where the API server set none.
-pub(super) fn pull_policy(container: &Container) -> &str {
+pub fn pull_policy(container: &Container) -> &str {
     if let Some(policy) = container.image_pull_policy.as_deref() {
         return policy;
     }

@@ -18,8 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::HttpCheck;
-use crate::apply::chain;
+use crate::model::{HttpCheck, chain};
 
 /// Of the body, for messages.
 const MAX_BODY: usize = 10 * 1024;
@@ -110,7 +109,7 @@ async fn get(check: &HttpCheck, url: &Uri) -> Result<Response<Incoming>, String>
 }
 
 /// A connection, with the words Go has for a failure.
-pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     TcpStream::connect((host, port)).await.map_err(|error| {
         let why = match error.kind() {
             std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
