@@ -27,6 +27,7 @@ use serde_json::Value;
 use crate::model::{Cause, Resource};
 pub use fields::unset_field;
 pub use print::{SCALE_COLUMNS, description, scale_cells};
+pub(crate) use validate::addresses::{meant_address, meant_range};
 
 /// The version of Kubernetes whose types and behaviour we follow.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";

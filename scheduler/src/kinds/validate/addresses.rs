@@ -12,6 +12,18 @@ pub(in crate::kinds) fn parse(text: &str) -> Option<IpAddr> {
     ip::sloppy(text).map(|ip| ip.to_canonical())
 }
 
+/// The address that a field of old means, in its one form.
+pub(crate) fn meant_address(text: &str) -> Option<String> {
+    parse(text).map(|address| address.to_string())
+}
+
+/// The range that a field of old means, in its one form: blanks around it are let pass there, and whoever reads it as it
+/// stands would find none.
+pub(crate) fn meant_range(text: &str) -> Option<String> {
+    let found = range(text.trim())?;
+    Some(format!("{}/{}", found.network(), found.length))
+}
+
 /// An address in a field of old, where the form is free; what the field held before stays legal.
 pub(in crate::kinds) fn legacy_ip(text: &str, before: &[&str], path: &Path, problems: &mut Problems) -> bool {
     let found = problems.count();

@@ -1,5 +1,8 @@
 //! Services compiled for the datapath: a Service with its EndpointSlices becomes addresses, ports and flat lists
 //! of endpoints. Pure; done once per change, whatever the number of nodes.
+//!
+//! Addresses and ranges go out in their one form. What has none is sent as it stands: nodes refuse what they do not
+//! understand and say so, while something left out would be another service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +20,7 @@ use k8s_openapi::{
 };
 
 use super::item::NodeName;
+use crate::kinds::{meant_address, meant_range};
 
 /// Names who is to serve the address of a service instead of the nodes.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -55,10 +59,10 @@ pub(super) fn compile<'a>(
     let announcers = announce(&load_balancer_ips, announcers, &ports, external_local);
     pb::Service {
         r#type: kind,
-        cluster_ips: addresses.into_iter().filter(|a| a != "None" && !a.is_empty()).collect(),
+        cluster_ips: each(addresses, meant_address).filter(|a| a != "None" && !a.is_empty()).collect(),
         headless,
         external_name: spec.external_name.unwrap_or_default(),
-        external_ips,
+        external_ips: each(external_ips, meant_address).collect(),
         load_balancer_ips,
         announcers,
         affinity_seconds: match spec.session_affinity.as_deref() {
@@ -74,9 +78,14 @@ pub(super) fn compile<'a>(
         external_local,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         ports,
-        source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
+        source_ranges: each(spec.load_balancer_source_ranges.unwrap_or_default(), meant_range).collect(),
         health_check_node_port: spec.health_check_node_port.filter(|_| !somebody_elses).map_or(0, number),
     }
+}
+
+/// Texts in the form that they are meant in, and those without one as they are.
+fn each(texts: Vec<String>, meant: fn(&str) -> Option<String>) -> impl Iterator<Item = String> {
+    texts.into_iter().map(move |text| meant(&text).unwrap_or(text))
 }
 
 fn has_label(meta: &ObjectMeta, label: &str) -> bool {
@@ -91,7 +100,7 @@ fn is_somebody_elses(service: &Service) -> bool {
 fn load_balancer_ips(service: &Service) -> Vec<String> {
     let ingress =
         service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
-    ingress.into_iter().flatten().filter_map(|i| i.ip.clone()).collect()
+    each(ingress.into_iter().flatten().filter_map(|i| i.ip.clone()).collect(), meant_address).collect()
 }
 
 fn port<'a>(wanted: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice>) -> pb::ServicePort {
@@ -147,8 +156,10 @@ impl Endpoints {
         for endpoint in slice.endpoints.iter().flatten() {
             for address in &endpoint.addresses {
                 // FQDN slices carry names: nothing to load-balance to.
-                let Ok(ip) = address.parse::<IpAddr>() else { continue };
-                let new = convert(endpoint, address, port);
+                let Some(ip) = meant_address(address).and_then(|text| text.parse::<IpAddr>().ok()) else {
+                    continue;
+                };
+                let new = convert(endpoint, &ip.to_string(), port);
                 let rank = |e: &pb::Endpoint| (e.ready, e.serving, !e.terminating);
                 let kept = self.0.entry((ip, port)).or_insert_with(|| new.clone());
                 if rank(&new) > rank(kept) {
@@ -207,11 +218,12 @@ fn protocol(text: &str) -> pb::Protocol {
     match text {
         "UDP" => pb::Protocol::Udp,
         "SCTP" => pb::Protocol::Sctp,
-        _ => pb::Protocol::Tcp,
+        "TCP" => pb::Protocol::Tcp,
+        _ => pb::Protocol::Unspecified,
     }
 }
 
-/// Ports are validated to 1..=65535 on the way in.
+/// Ports are validated to 1..=65535 on the way in; another number is none that a node takes.
 fn number(port: i32) -> u32 {
-    port.unsigned_abs()
+    u32::try_from(port).unwrap_or(u32::MAX)
 }

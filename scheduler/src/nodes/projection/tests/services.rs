@@ -105,3 +105,24 @@ fn nodes_are_told_the_health_check_port() {
     let compiled = compile::compile(&service, [].iter(), &BTreeSet::new());
     assert_eq!(compiled.health_check_node_port, 31_234);
 }
+
+#[test]
+fn ranges_and_addresses_go_out_in_the_form_that_they_are_meant_in() {
+    let service: Service = serde_json::from_value(json!({"spec": {"type": "LoadBalancer",
+        "clusterIPs": ["10.0.0.1", "FD00::1"], "externalIPs": ["192.0.2.010"],
+        "loadBalancerSourceRanges": [" 10.1.2.3/16", "2001:DB8::/32 ", "nonsense"],
+        "ports": [{"port": 80, "protocol": "QUIC"}, {"port": 81}]}}))
+    .unwrap();
+    let slice: EndpointSlice = serde_json::from_value(json!({"addressType": "IPv4", "metadata": {},
+        "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.1.0.02"]}, {"addresses": ["a.example"]}]}))
+    .unwrap();
+    let compiled = compile::compile(&service, [slice].iter(), &BTreeSet::new());
+    // What means nothing is not left out, which might leave a list that is open to all: nodes refuse it.
+    assert_eq!(compiled.source_ranges, ["10.1.0.0/16", "2001:db8::/32", "nonsense"]);
+    assert_eq!(compiled.cluster_ips, ["10.0.0.1", "fd00::1"]);
+    assert_eq!(compiled.external_ips, ["192.0.2.10"]);
+    let protocols: Vec<_> = compiled.ports.iter().map(pb::ServicePort::protocol).collect();
+    assert_eq!(protocols, [pb::Protocol::Unspecified, pb::Protocol::Tcp], "not TCP for want of a better one");
+    let endpoints: Vec<_> = compiled.ports[1].endpoints.iter().map(|e| e.address.as_str()).collect();
+    assert_eq!(endpoints, ["10.1.0.2"]);
+}
