@@ -13,6 +13,7 @@ mod files;
 mod join;
 mod ledger;
 mod metrics;
+mod objects;
 mod outbox;
 mod session;
 mod state;

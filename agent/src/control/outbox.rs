@@ -2,7 +2,7 @@
 //! there is room, and how far the reconcilers are. Writers never wait; what a session cannot send stays.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -36,6 +36,7 @@ struct Inner {
     programmed: Programmed,
     /// Objects whose last update was not understood.
     not_understood: Vec<FailedObject>,
+    unknown_kinds: BTreeSet<i32>,
     acked: bool,
 }
 
@@ -91,10 +92,11 @@ impl Outbox {
         if !inner.acked {
             inner.acked = true;
             let programmed = &inner.programmed;
-            // What is programmed of an earlier epoch says nothing in this one.
+            // What is programmed of an earlier epoch says nothing in this one, and what a power cut would undo is not
+            // programmed yet.
             let generation = if programmed.epoch == epoch { programmed.generation } else { 0 };
             let failed = programmed.failed.iter().chain(&inner.not_understood);
-            return Some(convert::ack(accepted, generation, failed));
+            return Some(convert::ack(accepted, generation.min(accepted), failed, &inner.unknown_kinds));
         }
         while let Some(uid) = inner.order.pop_front() {
             if let Some(waiting) = inner.statuses.get_mut(&uid) {
@@ -127,11 +129,12 @@ impl Outbox {
     }
 
     /// Objects that are not as the scheduler wants them, because it could not be understood: told with every
-    /// acknowledgement.
-    pub(super) fn not_understood(&self, failed: Vec<FailedObject>) {
+    /// acknowledgement, with the kinds that are not known.
+    pub(super) fn not_understood(&self, failed: Vec<FailedObject>, unknown_kinds: BTreeSet<i32>) {
         let mut inner = self.lock();
-        if inner.not_understood != failed {
+        if inner.not_understood != failed || inner.unknown_kinds != unknown_kinds {
             inner.not_understood = failed;
+            inner.unknown_kinds = unknown_kinds;
             inner.acked = false;
             drop(inner);
             self.changed.notify_one();
@@ -267,15 +270,30 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_of_another_epoch_says_nothing() {
+    fn an_ack_of_another_epoch_says_nothing_and_none_says_what_a_power_cut_would_undo() {
         let outbox = outbox();
         outbox.programmed(1, 9, Vec::new());
-        let ack = |epoch| match outbox.take(4, epoch).map(|m| m.kind) {
+        let ack = |accepted, epoch| match outbox.take(accepted, epoch).map(|m| m.kind) {
             Some(Some(pb::agent_message::Kind::Ack(ack))) => (ack.accepted, ack.programmed),
             other => panic!("{other:?}"),
         };
-        assert_eq!(ack(1), (4, 9));
-        outbox.acknowledge();
-        assert_eq!(ack(2), (4, 0));
+        for (accepted, epoch, expected) in [(4, 1, (4, 4)), (12, 1, (12, 9)), (4, 2, (4, 0))] {
+            assert_eq!(ack(accepted, epoch), expected);
+            outbox.acknowledge();
+        }
+    }
+
+    #[test]
+    fn kinds_that_are_not_known_are_named_in_the_ack() {
+        let outbox = outbox();
+        let named = || match outbox.take(0, 0).map(|m| m.kind) {
+            Some(Some(pb::agent_message::Kind::Ack(ack))) => Some(ack.unknown_kinds),
+            _ => None,
+        };
+        assert_eq!(named(), Some(Vec::new()));
+        outbox.not_understood(Vec::new(), [99, 7].into());
+        assert_eq!(named(), Some(vec![7, 99]));
+        outbox.not_understood(Vec::new(), [99, 7].into());
+        assert_eq!(named(), None, "no news");
     }
 }

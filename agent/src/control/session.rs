@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use futures::FutureExt;
 use gantry_proto::node::v1::{self as pb, node_client::NodeClient};
 use tokio::{sync::mpsc, time::Instant};
@@ -21,7 +22,8 @@ use super::{
     convert::{self, ConvertError},
     credentials::{CredentialError, Credentials, Request},
     dial::{self, Dialer},
-    state::State,
+    objects::Taken,
+    state::{ResumeError, State},
     tls::{self, TlsError},
 };
 use crate::model::{Chain, NodeCondition, Vitals};
@@ -61,6 +63,12 @@ pub enum SessionError {
     /// As [`SessionError::NoHello`], with the field.
     #[error("the scheduler's hello makes no sense")]
     Hello(#[source] ConvertError),
+    /// It goes on from somewhere else than this agent asked for.
+    #[error("the scheduler resumes what this agent does not have")]
+    Resume(#[from] ResumeError),
+    /// Something that is no update at all.
+    #[error("the scheduler sent an update that makes no sense")]
+    Update(#[source] ConvertError),
     /// No heartbeat was answered for the lease's duration.
     #[error("the scheduler did not answer heartbeats for {} s", .0.as_secs())]
     Silent(Duration),
@@ -124,14 +132,14 @@ pub(super) async fn run(
         snapshot = hello.snapshot,
         "session opened"
     );
-    state.begin(hello.epoch, hello.snapshot);
+    state.begin(hello.epoch, hello.snapshot)?;
     state.set_network(convert::network(hello.cluster, hello.assignment).map_err(SessionError::Hello)?);
     state.commit().await;
     client.outbox.begin();
     let link = Link {
         outbound,
         epoch: hello.epoch,
-        durable: AtomicU64::new(state.durable()),
+        durable: AtomicU64::new(state.durable().within(hello.epoch)),
         heartbeat: Duration::from_secs(hello.heartbeat_seconds.max(1).into()),
         lease: Duration::from_secs(hello.lease_seconds.max(2).into()),
         answered: Mutex::new(Instant::now()),
@@ -151,15 +159,16 @@ pub(super) async fn run(
 
 async fn hello(client: &Client, state: &State) -> pb::AgentMessage {
     let facts = client.reporter.facts().await;
+    let (accepted, durable) = (state.accepted(), state.durable());
     convert::message(pb::agent_message::Kind::Hello(pb::AgentHello {
         protocol: Some(PROTOCOL),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: facts.boot_id.clone(),
         instance: client.instance.clone(),
         node: Some(convert::node_info(facts)),
-        epoch: state.epoch(),
-        accepted: state.generation(),
-        programmed: client.outbox.in_force(state.epoch()),
+        epoch: accepted.epoch,
+        accepted: accepted.generation,
+        programmed: client.outbox.in_force(accepted.epoch).min(durable.within(accepted.epoch)),
     }))
 }
 
@@ -204,8 +213,9 @@ async fn due(at: Option<Instant>) {
 }
 
 fn acknowledge(client: &Client, state: &State, link: &Link) {
-    client.outbox.not_understood(state.failed());
-    if link.durable.swap(state.durable(), Ordering::Relaxed) != state.durable() {
+    client.outbox.not_understood(state.failed(), state.unknown_kinds());
+    let durable = state.durable().within(link.epoch);
+    if link.durable.swap(durable, Ordering::Relaxed) != durable {
         client.outbox.acknowledge();
     }
 }
@@ -220,19 +230,7 @@ async fn take(
     use pb::scheduler_message::Kind;
     let message = message.map_err(|status| SessionError::Broken(Box::new(status)))?;
     match message.ok_or(SessionError::Closed)?.kind {
-        Some(Kind::Update(update)) => {
-            client.metrics.updates.inc();
-            let (namespace, name) = (update.namespace.clone(), update.name.clone());
-            if let Err(error) = state.apply(update) {
-                client.metrics.rejected.inc();
-                tracing::error!(
-                    namespace,
-                    name,
-                    error = %Chain(&error),
-                    "update not understood: the object stays as it was"
-                );
-            }
-        }
+        Some(Kind::Update(raw)) => update(client, state, &raw)?,
         Some(Kind::SnapshotEnd(end)) => state.end_snapshot(end.generation),
         Some(Kind::Heartbeat(_)) => {
             *link.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -246,6 +244,34 @@ async fn take(
             client.tracker.spawn(async move { stop.run_until_cancelled(stream).await });
         }
         Some(Kind::Hello(_)) | None => tracing::debug!("message of an unknown kind ignored"),
+    }
+    Ok(())
+}
+
+fn update(client: &Client, state: &mut State, raw: &Bytes) -> Result<(), SessionError> {
+    client.metrics.updates.inc();
+    match state.apply(raw).map_err(SessionError::Update)? {
+        Taken::Done => {}
+        Taken::UnknownKind { id, first } => {
+            client.metrics.rejected.inc();
+            if first {
+                let kind = id.kind;
+                tracing::warn!(
+                    kind,
+                    "updates of a kind that this agent does not know are kept for one that does"
+                );
+            }
+        }
+        Taken::NotUnderstood { id, error } => {
+            client.metrics.rejected.inc();
+            let (namespace, name) = (&*id.namespace, &*id.name);
+            tracing::error!(
+                namespace,
+                name,
+                error = %Chain(&error),
+                "update not understood: the object stays as it was"
+            );
+        }
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! What the scheduler wants of this node. Replaced as a whole per object; carries the generation it came with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1 as core;
 
@@ -19,6 +22,24 @@ pub struct Desired {
     pub secrets: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::Secret>>,
     /// Config maps that a pod here names, by (namespace, name).
     pub config_maps: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::ConfigMap>>,
+    /// Pods that are wanted in a way that this agent does not understand: whatever there is of one that is not in
+    /// `pods` is left alone.
+    pub held: BTreeSet<PodUid>,
+    /// Services and other nodes; `None` until a snapshot or the ledger told them, which is not to say that there are
+    /// none.
+    pub table: Option<Arc<Table>>,
+}
+
+impl Desired {
+    /// The table, which is known from then on.
+    pub fn table_mut(&mut self) -> &mut Table {
+        Arc::make_mut(self.table.get_or_insert_default())
+    }
+}
+
+/// What all nodes are told alike.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
     /// All services with their endpoints.
     pub services: ServiceTable,
     /// The other nodes.

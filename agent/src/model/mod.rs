@@ -19,7 +19,7 @@ mod view;
 
 pub use chain::{Chain, chain};
 pub use container::{ContainerState, Limits, ObservedContainer};
-pub use desired::{Desired, DesiredPod, SharedObject};
+pub use desired::{Desired, DesiredPod, SharedObject, Table};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
 pub use image::ImageInfo;
 pub use layout::Layout;

@@ -19,7 +19,9 @@ pub(super) fn environment(
     container: &Container,
 ) -> Result<Environment, String> {
     let links = pod.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
-    let mut services = service_variables(&context.desired.services, &pod.name.namespace, links);
+    let table = context.desired.table.as_ref();
+    let table = table.ok_or("services have not yet been read at least once, cannot construct envvars")?;
+    let mut services = service_variables(&table.services, &pod.name.namespace, links);
     let mut ordered = Ordered::default();
     ordered.set("HOSTNAME".to_owned(), hostname(context, pod));
     for source in container.env_from.iter().flatten() {

@@ -167,8 +167,8 @@ fn network(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
         Some(network) if host_network || network.addresses.is_some() => {
             seen.attached || retry(seen, draft, &Subject::Network, Step::Attach(network.clone()))
         }
-        // Without the cluster's ranges there is no address to give.
-        _ if !host_network && subjects.context.node.cluster.is_none() => false,
+        // Without the cluster's ranges there is no address to give, and its domain is in names and files of any pod.
+        _ if subjects.context.node.cluster.is_none() => false,
         _ => {
             match pod::kernel_name(subjects.pod, subjects.context.domain()) {
                 Ok(hostname) => {

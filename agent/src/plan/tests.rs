@@ -133,7 +133,7 @@ fn a_program_that_is_not_there_is_told_by_the_status() {
     let mut failed = container(&pod, "web-server", 0, exited(128, 0));
     failed.labels.insert(START_ERROR.to_owned(), "exec: \"nosuch\": not found".to_owned());
     with(&mut seen, failed);
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     let status = &plan.status.container_statuses.unwrap()[0];
     let end = status.state.as_ref().unwrap().terminated.as_ref().unwrap();
     assert_eq!((end.exit_code, end.reason.as_deref()), (128, Some("StartError")));
@@ -148,14 +148,14 @@ fn the_end_of_a_pods_time_is_told_once() {
     );
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "a", 0, running(10)));
-    let first = planned(&Desired::default(), &pod, &seen);
+    let first = planned(&testing::desired([]), &pod, &seen);
     seen.record.status = Some(Arc::new(first.status));
     seen.now_ms += 5000;
-    let second = planned(&Desired::default(), &pod, &seen);
+    let second = planned(&testing::desired([]), &pod, &seen);
     let told: Vec<_> = second.notices.iter().map(|notice| notice.reason).collect();
     assert_eq!(told, ["DeadlineExceeded"]);
     seen.record.status = Some(Arc::new(second.status));
-    assert!(planned(&Desired::default(), &pod, &seen).notices.is_empty());
+    assert!(planned(&testing::desired([]), &pod, &seen).notices.is_empty());
 }
 
 /// The datapath comes while containers are made; when it failed a moment ago none is made either.
@@ -164,16 +164,16 @@ fn attaching_goes_on_beside_the_creation() {
     let pod = testing::pod("p", json!({"containers": [{"name": "c", "image": "i"}]}));
     let mut seen = prepared(&pod);
     seen.attached = false;
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert!(plan.steps.iter().any(|step| matches!(step, Step::Attach(_))), "{:?}", plan.steps);
     assert_eq!(launches(&plan).len(), 1);
     let failure = Failure { reason: "", message: "no".into(), count: 1, at_ms: NOW, attempt: 0 };
     seen.failures.insert(Subject::Network, failure);
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert!(plan.steps.is_empty() && plan.wake_ms.is_some(), "{:?}", plan.steps);
     seen.failures.clear();
     seen.network.as_mut().unwrap().addresses = None;
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert!(matches!(plan.steps[..], [Step::EnsureNetwork(_)]), "a lost wire: {:?}", plan.steps);
 }
 
@@ -181,7 +181,7 @@ fn attaching_goes_on_beside_the_creation() {
 fn a_new_pod_is_prepared_all_at_once() {
     let pod = tutorial();
     let seen = ObservedPod { now_ms: NOW, ..ObservedPod::default() };
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     let kinds: Vec<_> = plan
         .steps
         .iter()
@@ -205,11 +205,11 @@ fn a_new_pod_is_prepared_all_at_once() {
 fn the_tutorials_security_and_limits_reach_the_runtime() {
     let pod = tutorial();
     let mut seen = prepared(&pod);
-    let first = planned(&Desired::default(), &pod, &seen);
+    let first = planned(&testing::desired([]), &pod, &seen);
     let Some(Step::EnsureVolume(volume)) = first.steps.first() else { panic!("{:?}", first.steps) };
     assert_eq!(volume.fs_group, Some(2000));
     seen.volumes.insert("shared-logs".into(), volume.digest);
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert_eq!(launches(&plan), ["web-app-pod.web-server.0", "web-app-pod.log-forwarder.0"]);
     let spec = &launch_of(&plan).spec;
     assert_eq!((spec.user, spec.run_as_non_root), (Some(1000), true));
@@ -236,7 +236,7 @@ fn run_as_non_root_refuses_an_image_of_root_with_upstreams_words() {
         json!({"securityContext": {"runAsNonRoot": true},
                "containers": [{"name": "web", "image": "i"}]}),
     );
-    let plan = planned(&Desired::default(), &pod, &prepared(&pod));
+    let plan = planned(&testing::desired([]), &pod, &prepared(&pod));
     assert!(plan.steps.is_empty());
     let status = &plan.status.container_statuses.as_ref().unwrap()[0];
     let waiting = status.state.as_ref().unwrap().waiting.as_ref().unwrap();
@@ -253,7 +253,7 @@ fn readiness_needs_the_probe_and_the_condition_says_who_is_missing() {
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "web-server", 0, running(60_000)));
     with(&mut seen, container(&pod, "log-forwarder", 0, running(60_000)));
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     let ready = |plan: &PodPlan| {
         let conditions = plan.status.conditions.clone().unwrap();
         conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap()
@@ -262,10 +262,10 @@ fn readiness_needs_the_probe_and_the_condition_says_who_is_missing() {
     assert_eq!(ready(&plan).message.as_deref(), Some("containers with unready status: [web-server]"));
     assert_eq!(plan.probes.len(), 1);
     seen.record.of_mut(&"web-server".into(), 0).unwrap().ready = true;
-    assert_eq!(ready(&planned(&Desired::default(), &pod, &seen)).status, "True");
+    assert_eq!(ready(&planned(&testing::desired([]), &pod, &seen)).status, "True");
     // The same verdict of an older attempt says nothing.
     seen.record.of_mut(&"web-server".into(), 7).unwrap().ready = true;
-    assert_eq!(ready(&planned(&Desired::default(), &pod, &seen)).status, "False");
+    assert_eq!(ready(&planned(&testing::desired([]), &pod, &seen)).status, "False");
 }
 
 #[test]
@@ -273,10 +273,10 @@ fn transition_times_move_only_with_their_condition() {
     let pod = testing::pod("p", json!({"containers": [{"name": "web", "image": "i"}]}));
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "web", 0, running(60_000)));
-    let first = planned(&Desired::default(), &pod, &seen).status;
+    let first = planned(&testing::desired([]), &pod, &seen).status;
     seen.record.status = Some(Arc::new(first.clone()));
     seen.now_ms += 50_000;
-    assert_eq!(planned(&Desired::default(), &pod, &seen).status, first);
+    assert_eq!(planned(&testing::desired([]), &pod, &seen).status, first);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn init_containers_go_one_by_one_and_sidecars_stay() {
                "containers": [{"name": "web", "image": "i"}]}),
     );
     let mut seen = prepared(&pod);
-    let desired = Desired::default();
+    let desired = testing::desired([]);
     let step = |seen: &ObservedPod| launches(&planned(&desired, &pod, seen));
     assert_eq!(step(&seen), ["p.a.0"]);
     with(&mut seen, container(&pod, "a", 0, exited(0, 10)));
@@ -318,16 +318,16 @@ fn a_job_like_pod_succeeds_and_its_sidecar_is_told_to_end() {
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "s", 0, running(10_000)));
     with(&mut seen, container(&pod, "job", 0, exited(0, 10)));
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert!(matches!(&plan.steps[..], [Step::BeginStop { target, .. }] if target.container.as_str() == "s"));
     seen.containers.get_mut(&ContainerName::from("s")).unwrap()[0].state = exited(143, 1);
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert_eq!(plan.status.phase.as_deref(), Some("Succeeded"));
     assert!(launches(&plan).is_empty());
     // Once reported it is for ever, whatever happens to the containers' records.
     seen.record.status = Some(Arc::new(plan.status));
     seen.containers.clear();
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert_eq!(terminal(Some(&plan.status)), Some(Phase::Succeeded));
     assert!(plan.steps.iter().all(|step| matches!(step, Step::RemoveNetwork | Step::RemoveCgroup)));
 }
@@ -340,13 +340,13 @@ fn a_changed_image_replaces_the_container_at_once() {
     let mut old = container(&pod, "web", 0, running(1000));
     old.labels.insert(IMAGE_LABEL.to_owned(), "old".to_owned());
     with(&mut seen, old.clone());
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     let [Step::BeginStop { message, .. }] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
     assert_eq!(message, "Container web definition changed, will be restarted");
     old.state = exited(143, 1);
     seen.containers.clear();
     with(&mut seen, old);
-    assert_eq!(launches(&planned(&Desired::default(), &pod, &seen)), ["p.web.1"]);
+    assert_eq!(launches(&planned(&testing::desired([]), &pod, &seen)), ["p.web.1"]);
 }
 
 #[test]
@@ -358,11 +358,11 @@ fn an_unsupported_volume_says_what_to_use() {
                            {"name": "late", "secret": {"secretName": "late"}}]}),
     );
     let mut seen = prepared(&pod);
-    let plan = planned(&Desired::default(), &pod, &seen);
+    let plan = planned(&testing::desired([]), &pod, &seen);
     assert!(launches(&plan).is_empty());
     // Told once each.
     seen.record.status = Some(Arc::new(plan.status.clone()));
-    assert!(planned(&Desired::default(), &pod, &seen).notices.is_empty());
+    assert!(planned(&testing::desired([]), &pod, &seen).notices.is_empty());
     let [notice, _] = &plan.notices[..] else { panic!("{:?}", plan.notices) };
     assert_eq!(notice.reason, "FailedMount");
     assert!(
@@ -416,7 +416,7 @@ fn environments_are_put_together_as_upstream_does() {
                     {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k", "optional": true}}}],
             "args": ["--level=$(A)", "$$(A)"]}]}),
     );
-    let mut desired = Desired::default();
+    let mut desired = testing::desired([]);
     let config = serde_json::from_value(json!({"data": {"KEY": "v"}})).unwrap();
     desired.config_maps.insert(
         ("default".into(), "config".into()),
@@ -426,7 +426,7 @@ fn environments_are_put_together_as_upstream_does() {
         [("default", "kubernetes", 443), ("default", "my-db", 5432), ("other", "x", 1)]
     {
         let id = ServiceId { namespace: namespace.into(), name: name.into() };
-        desired.services.insert(id, Arc::new(service(port)));
+        desired.table_mut().services.insert(id, Arc::new(service(port)));
     }
     let plan = planned(&desired, &pod, &prepared(&pod));
     let spec = &launch_of(&plan).spec;

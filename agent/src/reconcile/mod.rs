@@ -167,9 +167,14 @@ impl Pods {
         let Some(now) = self.desired.borrow_and_update().clone() else { return };
         let before = self.known.replace(Arc::clone(&now)).unwrap_or_default();
         let namespaces = changed_namespaces(&before, &now);
-        let mut concerned = BTreeSet::new();
+        let mut concerned: BTreeSet<_> = before.held.symmetric_difference(&now.held).cloned().collect();
+        // The next scheduler's generations are others, and may be the same numbers.
+        let comparable = before.epoch == now.epoch;
+        // Environments need services: those that are not known keep containers waiting.
+        let comparable = comparable && before.table.is_some() == now.table.is_some();
         for (uid, pod) in &now.pods {
-            let same = before.pods.get(uid).is_some_and(|known| known.generation == pod.generation);
+            let same =
+                comparable && before.pods.get(uid).is_some_and(|known| known.generation == pod.generation);
             if !same || namespaces.contains(&*pod.name.namespace) {
                 concerned.insert(uid.clone());
             }
@@ -199,7 +204,10 @@ impl Pods {
         for (uid, state) in &self.workers {
             inventory.correct(uid, &mut state.memory());
         }
-        let orphans = inventory.pods().into_iter().filter(|uid| !desired.pods.contains_key(uid));
+        let orphans = inventory
+            .pods()
+            .into_iter()
+            .filter(|uid| !desired.pods.contains_key(uid) && !desired.held.contains(uid));
         for uid in orphans.collect::<Vec<_>>() {
             if !self.workers.contains_key(&uid) {
                 info!(pod = %uid, "removing what is left of a pod that is not wanted here");
@@ -264,14 +272,18 @@ impl Pods {
 /// Namespaces in which a secret or config map is another one than before.
 fn changed_namespaces<'a>(before: &'a Desired, now: &'a Desired) -> BTreeSet<&'a str> {
     fn differing<'a, T>(
+        comparable: bool,
         before: &'a std::collections::BTreeMap<(Arc<str>, Arc<str>), crate::model::SharedObject<T>>,
         now: &'a std::collections::BTreeMap<(Arc<str>, Arc<str>), crate::model::SharedObject<T>>,
     ) -> impl Iterator<Item = &'a str> {
-        let changed = now.iter().filter(|(key, object)| {
-            before.get(*key).is_none_or(|known| known.generation != object.generation)
+        let changed = now.iter().filter(move |(key, object)| {
+            !comparable || before.get(*key).is_none_or(|known| known.generation != object.generation)
         });
         let gone = before.keys().filter(|key| !now.contains_key(*key));
         changed.map(|(key, _)| &*key.0).chain(gone.map(|key| &*key.0))
     }
-    differing(&before.secrets, &now.secrets).chain(differing(&before.config_maps, &now.config_maps)).collect()
+    let comparable = before.epoch == now.epoch;
+    differing(comparable, &before.secrets, &now.secrets)
+        .chain(differing(comparable, &before.config_maps, &now.config_maps))
+        .collect()
 }

@@ -20,7 +20,7 @@ use crate::{
     lifecycle::Gate,
     model::{
         ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
-        ServiceTable, Upstream, chain,
+        ServiceTable, Table, Upstream, chain,
     },
     net::{Network, REPAIR},
 };
@@ -55,12 +55,12 @@ pub struct Programmer {
 #[derive(Default)]
 struct Done {
     peers: Option<BTreeMap<NodeName, PeerNode>>,
-    services: Option<Arc<Desired>>,
+    services: Option<Arc<Table>>,
     /// Ports of the node that were published with them.
     host_ports: ServiceTable,
     /// The node's addresses that the services were published with.
     addresses: Vec<IpAddr>,
-    named: Option<(Arc<Desired>, ClusterNetwork)>,
+    named: Option<(Arc<Table>, ClusterNetwork)>,
     announced: Option<Vec<IpAddr>>,
 }
 
@@ -134,18 +134,21 @@ impl Programmer {
     }
 
     /// Brings kernel and routes to this state and acknowledges it. True when something failed.
+    ///
+    /// Before the table is known, what the kernel has stays: it is of a table that was.
     async fn program(&self, desired: &Arc<Desired>, done: &mut Done) -> bool {
+        let Some(table) = &desired.table else { return false };
         let began = Instant::now();
         let mut failed = Vec::new();
-        if done.peers.as_ref() != Some(&desired.peers) {
-            match self.network.set_peers(&desired.peers).await {
-                Ok(()) => done.peers = Some(desired.peers.clone()),
+        if done.peers.as_ref() != Some(&table.peers) {
+            match self.network.set_peers(&table.peers).await {
+                Ok(()) => done.peers = Some(table.peers.clone()),
                 Err(error) => failed.push(unnamed(FailedKind::Peer, desired.generation, chain(&error))),
             }
         }
-        self.services(desired, done, &mut failed).await;
+        self.services(desired, table, done, &mut failed).await;
         // After the services: a name never leads to an address that is not answered yet.
-        self.name(desired, done, &mut failed);
+        self.name(desired, table, done, &mut failed);
         self.metrics.published(began.elapsed().as_secs_f64(), desired.generation, failed.is_empty());
         for object in &failed {
             let FailedObject { kind, namespace, name, generation, message } = object;
@@ -157,34 +160,40 @@ impl Programmer {
     }
 
     /// Names come from the same table as the load balancer's.
-    fn name(&self, desired: &Arc<Desired>, done: &mut Done, failed: &mut Vec<FailedObject>) {
+    fn name(&self, desired: &Desired, table: &Arc<Table>, done: &mut Done, failed: &mut Vec<FailedObject>) {
         let Some(cluster) = self.node.borrow().cluster.clone() else { return };
         let is_known = done
             .named
             .as_ref()
-            .is_some_and(|(named, of)| *of == cluster && same_services(&named.services, &desired.services));
+            .is_some_and(|(named, of)| *of == cluster && same_services(&named.services, &table.services));
         if is_known {
             return;
         }
-        match Names::new(cluster.clone(), Arc::new(desired.services.clone())) {
+        match Names::new(cluster.clone(), Arc::new(table.services.clone())) {
             Ok(names) => {
                 self.names.store(Some(Arc::new(names)));
-                done.named = Some((Arc::clone(desired), cluster));
+                done.named = Some((Arc::clone(table), cluster));
             }
             Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
 
-    async fn services(&self, desired: &Arc<Desired>, done: &mut Done, failed: &mut Vec<FailedObject>) {
+    async fn services(
+        &self,
+        desired: &Desired,
+        table: &Arc<Table>,
+        done: &mut Done,
+        failed: &mut Vec<FailedObject>,
+    ) {
         let node = self.node.borrow().clone();
         let same =
-            done.services.as_ref().is_some_and(|before| same_services(&before.services, &desired.services));
+            done.services.as_ref().is_some_and(|before| same_services(&before.services, &table.services));
         let ports = host_ports::table(desired, &self.wires.follow().borrow(), &node, &done.host_ports);
         let same = same && done.addresses == node.addresses && done.host_ports == ports;
         if same && done.announced.is_some() {
             return;
         }
-        let announced = announced(&desired.services, &node);
+        let announced = announced(&table.services, &node);
         if done.announced.as_ref() != Some(&announced) {
             match self.network.set_announced(&announced).await {
                 Ok(()) => done.announced = Some(announced),
@@ -199,13 +208,13 @@ impl Programmer {
         }
         let addresses = node.addresses.clone();
         let dataplane = Arc::clone(&self.dataplane);
-        let (table, more) = (Arc::clone(desired), ports.clone());
+        let (publish, more) = (Arc::clone(table), ports.clone());
         // Map updates are system calls, thousands at the first time: not on a worker thread of the runtime.
         let published = tokio::task::spawn_blocking(move || {
             if more.is_empty() {
-                return dataplane.publish(&table.services, &node.name, &node.addresses);
+                return dataplane.publish(&publish.services, &node.name, &node.addresses);
             }
-            let mut all = table.services.clone();
+            let mut all = publish.services.clone();
             all.extend(more);
             dataplane.publish(&all, &node.name, &node.addresses)
         });
@@ -215,7 +224,7 @@ impl Programmer {
             Ok(Ok(result)) => {
                 let Programmed { changed, removed, kept } = result;
                 info!(changed, removed, kept, generation = desired.generation, "services programmed");
-                done.services = Some(Arc::clone(desired));
+                done.services = Some(Arc::clone(table));
                 done.addresses = addresses;
                 self.programmed.open();
             }
@@ -250,17 +259,20 @@ fn named(desired: &Desired, id: &ServiceId, message: String) -> FailedObject {
         namespace: id.namespace.to_string(),
         name: id.name.to_string(),
         // A removed service has no generation of its own any more.
-        generation: desired.services.get(id).map_or(desired.generation, |service| service.generation),
+        generation: desired
+            .table
+            .as_ref()
+            .and_then(|table| table.services.get(id))
+            .map_or(desired.generation, |service| service.generation),
         message,
     }
 }
 
-/// Equal tables by what brought each service: cheap at any size.
+/// Equal tables: cheap where nothing came, and by content where all came anew. A generation tells nothing of that: the
+/// next scheduler counts from the start again.
 fn same_services(a: &ServiceTable, b: &ServiceTable) -> bool {
     a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|((a_id, a), (b_id, b))| a_id == b_id && (Arc::ptr_eq(a, b) || a.generation == b.generation))
+        && a.iter().zip(b).all(|((a_id, a), (b_id, b))| a_id == b_id && (Arc::ptr_eq(a, b) || a == b))
 }
 
 /// Load balancer addresses that this node answers for.

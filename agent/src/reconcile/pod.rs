@@ -95,6 +95,10 @@ impl Worker {
         let desired = self.desired.borrow().clone();
         let Some(desired) = desired else { return Next::Sleep(None) };
         let wanted = desired.pods.get(&self.uid).cloned();
+        if wanted.is_none() && desired.held.contains(&self.uid) {
+            // Wanted in a way that nobody here understands: it is not this agent's to end.
+            return Next::Sleep(None);
+        }
         if wanted.is_some() {
             self.last.clone_from(&wanted);
         }

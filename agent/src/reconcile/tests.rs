@@ -224,6 +224,54 @@ async fn what_nobody_wants_is_removed_but_only_when_desired_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_wanted_in_a_way_that_nobody_understands_is_left_alone() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    let held = || Desired { held: ["p1".into()].into(), ..desired([]) };
+    // Under the eyes of the same agent, and of the next one.
+    agent.want(held());
+    sleep(Duration::from_secs(130)).await;
+    agent.kill().await;
+    let again = Agent::start(&node, &dir, Some(held()));
+    sleep(Duration::from_secs(130)).await;
+    assert_eq!(node.state().containers.len(), 1);
+    assert_eq!(starts(&node).len(), 1);
+    again.want(desired([]));
+    node.until("it is removed when it is not wanted", |node| node.containers.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_schedulers_generations_are_others() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(desired([web()])));
+    agent.until("Running", is_running).await;
+    let mut pod = web();
+    pod.pod.metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    let began = Instant::now();
+    agent.want(Desired { epoch: 2, ..desired([pod]) });
+    agent.until("its end", |report| report.finished).await;
+    // Not only the next look at everything finds it.
+    assert!(began.elapsed() < RESYNC, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_wait_until_services_are_known() {
+    let (node, dir) = setup();
+    let agent = Agent::start(&node, &dir, Some(Desired { table: None, ..desired([web()]) }));
+    let report = agent.until("a reason", |report| waiting(report).is_some_and(|(_, text)| !text.is_empty()));
+    let (reason, message) = waiting(&report.await).unwrap();
+    assert_eq!(reason, "CreateContainerConfigError");
+    assert_eq!(message, "services have not yet been read at least once, cannot construct envvars");
+    assert!(starts(&node).is_empty());
+    let began = Instant::now();
+    agent.want(desired([web()]));
+    agent.until("Running", is_running).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_secret_is_named_and_its_arrival_is_enough() {
     let (node, dir) = setup();
     let needs = pod(

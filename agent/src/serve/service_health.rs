@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::model::{Desired, NodeName, NodeView, ServiceId, ServiceSpec};
+use crate::model::{Desired, NodeName, NodeView, ServiceId, ServiceSpec, ServiceTable};
 
 /// A port that somebody else has is tried again after this time.
 const RETRY: Duration = Duration::from_secs(10);
@@ -45,8 +45,9 @@ pub async fn service_health(
     let mut answering = BTreeMap::new();
     loop {
         let current = desired.borrow_and_update().clone();
-        let done = match current {
-            Some(current) => update(&current, &name, &mut answering, &stop).await,
+        let done = match current.as_ref().and_then(|desired| desired.table.as_ref()) {
+            Some(table) => update(&table.services, &name, &mut answering, &stop).await,
+            // Not known is not none: those that are answered go on.
             None => true,
         };
         let retry =
@@ -62,15 +63,15 @@ pub async fn service_health(
 
 /// Opens, closes and counts; false when a port could not be opened.
 async fn update(
-    desired: &Desired,
+    services: &ServiceTable,
     node: &NodeName,
     answering: &mut BTreeMap<ServiceId, Answering>,
     stop: &CancellationToken,
 ) -> bool {
-    let wanted = |id: &ServiceId| desired.services.get(id).and_then(|spec| port(spec));
+    let wanted = |id: &ServiceId| services.get(id).and_then(|spec| port(spec));
     answering.retain(|id, answering| wanted(id) == Some(answering.port));
     let mut done = true;
-    for (id, spec) in &desired.services {
+    for (id, spec) in services {
         let Some(port) = port(spec) else { continue };
         let count = local_endpoints(spec, node);
         if let Some(known) = answering.get(id) {
@@ -147,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Endpoint, Protocol, ServicePort, ServiceType},
+        model::{Endpoint, Protocol, ServicePort, ServiceType, Table},
         testing,
     };
 
@@ -213,7 +214,8 @@ mod tests {
         let id = ServiceId { namespace: "shop".into(), name: "web".into() };
         let with = |endpoints: Option<Vec<Endpoint>>| {
             let services = endpoints.map(|all| (id.clone(), service(port, &all))).into_iter().collect();
-            Some(Arc::new(Desired { services, ..Desired::default() }))
+            let table = Some(Arc::new(Table { services, ..Table::default() }));
+            Some(Arc::new(Desired { table, ..Desired::default() }))
         };
         let both =
             vec![endpoint(1, "node-1", true), endpoint(2, "node-1", false), endpoint(3, "node-2", true)];
@@ -229,6 +231,10 @@ mod tests {
         // Only one that ends is left.
         desired.send_replace(with(Some(vec![endpoint(2, "node-1", false), endpoint(3, "node-2", true)])));
         eventually(port, |text| text.is_some_and(|text| text.starts_with("HTTP/1.1 503"))).await;
+        // That nothing is known of services is not to say that there are none.
+        desired.send_replace(Some(Arc::default()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(ask(port).await.is_some());
         desired.send_replace(with(None));
         eventually(port, |text| text.is_none()).await;
         stop.cancel();

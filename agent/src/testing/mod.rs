@@ -244,7 +244,8 @@ pub fn pod(uid: &str, spec: impl serde::Serialize) -> DesiredPod {
 /// Desired state of these pods.
 pub fn desired(pods: impl IntoIterator<Item = DesiredPod>) -> Desired {
     let pods = pods.into_iter().map(|pod| (pod.uid.clone(), Arc::new(pod))).collect();
-    Desired { epoch: 1, generation: 1, pods, ..Desired::default() }
+    let table = Some(Arc::default());
+    Desired { epoch: 1, generation: 1, pods, table, ..Desired::default() }
 }
 
 /// A node with everything known.

@@ -2,8 +2,10 @@
 
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::core::v1::Node;
+use prost::Message;
 
 use super::projection::{Body, Item, ItemKind, NodeFacts};
+use crate::kinds::meant_address;
 
 /// Keeps a node from answering for load balancer addresses, as upstream.
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -28,7 +30,7 @@ pub(super) fn update(item: Item) -> pb::SchedulerMessage {
         ItemKind::Service => pb::ObjectKind::Service,
         ItemKind::Peer => pb::ObjectKind::Peer,
     };
-    message(pb::scheduler_message::Kind::Update(pb::Update {
+    let update = pb::Update {
         generation: item.generation,
         kind: kind.into(),
         namespace: item.key.name.namespace.to_string(),
@@ -36,7 +38,8 @@ pub(super) fn update(item: Item) -> pb::SchedulerMessage {
         uid: item.key.uid.to_string(),
         removed,
         body,
-    }))
+    };
+    message(pb::scheduler_message::Kind::Update(update.encode_to_vec().into()))
 }
 
 /// What the projection needs of a node.
@@ -52,7 +55,11 @@ pub(super) fn node_facts(node: &Node) -> NodeFacts {
     let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let excluded = node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDE));
     NodeFacts {
-        addresses: addresses.filter(|a| a.type_ == "InternalIP").map(|a| a.address.clone()).collect(),
+        // Nothing is routed to what is no address; other nodes would refuse all that is said of this one.
+        addresses: addresses
+            .filter(|a| a.type_ == "InternalIP")
+            .filter_map(|a| meant_address(&a.address))
+            .collect(),
         pod_cidrs,
         announces: ready && !excluded,
     }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -291,7 +292,10 @@ async fn a_node_is_sent_its_own_and_cannot_report_for_another() {
     let mut seen = Vec::new();
     loop {
         let item = n1.expect(|k| match k {
-            Kind::Update(u) => Some(Some((u.kind(), u.name))),
+            Kind::Update(raw) => {
+                let update = pb::Update::decode(raw).unwrap();
+                Some(Some((update.kind(), update.name)))
+            }
             Kind::SnapshotEnd(_) => Some(None),
             _ => None,
         });

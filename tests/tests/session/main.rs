@@ -259,7 +259,8 @@ async fn a_restarted_agent_resumes_from_its_ledger() -> Result<()> {
     scheduler.service("web").await?;
     let (_keep, dir) = home()?;
     let agent = scheduler.agent("n1", &dir)?;
-    let both = |d: &Arc<Desired>| d.pods.len() == 1 && d.services.len() == 1;
+    let both =
+        |d: &Arc<Desired>| d.pods.len() == 1 && d.table.as_ref().is_some_and(|t| t.services.len() == 1);
     agent.sees("the first pod", both).await?;
     agent.stop().await?;
     scheduler.pod("second", "n1", "s").await?;

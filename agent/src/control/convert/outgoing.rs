@@ -1,136 +1,13 @@
-//! What this agent says, as the protocol has it; and the desired state as the ledger has it.
+//! What this agent says, as the protocol has it.
+
+use std::collections::BTreeSet;
 
 use gantry_proto::node::v1 as pb;
-use prost::Message;
 
-use crate::{
-    control::ledger::Section,
-    model::{
-        Desired, Endpoint, EventSubject, EventType, FailedKind, FailedObject, NodeCondition, NodeEvent,
-        NodeFacts, NodeName, PodReport, Protocol, ServicePort, ServiceSpec, ServiceType, StreamEnd,
-        StreamOutput, StreamRefusal, Vitals,
-    },
+use crate::model::{
+    EventSubject, EventType, FailedKind, FailedObject, NodeCondition, NodeEvent, NodeFacts, NodeName,
+    PodReport, StreamEnd, StreamOutput, StreamRefusal, Vitals,
 };
-
-/// Appends one section of the desired state as bytes for the ledger: updates, each with its length before it.
-pub(in crate::control) fn encode(desired: &Desired, section: Section, out: &mut Vec<u8>) {
-    let mut put = |update: pb::Update| {
-        // A Vec grows as needed: encoding into it cannot fail.
-        let _ = update.encode_length_delimited(out);
-    };
-    match section {
-        Section::Work => work_updates(desired).for_each(&mut put),
-        Section::Table => table_updates(desired).for_each(&mut put),
-    }
-}
-
-fn work_updates(desired: &Desired) -> impl Iterator<Item = pb::Update> + '_ {
-    let pods = desired.pods.values().map(|p| {
-        let (namespace, name) = (&p.name.namespace, &p.name.name);
-        let mut update = object(pb::ObjectKind::Pod, p.generation, namespace, name, to_json(&p.pod));
-        update.uid = p.uid.to_string();
-        update
-    });
-    let secrets = desired.secrets.iter().map(|((namespace, name), s)| {
-        object(pb::ObjectKind::Secret, s.generation, namespace, name, to_json(&*s.object))
-    });
-    let config_maps = desired.config_maps.iter().map(|((namespace, name), c)| {
-        object(pb::ObjectKind::ConfigMap, c.generation, namespace, name, to_json(&*c.object))
-    });
-    pods.chain(secrets).chain(config_maps)
-}
-
-fn table_updates(desired: &Desired) -> impl Iterator<Item = pb::Update> + '_ {
-    let services = desired.services.iter().map(|(id, spec)| {
-        let body = pb::update::Body::Service(wire_service(spec));
-        object(pb::ObjectKind::Service, spec.generation, &id.namespace, &id.name, Some(body))
-    });
-    let peers = desired.peers.iter().map(|(name, peer)| {
-        let body = pb::update::Body::Peer(pb::Peer {
-            addresses: texts(&peer.addresses),
-            pod_cidrs: texts(&peer.pod_cidrs),
-        });
-        object(pb::ObjectKind::Peer, 0, "", name.as_str(), Some(body))
-    });
-    services.chain(peers)
-}
-
-fn object(
-    kind: pb::ObjectKind,
-    generation: u64,
-    namespace: &str,
-    name: &str,
-    body: Option<pb::update::Body>,
-) -> pb::Update {
-    pb::Update {
-        generation,
-        kind: kind.into(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        body,
-        ..pb::Update::default()
-    }
-}
-
-fn to_json(object: &impl serde::Serialize) -> Option<pb::update::Body> {
-    // Types of k8s-openapi have string keys alone, so they always serialise.
-    serde_json::to_vec(object).ok().map(|json| pb::update::Body::Json(json.into()))
-}
-
-fn texts<T: ToString>(values: &[T]) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
-}
-
-fn wire_service(spec: &ServiceSpec) -> pb::Service {
-    let announcer = |n: &Option<NodeName>| n.as_ref().map(ToString::to_string).unwrap_or_default();
-    pb::Service {
-        r#type: match spec.kind {
-            ServiceType::ClusterIp => "ClusterIP",
-            ServiceType::NodePort => "NodePort",
-            ServiceType::LoadBalancer => "LoadBalancer",
-            ServiceType::ExternalName => "ExternalName",
-        }
-        .to_owned(),
-        cluster_ips: texts(&spec.cluster_ips),
-        headless: spec.headless,
-        external_name: spec.external_name.clone().unwrap_or_default(),
-        external_ips: texts(&spec.external_ips),
-        load_balancer_ips: spec.load_balancer_ips.iter().map(|(ip, _)| ip.to_string()).collect(),
-        announcers: spec.load_balancer_ips.iter().map(|(_, n)| announcer(n)).collect(),
-        affinity_seconds: spec.affinity.map_or(0, |a| u32::try_from(a.as_secs()).unwrap_or(u32::MAX)),
-        internal_local: spec.internal_local,
-        external_local: spec.external_local,
-        publish_not_ready: spec.publish_not_ready,
-        ports: spec.ports.iter().map(wire_port).collect(),
-        source_ranges: texts(&spec.source_ranges),
-        health_check_node_port: spec.health_port.unwrap_or(0).into(),
-    }
-}
-
-fn wire_port(port: &ServicePort) -> pb::ServicePort {
-    let endpoint = |e: &Endpoint| pb::Endpoint {
-        address: e.address.ip().to_string(),
-        port: e.address.port().into(),
-        node: e.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ready: e.ready,
-        serving: e.serving,
-        terminating: e.terminating,
-        hostname: e.hostname.clone(),
-        pod_uid: e.pod.clone(),
-    };
-    pb::ServicePort {
-        name: port.name.clone(),
-        protocol: match port.protocol {
-            Protocol::Tcp => pb::Protocol::Tcp,
-            Protocol::Udp => pb::Protocol::Udp,
-            Protocol::Sctp => pb::Protocol::Sctp,
-        }
-        .into(),
-        port: port.port.into(),
-        node_port: port.node_port.unwrap_or(0).into(),
-        endpoints: port.endpoints.iter().map(endpoint).collect(),
-    }
-}
 
 pub(in crate::control) fn message(kind: pb::agent_message::Kind) -> pb::AgentMessage {
     pb::AgentMessage { kind: Some(kind) }
@@ -225,6 +102,7 @@ pub(in crate::control) fn ack<'a>(
     accepted: u64,
     programmed: u64,
     failed: impl Iterator<Item = &'a FailedObject>,
+    unknown_kinds: &BTreeSet<i32>,
 ) -> pb::AgentMessage {
     let failed = failed
         .map(|f| pb::Failed {
@@ -242,7 +120,8 @@ pub(in crate::control) fn ack<'a>(
             message: f.message.clone(),
         })
         .collect();
-    message(pb::agent_message::Kind::Ack(pb::Ack { accepted, programmed, failed }))
+    let unknown_kinds = unknown_kinds.iter().copied().collect();
+    message(pb::agent_message::Kind::Ack(pb::Ack { accepted, programmed, failed, unknown_kinds }))
 }
 
 pub(in crate::control) fn stream_refused(id: String, refusal: StreamRefusal) -> pb::AgentMessage {

@@ -14,7 +14,7 @@ fn pre_stop_comes_before_the_signal_and_shares_its_grace() {
     pod.pod.metadata.deletion_grace_period_seconds = Some(10);
     let mut seen = prepared(&pod);
     with(&mut seen, container(&pod, "web", 0, running(1000)));
-    let desired = Desired::default();
+    let desired = testing::desired([]);
     let plan = planned(&desired, &pod, &seen);
     assert!(matches!(&plan.steps[..], [Step::BeginStop { pre_stop: Some(_), .. }]));
     let stop = |since_ms, pre_stop_done, signalled_ms| crate::model::StopRecord {
@@ -68,7 +68,7 @@ fn a_sidecar_gets_the_rest_of_the_pods_grace() {
         };
         stop("web", main_ago);
         stop("s", sidecar_ago);
-        planned(&Desired::default(), &pod, &seen).wake_ms
+        planned(&testing::desired([]), &pod, &seen).wake_ms
     };
     assert_eq!(wake(20_000, 0), Some(NOW + 10_000));
     assert_eq!(wake(30_000, 0), Some(NOW + 2_000), "never less than two seconds");
@@ -85,7 +85,7 @@ fn a_removal_that_fails_holds_back_no_signal() {
     seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
     let failure = Failure { reason: "", message: String::new(), count: 3, at_ms: NOW, attempt: 0 };
     seen.failures.insert(Subject::Removal, failure.clone());
-    let desired = Desired::default();
+    let desired = testing::desired([]);
     assert!(matches!(&planned(&desired, &pod, &seen).steps[..], [Step::Signal { .. }]));
     // Its own failure does.
     seen.failures.insert(Subject::Stop("web".into()), failure);

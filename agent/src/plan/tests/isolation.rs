@@ -6,7 +6,7 @@ use super::*;
 fn what_would_be_weaker_than_promised_is_refused() {
     let refused = |spec: serde_json::Value| {
         let pod = testing::pod("p", spec);
-        let plan = planned(&Desired::default(), &pod, &prepared(&pod));
+        let plan = planned(&testing::desired([]), &pod, &prepared(&pod));
         let status = &plan.status.container_statuses.as_ref().unwrap()[0];
         let waiting = status.state.as_ref().unwrap().waiting.clone().unwrap_or_default();
         assert!(
@@ -54,7 +54,7 @@ fn what_would_be_weaker_than_promised_is_refused() {
 fn shared_memory_is_the_pods_and_names_in_the_nodes_network_are_the_nodes() {
     let launched = |spec: serde_json::Value| {
         let pod = testing::pod("p", spec);
-        launch_of(&planned(&Desired::default(), &pod, &prepared(&pod))).clone()
+        launch_of(&planned(&testing::desired([]), &pod, &prepared(&pod))).clone()
     };
     let shared = |launch: &Launch| {
         let mount = launch.spec.mounts.iter().find(|mount| mount.target == "/dev/shm").unwrap();
@@ -80,7 +80,7 @@ fn the_oom_score_is_what_the_runtime_may_give() {
         let pod =
             testing::pod("p", json!({"containers": [{"name": "c", "image": "i", "resources": resources}]}));
         let node = NodeView { oom_floor: floor, ..node() };
-        let (desired, standings) = (Desired::default(), Standings::new());
+        let (desired, standings) = (testing::desired([]), Standings::new());
         let context = Context { desired: &desired, node: &node, standings: &standings, remind: false };
         launch_of(&super::super::pod(&context, &pod, &prepared(&pod))).spec.oom_score_adj
     };
@@ -102,12 +102,12 @@ fn propagation_is_handed_to_the_runtime() {
         "containers": [{"name": "c", "image": "i", "volumeMounts": mounts}]}),
     );
     let mut seen = prepared(&pod);
-    for step in planned(&Desired::default(), &pod, &seen).steps {
+    for step in planned(&testing::desired([]), &pod, &seen).steps {
         if let Step::EnsureVolume(volume) = step {
             seen.volumes.insert(volume.name, volume.digest);
         }
     }
-    let launch = launch_of(&planned(&Desired::default(), &pod, &seen)).clone();
+    let launch = launch_of(&planned(&testing::desired([]), &pod, &seen)).clone();
     let of = |target: &str| launch.spec.mounts.iter().find(|m| m.target == target).unwrap().propagation;
     assert_eq!(
         (of("/a"), of("/b"), of("/c")),
@@ -121,9 +121,10 @@ fn a_pod_is_called_as_its_specification_says() {
         let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let pod = testing::pod("p", spec);
-        let launch = launch_of(&planned(&Desired::default(), &pod, &prepared(&pod))).clone();
+        let launch = launch_of(&planned(&testing::desired([]), &pod, &prepared(&pod))).clone();
         let line = launch.files[0].content.lines().last().unwrap().to_owned();
-        let bare = planned(&Desired::default(), &pod, &ObservedPod { now_ms: NOW, ..ObservedPod::default() });
+        let bare =
+            planned(&testing::desired([]), &pod, &ObservedPod { now_ms: NOW, ..ObservedPod::default() });
         let kernel = bare.steps.iter().find_map(|step| match step {
             Step::EnsureNetwork(network) => Some(network.hostname.clone()),
             _ => None,

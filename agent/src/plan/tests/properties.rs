@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn never_two_attempts_of_one_container((pod, containers) in any_pod()) {
         let seen = observed(&pod, &containers);
-        let plan = planned(&Desired::default(), &pod, &seen);
+        let plan = planned(&testing::desired([]), &pod, &seen);
         for step in &plan.steps {
             if let Step::Launch(launch) = step {
                 let latest = seen.latest(&launch.target.container);
@@ -76,9 +76,9 @@ proptest! {
     #[test]
     fn a_reported_status_is_stable((pod, containers) in any_pod()) {
         let mut seen = observed(&pod, &containers);
-        let first = planned(&Desired::default(), &pod, &seen);
+        let first = planned(&testing::desired([]), &pod, &seen);
         seen.record.status = Some(Arc::new(first.status.clone()));
-        let second = planned(&Desired::default(), &pod, &seen);
+        let second = planned(&testing::desired([]), &pod, &seen);
         prop_assert_eq!(&second.status, &first.status);
         prop_assert!(second.notices.is_empty(), "{:?}", second.notices);
         if terminal(Some(&first.status)).is_none() {
@@ -97,7 +97,7 @@ proptest! {
             with(&mut seen, container(&pod, name, 0, running(1)));
         }
         seen.now_ms += later;
-        let plan = planned(&Desired::default(), &pod, &seen);
+        let plan = planned(&testing::desired([]), &pod, &seen);
         prop_assert!(plan.steps.is_empty() && plan.wake_ms.is_none(), "{:?}", plan.steps);
         prop_assert_eq!(plan.status.phase.as_deref(), Some("Running"));
     }

@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     lifecycle::Gates,
-    model::{ServiceSpec, ServiceType},
+    model::{ServiceSpec, ServiceType, Table},
     testing::{FakeNode, Heard, State, view},
 };
 
 struct Running {
     heard: Arc<Heard>,
     gates: Gates,
-    _desired: watch::Sender<Option<Arc<Desired>>>,
+    desired: watch::Sender<Option<Arc<Desired>>>,
     _node: watch::Sender<Arc<NodeView>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -39,7 +39,7 @@ fn start(fake: &FakeNode, wanted: Desired) -> Running {
         metrics: Arc::default(),
     };
     let task = tokio::spawn(programming(programmer, wanted, CancellationToken::new()));
-    Running { heard, gates, _desired: desired, _node: node, task }
+    Running { heard, gates, desired, _node: node, task }
 }
 
 fn id(name: &str) -> ServiceId {
@@ -66,7 +66,8 @@ fn wanted() -> Desired {
         })
     };
     let services = [(id("a"), service(3, 1)), (id("b"), service(4, 2))].into_iter().collect();
-    Desired { epoch: 1, generation: 7, services, ..Desired::default() }
+    let table = Some(Arc::new(Table { services, ..Table::default() }));
+    Desired { epoch: 1, generation: 7, table, ..Desired::default() }
 }
 
 fn count(fake: &FakeNode, line: &str) -> usize {
@@ -125,4 +126,39 @@ async fn what_others_may_have_removed_is_set_again_and_a_failure_is_told() {
         .until("a failure", |said| said.programmed.iter().any(|(_, failed)| !failed.is_empty()))
         .await;
     running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_known_is_not_empty() {
+    let fake = FakeNode::new();
+    let running = start(&fake, Desired { table: None, ..wanted() });
+    // Longer than every repair and retry takes.
+    tokio::time::sleep(2 * REPAIR).await;
+    for line in ["publish", "peers", "announce"] {
+        assert_eq!(count(&fake, line), 0, "{line}: what the kernel has stays");
+    }
+    assert!(running.heard.said().programmed.is_empty(), "nothing is acknowledged");
+    assert!(!running.gates.closed().is_empty());
+    running.desired.send_replace(Some(Arc::new(Desired { table: Some(Arc::default()), ..wanted() })));
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    assert!(count(&fake, "publish 0") == 1 && count(&fake, "peers") > 0, "that there is none is known now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_generation_of_another_epoch_is_another_table() {
+    let fake = FakeNode::new();
+    let running = start(&fake, wanted());
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    let mut next = Desired { epoch: 2, ..wanted() };
+    let service = next.table_mut().services.get_mut(&id("a")).unwrap();
+    Arc::make_mut(service).cluster_ips = vec![Ipv4Addr::new(10, 96, 0, 77).into()];
+    running.desired.send_replace(Some(Arc::new(next.clone())));
+    fake.until("the other table", |node| logged(node, "publish") == 2).await;
+    // The same content made anew is published no more than before.
+    let services = next.table_mut().services.values_mut();
+    services.for_each(|service| *service = Arc::new((**service).clone()));
+    next.generation += 1;
+    running.desired.send_replace(Some(Arc::new(next)));
+    running.heard.until("its ack", |said| said.programmed.last().unwrap().0 == 8).await;
+    assert_eq!(count(&fake, "publish"), 2);
 }

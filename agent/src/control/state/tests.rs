@@ -1,0 +1,462 @@
+//! Updates in, ledger and desired state out; restarts between.
+
+use serde_json::json;
+
+use super::*;
+
+fn pod(generation: u64, name: &str) -> pb::Update {
+    let json = json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"containers": []}});
+    pb::Update {
+        generation,
+        kind: pb::ObjectKind::Pod.into(),
+        namespace: "d".into(),
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        body: Some(pb::update::Body::Json(json.to_string().into())),
+        ..pb::Update::default()
+    }
+}
+
+fn service(generation: u64, name: &str) -> pb::Update {
+    let port = pb::ServicePort {
+        port: 80,
+        protocol: pb::Protocol::Udp.into(),
+        endpoints: vec![pb::Endpoint {
+            address: "10.1.0.2".into(),
+            port: 8080,
+            ready: true,
+            node: "n".into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let body = pb::Service {
+        r#type: "LoadBalancer".into(),
+        cluster_ips: vec!["10.0.0.1".into()],
+        load_balancer_ips: vec!["192.0.2.1".into(), "192.0.2.2".into()],
+        announcers: vec![String::new(), "n".into()],
+        affinity_seconds: 9,
+        source_ranges: vec!["10.0.0.0/8".into()],
+        health_check_node_port: 30_100,
+        ports: vec![port],
+        ..Default::default()
+    };
+    pb::Update {
+        generation,
+        kind: pb::ObjectKind::Service.into(),
+        namespace: "d".into(),
+        name: name.into(),
+        body: Some(pb::update::Body::Service(body)),
+        ..pb::Update::default()
+    }
+}
+
+fn network() -> ClusterNetwork {
+    ClusterNetwork {
+        domain: "cluster.local".into(),
+        service_cidr: "10.0.0.0/16".parse().unwrap(),
+        pod_cidr: "10.1.0.0/16".parse().unwrap(),
+        node_pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
+        dns_ip: "10.0.0.10".parse().unwrap(),
+        node_ports: (30000, 32767),
+    }
+}
+
+fn send(state: &mut State, update: &pb::Update) -> Taken {
+    state.apply(&update.encode_to_vec().into()).unwrap()
+}
+
+fn refused(state: &mut State, update: &pb::Update) -> ConvertError {
+    match send(state, update) {
+        Taken::NotUnderstood { error, .. } => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn mark(epoch: u64, generation: u64) -> Mark {
+    Mark { epoch, generation }
+}
+
+fn load(dir: &std::path::Path) -> State {
+    State::load(Arc::new(Ledger::open(dir).unwrap())).unwrap()
+}
+
+#[tokio::test]
+async fn a_restart_finds_what_was_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    let desired = state.desired();
+    state.begin(7, true).unwrap();
+    state.set_network(network());
+    send(&mut state, &pod(3, "a"));
+    send(&mut state, &service(5, "s"));
+    state.commit().await;
+    assert!(desired.borrow().pods.is_empty(), "half a snapshot is not shown");
+    state.end_snapshot(9);
+    state.commit().await;
+    assert_eq!((desired.borrow().generation, state.durable()), (9, Mark::default()));
+    state.flush_table().await;
+    assert_eq!(state.durable(), mark(7, 9));
+
+    send(&mut state, &pod(12, "b"));
+    state.commit().await;
+    let before = desired.borrow().clone();
+    let again = load(dir.path());
+    // The table was last written at 9: the session goes on from there.
+    assert_eq!(again.accepted(), mark(7, 9));
+    assert_eq!(*again.networks().borrow(), Some(network()));
+    let after = again.desired().borrow().clone();
+    assert_eq!(before.pods.keys().collect::<Vec<_>>(), after.pods.keys().collect::<Vec<_>>());
+    let table = |desired: &Desired| desired.table.clone().unwrap();
+    assert_eq!(table(&before).services, table(&after).services);
+    let after = table(&after);
+    let spec = after.services.values().next().unwrap();
+    assert_eq!(spec.load_balancer_ips[1].1, Some("n".into()));
+    assert_eq!(spec.ports[0].endpoints[0].address, "10.1.0.2:8080".parse().unwrap());
+}
+
+#[tokio::test]
+async fn stale_updates_are_left_out_and_a_new_snapshot_replaces_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    send(&mut state, &pod(3, "a"));
+    state.end_snapshot(5);
+    send(&mut state, &pod(5, "late"));
+    state.commit().await;
+    assert_eq!(state.desired().borrow().pods.len(), 1);
+    send(&mut state, &pb::Update { removed: true, body: None, ..pod(6, "a") });
+    state.commit().await;
+    assert!(state.desired().borrow().pods.is_empty());
+    state.begin(2, true).unwrap();
+    send(&mut state, &pod(1, "c"));
+    state.end_snapshot(1);
+    state.commit().await;
+    let desired = state.desired().borrow().clone();
+    assert_eq!((desired.epoch, desired.generation), (2, 1));
+    assert_eq!(desired.pods.keys().map(crate::model::PodUid::as_str).collect::<Vec<_>>(), ["uid-c"]);
+}
+
+fn broken(update: pb::Update) -> pb::Update {
+    let body = Some(pb::update::Body::Json(json!({"spec": {"containers": "none"}}).to_string().into()));
+    pb::Update { body, ..update }
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_not_unwanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    send(&mut state, &pod(1, "a"));
+    send(&mut state, &pod(2, "b"));
+    state.end_snapshot(2);
+    state.commit().await;
+    // In an update, by uid; in a snapshot, where the uid may be missing.
+    refused(&mut state, &broken(pod(3, "a")));
+    state.commit().await;
+    assert_eq!((state.accepted(), state.failed().len()), (mark(1, 3), 1));
+    state.begin(2, true).unwrap();
+    refused(&mut state, &broken(pod(1, "a")));
+    refused(&mut state, &broken(pb::Update { uid: String::new(), ..pod(2, "b") }));
+    refused(&mut state, &broken(pod(3, "new")));
+    state.end_snapshot(3);
+    state.commit().await;
+    let names = |state: &State| {
+        let desired = state.desired().borrow().clone();
+        desired.pods.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&state), ["uid-a", "uid-b"]);
+    let failed = state.failed();
+    let told: Vec<_> = failed.iter().map(|f| (f.name.as_str(), f.generation)).collect();
+    assert_eq!(told, [("a", 1), ("b", 2), ("new", 3)]);
+    assert!(failed[0].message.starts_with("Pod d/a does not decode: "), "{}", failed[0].message);
+    // Understood again, it is as any other.
+    send(&mut state, &pb::Update { removed: true, body: None, ..pod(4, "a") });
+    state.commit().await;
+    assert_eq!((names(&state), state.failed().len()), (vec!["uid-b".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_not_understood_counts_as_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let mut draft = Draft::new();
+    frame(&Header { schema: SCHEMA, epoch: 3, generation: 9, network: None }, draft.content());
+    for update in [pod(1, "a"), broken(pod(2, "b"))] {
+        update.encode_length_delimited(draft.content()).unwrap();
+    }
+    ledger.store(Section::Work, draft).unwrap();
+    let state = load(dir.path());
+    assert_eq!(state.accepted(), Mark::default());
+    assert!(state.desired().borrow().pods.is_empty(), "half of the pods would be taken for all of them");
+}
+
+#[tokio::test]
+async fn a_secret_that_does_not_decode_is_not_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    let update = pb::Update {
+        kind: pb::ObjectKind::Secret.into(),
+        generation: 1,
+        body: Some(pb::update::Body::Json(json!({"data": "hunter2"}).to_string().into())),
+        ..Default::default()
+    };
+    let error = refused(&mut state, &update);
+    assert!(!Chain(&error).to_string().contains("hunter2"));
+    state.end_snapshot(1);
+    assert!(!state.failed()[0].message.contains("hunter2"));
+}
+
+/// A kind that is in no version of the protocol.
+const TOMORROW: i32 = 99;
+
+fn tomorrow(generation: u64, name: &str) -> pb::Update {
+    let body = pb::update::Body::Json(json!({"data": {"rule": "deny"}}).to_string().into());
+    pb::Update {
+        generation,
+        kind: TOMORROW,
+        namespace: "d".into(),
+        name: name.into(),
+        body: Some(body),
+        ..pb::Update::default()
+    }
+}
+
+/// What an agent of tomorrow knows: that kind too, which it takes for a config map.
+static TOMORROWS: [Kind; 6] = {
+    let [pod, secret, config_map, service, peer] = KINDS;
+    [pod, secret, config_map, service, peer, Kind { wire: TOMORROW, ..KINDS[2] }]
+};
+
+fn kept(state: &State) -> Vec<i32> {
+    state.unknown_kinds().into_iter().collect()
+}
+
+fn config_maps(state: &State) -> Vec<String> {
+    state.desired().borrow().config_maps.keys().map(|(_, name)| name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_known_is_told_kept_and_used_by_an_agent_that_knows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = || Arc::new(Ledger::open(dir.path()).unwrap());
+    let mut state = State::knowing(&KINDS, ledger()).unwrap();
+    state.begin(1, true).unwrap();
+    let first = |taken| matches!(taken, Taken::UnknownKind { first: true, .. });
+    assert!(first(send(&mut state, &tomorrow(1, "in-the-snapshot"))));
+    state.end_snapshot(2);
+    assert!(!first(send(&mut state, &tomorrow(3, "later"))));
+    send(&mut state, &tomorrow(4, "gone"));
+    send(&mut state, &pb::Update { removed: true, body: None, ..tomorrow(5, "gone") });
+    state.commit().await;
+    state.flush_table().await;
+    // Durable as all else is, so that the next session goes on after it.
+    assert_eq!((state.accepted(), state.durable()), (mark(1, 5), mark(1, 5)));
+    assert_eq!((kept(&state), state.failed().len()), (vec![TOMORROW], 0));
+
+    let again = State::knowing(&KINDS, ledger()).unwrap();
+    assert_eq!((again.accepted(), kept(&again)), (mark(1, 5), vec![TOMORROW]), "as long as it knows no more");
+
+    let mut learned = State::knowing(&TOMORROWS, ledger()).unwrap();
+    assert_eq!(config_maps(&learned), ["in-the-snapshot", "later"], "without a scheduler");
+    assert!(kept(&learned).is_empty());
+    assert_eq!(learned.accepted(), Mark::default(), "all of it is sent again");
+    learned.begin(1, true).unwrap();
+    send(&mut learned, &tomorrow(3, "later"));
+    learned.end_snapshot(5);
+    learned.commit().await;
+    learned.flush_table().await;
+
+    // The way back: what the older agent does not know is kept, and told again.
+    let back = State::knowing(&KINDS, ledger()).unwrap();
+    assert_eq!((kept(&back), config_maps(&back)), (vec![TOMORROW], Vec::new()));
+    assert_eq!(back.accepted(), Mark::default());
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_known_is_in_the_ledger_as_it_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    let with = |field: &str| {
+        let object = json!({"spec": {"containers": [], field: "x"}}).to_string();
+        pb::Update { body: Some(pb::update::Body::Json(object.into())), ..pod(1, "a") }
+    };
+    send(&mut state, &with("earlier"));
+    // A field of the object, and field 1000 of the update itself.
+    let mut raw = with("unknown").encode_to_vec();
+    prost::encoding::encode_key(1000, prost::encoding::WireType::Varint, &mut raw);
+    prost::encoding::encode_varint(7, &mut raw);
+    state.apply(&raw.clone().into()).unwrap();
+    state.end_snapshot(1);
+    state.commit().await;
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let holds = |what: &[u8]| {
+        let content = ledger.load(Section::Work).unwrap().unwrap();
+        content.windows(what.len()).any(|window| window == what)
+    };
+    assert!(holds(&raw));
+    // The latest is kept, not all that ever came.
+    assert!(!holds(b"earlier"));
+}
+
+#[tokio::test]
+async fn what_was_not_understood_is_taken_up_by_an_agent_that_understands_it() {
+    // A reader of today that cannot read the config map, and one of tomorrow that can.
+    static TODAY: [Kind; 5] = {
+        let [pod, secret, config_map, service, peer] = KINDS;
+        [pod, secret, Kind { read: KINDS[3].read, ..config_map }, service, peer]
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = || Arc::new(Ledger::open(dir.path()).unwrap());
+    let map = |generation, text: &str| pb::Update {
+        generation,
+        kind: pb::ObjectKind::ConfigMap.into(),
+        namespace: "d".into(),
+        name: "settings".into(),
+        body: Some(pb::update::Body::Json(json!({"data": {"level": text}}).to_string().into())),
+        ..pb::Update::default()
+    };
+    let mut state = State::knowing(&TODAY, ledger()).unwrap();
+    state.begin(1, true).unwrap();
+    state.end_snapshot(1);
+    refused(&mut state, &map(2, "low"));
+    refused(&mut state, &map(3, "high"));
+    // What comes after it does not make it forgotten.
+    send(&mut state, &pod(4, "a"));
+    state.commit().await;
+    state.flush_table().await;
+    let told: Vec<_> = state.failed().into_iter().map(|f| (f.name, f.generation)).collect();
+    assert_eq!(told, [("settings".to_owned(), 3)]);
+    let again = State::knowing(&TODAY, ledger()).unwrap();
+    assert_eq!(
+        (again.failed().len(), again.desired().borrow().pods.len()),
+        (1, 1),
+        "a restart knows it still"
+    );
+
+    let tomorrow = load(dir.path());
+    assert!(tomorrow.failed().is_empty());
+    let desired = tomorrow.desired().borrow().clone();
+    let level = desired.config_maps.values().next().unwrap().object.data.as_ref().unwrap()["level"].clone();
+    assert_eq!(level, "high");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_understood_is_held_when_nothing_of_it_was_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    send(&mut state, &pod(1, "a"));
+    refused(&mut state, &broken(pod(2, "b")));
+    state.end_snapshot(2);
+    state.commit().await;
+    let held = |state: &State| {
+        let desired = state.desired().borrow().clone();
+        desired.held.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&state), ["uid-b"]);
+    assert_eq!(held(&load(dir.path())), ["uid-b"]);
+    // The removal of an earlier pod of that name is not its own.
+    let earlier = pb::Update { removed: true, body: None, uid: "uid-of-before".into(), ..pod(3, "b") };
+    send(&mut state, &earlier);
+    state.commit().await;
+    assert_eq!(held(&state), ["uid-b"]);
+    send(&mut state, &pb::Update { removed: true, body: None, ..pod(4, "b") });
+    state.commit().await;
+    assert!(held(&state).is_empty());
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_read_is_not_known_and_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    send(&mut state, &pod(1, "a"));
+    send(&mut state, &service(2, "web"));
+    state.end_snapshot(2);
+    state.commit().await;
+    state.flush_table().await;
+    assert!(load(dir.path()).desired().borrow().table.is_some());
+    for spoil in [|path| std::fs::write(path, b"spoilt").unwrap(), |path| std::fs::remove_file(path).unwrap()]
+    {
+        let spoil: fn(std::path::PathBuf) = spoil;
+        spoil(dir.path().join("table.ledger"));
+        let mut state = load(dir.path());
+        let desired = state.desired().borrow().clone();
+        assert_eq!((desired.pods.len(), desired.table.is_none()), (1, true));
+        assert_eq!(state.accepted(), Mark::default());
+        // Nobody goes on from there; a snapshot makes it known, be it empty.
+        state.begin(1, false).unwrap_err();
+        state.begin(0, false).unwrap_err();
+        state.begin(1, true).unwrap();
+        send(&mut state, &pod(1, "a"));
+        state.end_snapshot(3);
+        state.commit().await;
+        state.flush_table().await;
+        assert!(state.desired().borrow().table.is_some());
+    }
+}
+
+/// Ledgers that agents of earlier versions wrote: all is there that they had, and nothing counts as accepted.
+#[test]
+fn a_ledger_of_an_earlier_version_keeps_the_node_as_it_is_and_asks_for_everything() {
+    for version in ["5110dc5", "e86be8c"] {
+        let from =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/control/state/fixtures").join(version);
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["ledger.key", "work.ledger", "table.ledger"] {
+            std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+        }
+        let state = load(dir.path());
+        assert_eq!((state.accepted(), state.durable()), (Mark::default(), Mark::default()), "{version}");
+        assert_eq!(*state.networks().borrow(), Some(network()));
+        let desired = state.desired().borrow().clone();
+        let pods: Vec<_> = desired.pods.values().map(|pod| (pod.uid.as_str(), pod.generation)).collect();
+        assert_eq!(pods, [("uid-a", 3), ("uid-b", 4)]);
+        assert_eq!((desired.secrets.len(), desired.config_maps.len()), (1, 1));
+        let table = desired.table.clone().unwrap();
+        let services: Vec<_> = table.services.keys().map(|id| &*id.name).collect();
+        assert_eq!((services, table.peers.len()), (vec!["db", "web"], 1));
+        assert!(state.failed().is_empty() && state.unknown_kinds().is_empty());
+    }
+}
+
+/// An agent of before reads what this one writes, but for what it would not understand, which is no update to it.
+#[tokio::test]
+async fn an_agent_of_before_reads_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    send(&mut state, &pod(1, "a"));
+    refused(&mut state, &broken(pod(2, "b")));
+    send(&mut state, &tomorrow(3, "rule"));
+    state.end_snapshot(3);
+    state.commit().await;
+    state.flush_table().await;
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let mut kinds = Vec::new();
+    for section in [Section::Work, Section::Table] {
+        let content = ledger.load(section).unwrap().unwrap();
+        let header = 4 + u32::from_le_bytes(content[..4].try_into().unwrap()) as usize;
+        let mut updates: Bytes = content[header..].to_vec().into();
+        while !updates.is_empty() {
+            kinds.push(pb::Update::decode_length_delimited(&mut updates).unwrap().kind());
+        }
+    }
+    let none = pb::ObjectKind::Unspecified;
+    assert_eq!(kinds, [pb::ObjectKind::Pod, none, none]);
+}
+
+#[tokio::test]
+async fn acks_of_an_earlier_epoch_are_not_taken_into_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    state.begin(1, true).unwrap();
+    state.end_snapshot(1000);
+    state.commit().await;
+    state.flush_table().await;
+    state.begin(2, true).unwrap();
+    assert_eq!((state.durable().within(1), state.durable().within(2)), (1000, 0));
+}
