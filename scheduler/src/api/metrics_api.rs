@@ -151,7 +151,7 @@ fn metadata(object: &Object, usage: &Usage) -> Value {
         metadata["namespace"] = json!(namespace);
     }
     if !object.labels.is_empty() {
-        metadata["labels"] = json!(object.labels);
+        metadata["labels"] = json!(*object.labels);
     }
     metadata
 }
@@ -177,7 +177,7 @@ fn window(usage: &Usage) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Key, Revision};
+    use crate::model::{Fields, Key, Revision};
 
     #[test]
     fn figures_are_written_as_metrics_server_does() {
@@ -185,8 +185,8 @@ mod tests {
             key: Key::namespaced(Resource::PODS, "shop", "web"),
             uid: "u".into(),
             revision: Revision(1),
-            labels: [("app".to_owned(), "web".to_owned())].into(),
-            fields: BTreeMap::new(),
+            labels: std::sync::Arc::new([("app".to_owned(), "web".to_owned())].into()),
+            fields: Fields::default(),
             owners: Vec::new(),
             deleting: false,
             json: "{}".into(),

@@ -159,7 +159,7 @@ impl Client {
         let table = T::table(&self.cache);
         match self.objects.remove(T::RESOURCE, id.scope(), &id.name, &options, &self.options).await {
             Ok(deleted) if deleted.gone => table.wrote_deleted(&id, uid.as_deref().unwrap_or("")),
-            Ok(deleted) => table.wrote(&Arc::new(deleted.object.decode()?), deleted.object.revision),
+            Ok(deleted) => table.wrote(&Arc::new(super::exact(&deleted.object)?), deleted.object.revision),
             // The watch will say so.
             Err(error) if error.reason == Reason::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -177,7 +177,7 @@ impl Client {
 
     fn took<T: Cached>(&self, written: Written) -> Result<Arc<T>, WriteError> {
         let object: Arc<Object> = written.object;
-        let value: Arc<T> = Arc::new(object.decode()?);
+        let value: Arc<T> = Arc::new(super::exact(&object)?);
         T::table(&self.cache).wrote(&value, object.revision);
         Ok(value)
     }

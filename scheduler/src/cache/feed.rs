@@ -55,7 +55,7 @@ fn finish_list<T: Cached>(table: &Table<T>, listed: Option<HashSet<Id>>, at: Rev
 
 /// A stored object that does not decode is a bug: said loudly, and left out rather than stopping the rest.
 fn decoded<T: Cached>(object: &Object) -> Option<T> {
-    match object.decode() {
+    match super::exact(object) {
         Ok(value) => Some(value),
         Err(error) => {
             tracing::error!(key = %error.key, revision = %error.revision, cause = %error.source,

@@ -2,7 +2,7 @@
 //! watch per resource.
 //!
 //! In: watches of [`Objects`], and the results of our own writes ([`Client`]). Out: reads without waiting, and
-//! change callbacks that only enqueue keys. A loop always reads its own writes: [`Client`] puts what it wrote
+//! change callbacks that only enqueue keys. Objects are without `metadata.managedFields`. A loop always reads its own writes: [`Client`] puts what it wrote
 //! into the table before it returns, so a plan never counts on a pod that it just made being missing. Never:
 //! writes on its own account.
 
@@ -28,7 +28,17 @@ pub(crate) use client::MetaExt;
 pub use client::{Client, WriteError};
 pub use table::{Change, Id, Table};
 
-use crate::{model::Resource, objects::Objects, tasks::Tasks};
+use crate::{
+    model::{Object, ObjectError, Resource},
+    objects::Objects,
+    tasks::Tasks,
+};
+
+/// Decodes an object to be kept. The decoder does not know how long a list will be and leaves room for four items or
+/// more, which is most of a pod; a copy has the room that it needs.
+fn exact<T: Cached>(object: &Object) -> Result<T, ObjectError> {
+    object.decode_bare::<T>().map(|value| value.clone())
+}
 
 /// A kind that the cache keeps.
 pub trait Cached:

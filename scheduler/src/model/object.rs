@@ -1,9 +1,10 @@
 //! Objects as the store keeps them: canonical JSON bytes plus the little that selectors and owners need.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 /// A resource as the REST path and `kubectl` name it: `pods`, `deployments.apps`. Interned: cheap to copy and
 /// compare.
@@ -109,6 +110,23 @@ impl fmt::Display for Key {
     }
 }
 
+/// Values by the paths that they stand at. There are a few for each of many objects: a list takes less than a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields(Box<[(&'static str, Box<str>)]>);
+
+impl Fields {
+    /// The value at a path; `None` when the object has none there.
+    pub fn get(&self, path: &str) -> Option<&str> {
+        self.0.iter().find(|(at, _)| *at == path).map(|(_, value)| &**value)
+    }
+}
+
+impl FromIterator<(&'static str, String)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (&'static str, String)>>(values: I) -> Self {
+        Self(values.into_iter().map(|(path, value)| (path, value.into())).collect())
+    }
+}
+
 /// One stored object. Immutable: a change makes a new one.
 ///
 /// `json` is the canonical JSON in the kind's storage version, complete with `apiVersion`, `kind` and
@@ -121,10 +139,10 @@ pub struct Object {
     pub uid: Arc<str>,
     /// The revision of the change that made this state.
     pub revision: Revision,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    /// `metadata.labels`, shared with the states before that have the same.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Values of the kind's selectable fields (`spec.nodeName` -> `node-1`), besides name and namespace.
-    pub fields: BTreeMap<&'static str, String>,
+    pub fields: Fields,
     /// UIDs of `metadata.ownerReferences`.
     pub owners: Vec<Arc<str>>,
     /// Whether `metadata.deletionTimestamp` is set.
@@ -136,12 +154,44 @@ pub struct Object {
 impl Object {
     /// Decodes the bytes into a type of `k8s-openapi` (or `serde_json::Value`).
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
-        serde_json::from_slice(&self.json).map_err(|source| ObjectError {
+        self.decode_bytes(&self.json)
+    }
+
+    /// The same without `metadata.managedFields`: as a tree it takes more memory and more time than all the rest, and
+    /// nobody who plans looks at it.
+    pub fn decode_bare<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
+        match managers_in(&self.json) {
+            Some(at) => self.decode_bytes(&[&self.json[..at.start], b"null", &self.json[at.end..]].concat()),
+            None => self.decode(),
+        }
+    }
+
+    fn decode_bytes<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, ObjectError> {
+        serde_json::from_slice(json).map_err(|source| ObjectError {
             key: self.key.clone(),
             revision: self.revision,
             source,
         })
     }
+}
+
+/// Where the value of `metadata.managedFields` stands in an object's JSON.
+fn managers_in(json: &[u8]) -> Option<Range<usize>> {
+    #[derive(Deserialize)]
+    struct Outline<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        managed_fields: &'a RawValue,
+    }
+    let outline: Outline<'_> = serde_json::from_slice(json).ok()?;
+    let value = outline.metadata.managed_fields.get();
+    let start = value.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
+    Some(start..start + value.len())
 }
 
 /// A stored object that does not decode: corruption or a bug, since everything was validated on the way in.
@@ -155,4 +205,43 @@ pub struct ObjectError {
     /// What the decoder says.
     #[source]
     pub source: serde_json::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(value: &Value) -> Object {
+        Object {
+            key: Key::namespaced(Resource("things"), "default", "a"),
+            uid: "".into(),
+            revision: Revision(1),
+            labels: Arc::default(),
+            fields: Fields::default(),
+            owners: Vec::new(),
+            deleting: false,
+            json: value.to_string().into(),
+        }
+    }
+
+    #[test]
+    fn a_bare_object_is_the_same_without_its_managers() {
+        let spec = json!({"managedFields": [1], "text": "\"managedFields\":["});
+        for managers in
+            [json!([]), json!([{"manager": "a\"]", "fieldsV1": {"f:metadata": {"f:labels": {}}}}])]
+        {
+            let whole =
+                json!({"metadata": {"name": "a", "managedFields": managers, "uid": "u"}, "spec": spec});
+            let bare: Value = object(&whole).decode_bare().unwrap();
+            let expected =
+                json!({"metadata": {"name": "a", "managedFields": null, "uid": "u"}, "spec": spec});
+            assert_eq!(bare, expected);
+        }
+        for without in [json!({"metadata": {"name": "a"}, "spec": spec}), json!({"spec": spec}), json!([])] {
+            assert_eq!(object(&without).decode_bare::<Value>().unwrap(), without);
+        }
+        assert!(object(&json!({"metadata": {"managedFields": []}})).decode_bare::<Vec<u8>>().is_err());
+    }
 }

@@ -211,13 +211,13 @@ impl State {
             Resource::CONFIG_MAPS => {
                 self.projection.shared(SharedKind::ConfigMap, &name, &object.json);
             }
-            Resource::SERVICES => self.projection.service(&name, object.decode()?),
+            Resource::SERVICES => self.projection.service(&name, object.decode_bare()?),
             Resource::ENDPOINT_SLICES => {
                 let owner = object.labels.get(SERVICE_LABEL).map(String::as_str);
-                self.projection.slice(&name, owner, object.decode()?);
+                self.projection.slice(&name, owner, object.decode_bare()?);
             }
             Resource::NODES => {
-                let node: Node = object.decode()?;
+                let node: Node = object.decode_bare()?;
                 self.projection.node(&name.name, convert::node_facts(&node));
             }
             _ => {}

@@ -69,7 +69,7 @@ impl StatusWriter {
     /// The answer to a report that is not about a pod of this node, by the index of the stored pod alone.
     pub(super) fn refusal(&self, update: &pb::PodStatusUpdate) -> Option<pb::PodStatusReply> {
         let key = Key::namespaced(Resource::PODS, &update.namespace, &update.name);
-        let bound = |pod: &Object| pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.place.node);
+        let bound = |pod: &Object| pod.fields.get("spec.nodeName").is_some_and(|n| n == &*self.place.node);
         match self.objects.stored(&key) {
             Some(pod) if !bound(&pod) => {
                 let (node, namespace, pod, uid) =

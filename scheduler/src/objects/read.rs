@@ -42,7 +42,7 @@ impl Selection {
         let field = |path: &str| match path {
             "metadata.name" => &*object.key.name,
             "metadata.namespace" => object.key.namespace_str(),
-            path => object.fields.get(path).map_or(kinds::unset_field(path), String::as_str),
+            path => object.fields.get(path).unwrap_or(kinds::unset_field(path)),
         };
         (self.namespace.is_none() || self.namespace == object.key.namespace)
             && self.labels.matches(&object.labels)

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use crate::model::{Key, Object, Revision, in_order};
+use crate::model::{Fields, Key, Object, Revision, in_order};
 
 /// A value that is not an object of the API.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,8 @@ pub enum DraftError {
 pub struct Draft {
     pub(super) key: Key,
     uid: Arc<str>,
-    labels: BTreeMap<String, String>,
-    fields: BTreeMap<&'static str, String>,
+    labels: Arc<BTreeMap<String, String>>,
+    fields: Fields,
     owners: Vec<Arc<str>>,
     deleting: bool,
     head: Bytes,
@@ -54,7 +54,7 @@ impl Draft {
         };
         Ok(Self {
             uid: text(metadata.get("uid")).into(),
-            labels: strings(metadata.get("labels")),
+            labels: Arc::new(strings(metadata.get("labels"))),
             fields: fields.iter().filter_map(|path| Some((*path, field(value, path)?))).collect(),
             owners: owners(metadata),
             deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
@@ -184,9 +184,9 @@ mod tests {
         let mut expected = value;
         expected["metadata"]["resourceVersion"] = json!("42");
         assert_eq!(object.decode::<Value>().unwrap(), expected);
-        assert_eq!(object.fields.get("spec.nodeName").map(String::as_str), Some("n1"));
-        assert_eq!(object.fields.get("spec.hostNetwork").map(String::as_str), Some("true"));
-        assert!(!object.fields.contains_key("status.phase"));
+        assert_eq!(object.fields.get("spec.nodeName"), Some("n1"));
+        assert_eq!(object.fields.get("spec.hostNetwork"), Some("true"));
+        assert!(object.fields.get("status.phase").is_none());
         assert_eq!(object.owners, [Arc::from("o")]);
         assert!(object.json.starts_with(b"{\"kind\":\"Pod\",\"apiVersion\":\"v1\","), "{:?}", object.json);
         let moved = object.at_revision(Revision(43));

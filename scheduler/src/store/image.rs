@@ -12,13 +12,12 @@ use tokio::sync::watch;
 use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
 use crate::model::{Key, Object, Resource, Revision};
 
-/// Changes kept per resource, at least; of more objects than this, as many changes as there are objects, so that a
-/// change of every one of them does not end every watch. A watcher that reconnects within so many changes resumes
-/// without a new list.
-const HISTORY_EVENTS: usize = 16_384;
-/// Bytes of objects that one resource's history may keep alive, at least, so that a few huge objects that change
-/// often cannot fill the memory; of larger tables, as many bytes as the table has itself.
-const HISTORY_BYTES: usize = 32 << 20;
+/// What the histories of all resources may keep alive besides the present objects, in bytes. A watcher that was away
+/// for as long as so much took to change resumes without a new list; one that is away longer lists again. Every
+/// resource reaches back to the same revision: a busy one shortens the memory of a quiet one by no more than its share.
+const HISTORY_BYTES: usize = 16 << 20;
+/// What an object takes besides its JSON, about.
+const OVERHEAD: usize = 512;
 
 /// The image behind its lock.
 #[derive(Debug, Default)]
@@ -28,6 +27,10 @@ pub(super) struct Image(RwLock<State>);
 struct State {
     revision: Revision,
     tables: HashMap<Resource, Table>,
+    /// The resources of the events in all histories, oldest first, each with its revision and weight.
+    order: VecDeque<(Resource, usize)>,
+    /// Weight of all histories.
+    weight: usize,
     /// History before this was never here: the store was opened at it.
     opened: Revision,
 }
@@ -35,11 +38,7 @@ struct State {
 #[derive(Debug)]
 struct Table {
     objects: BTreeMap<Key, Arc<Object>>,
-    /// Bytes of `objects`.
-    size: usize,
     history: VecDeque<Arc<Event>>,
-    /// Bytes of `history`.
-    bytes: usize,
     /// The newest revision that the history no longer has.
     compacted: Revision,
     /// Wakes watchers; carries the newest revision of this resource.
@@ -50,9 +49,7 @@ impl Table {
     fn new(compacted: Revision) -> Self {
         Self {
             objects: BTreeMap::new(),
-            size: 0,
             history: VecDeque::new(),
-            bytes: 0,
             compacted,
             changed: watch::Sender::new(compacted),
         }
@@ -60,36 +57,17 @@ impl Table {
 
     fn apply(&mut self, event: Arc<Event>) {
         if event.deleted {
-            self.remove(&event.object.key);
+            self.objects.remove(&event.object.key);
         } else {
-            self.insert(event.object.clone());
+            self.objects.insert(event.object.key.clone(), event.object.clone());
         }
-        self.bytes += event.object.json.len();
         let revision = event.revision();
         self.history.push_back(event);
-        let (events, bytes) = (self.objects.len().max(HISTORY_EVENTS), self.size.max(HISTORY_BYTES));
-        while self.history.len() > events || self.bytes > bytes {
-            self.forget_oldest();
-        }
         self.changed.send_replace(revision);
-    }
-
-    fn insert(&mut self, object: Arc<Object>) {
-        self.size += object.json.len();
-        if let Some(old) = self.objects.insert(object.key.clone(), object) {
-            self.size -= old.json.len();
-        }
-    }
-
-    fn remove(&mut self, key: &Key) {
-        if let Some(old) = self.objects.remove(key) {
-            self.size -= old.json.len();
-        }
     }
 
     fn forget_oldest(&mut self) {
         if let Some(event) = self.history.pop_front() {
-            self.bytes -= event.object.json.len();
             self.compacted = event.revision();
         }
     }
@@ -114,7 +92,8 @@ impl Image {
     pub(super) fn load(objects: Vec<Object>, revision: Revision) -> Self {
         let mut state = State { revision, opened: revision, ..State::default() };
         for object in objects {
-            state.table(object.key.resource).insert(Arc::new(object));
+            let table = state.table(object.key.resource);
+            table.objects.insert(object.key.clone(), Arc::new(object));
         }
         Self(RwLock::new(state))
     }
@@ -190,10 +169,13 @@ impl Image {
 
     #[cfg(test)]
     pub(super) fn compact(&self, upto: Revision) {
-        for table in self.write().tables.values_mut() {
-            while table.history.front().is_some_and(|e| e.revision() <= upto) {
-                table.forget_oldest();
-            }
+        let mut state = self.write();
+        let oldest = |state: &State| {
+            let resource = state.order.front()?.0;
+            state.tables.get(&resource)?.history.front().map(|event| event.revision())
+        };
+        while oldest(&state).is_some_and(|revision| revision <= upto) {
+            state.forget_oldest();
         }
     }
 
@@ -201,8 +183,7 @@ impl Image {
     pub(super) fn apply(&self, events: impl IntoIterator<Item = Arc<Event>>) {
         let mut state = self.write();
         for event in events {
-            state.revision = event.revision();
-            state.table(event.object.key.resource).apply(event);
+            state.apply(event);
         }
     }
 
@@ -220,6 +201,31 @@ impl State {
         let opened = self.opened;
         self.tables.entry(resource).or_insert_with(|| Table::new(opened))
     }
+
+    fn apply(&mut self, event: Arc<Event>) {
+        let (resource, weight) = (event.object.key.resource, weight(&event));
+        self.revision = event.revision();
+        self.order.push_back((resource, weight));
+        self.weight += weight;
+        self.table(resource).apply(event);
+        // The newest stays, however large: those who watch have not seen it yet.
+        while self.weight > HISTORY_BYTES && self.order.len() > 1 {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((resource, weight)) = self.order.pop_front() else { return };
+        self.weight -= weight;
+        self.table(resource).forget_oldest();
+    }
+}
+
+/// What an event keeps alive: the state before it, and that of a deletion, which is no present object.
+fn weight(event: &Event) -> usize {
+    let of = |object: &Arc<Object>| object.json.len() + OVERHEAD;
+    let last = if event.deleted { of(&event.object) } else { 0 };
+    event.previous.as_ref().map_or(0, of) + last + size_of::<Event>()
 }
 
 /// Changes that were checked and given revisions but are not visible yet: one group commit.
@@ -276,7 +282,11 @@ fn event_of(change: Change, previous: Option<Arc<Object>>, next: Revision) -> Re
             Ok(Event { object: Arc::new(draft.at(next)), previous: None, deleted: false })
         }
         Change::Put { draft, expect: Expect::At(revision) } if found == Some(revision) => {
-            Ok(Event { object: Arc::new(draft.at(next)), previous, deleted: false })
+            let mut object = draft.at(next);
+            if let Some(old) = previous.as_ref().filter(|old| old.labels == object.labels) {
+                object.labels = Arc::clone(&old.labels);
+            }
+            Ok(Event { object: Arc::new(object), previous, deleted: false })
         }
         Change::Delete { key, expect } => match previous {
             Some(old) if old.revision == expect => {
@@ -305,35 +315,53 @@ mod tests {
         image.apply(events);
     }
 
-    fn kept(image: &Image) -> (usize, usize) {
+    fn kept(image: &Image) -> usize {
         let state = image.read();
-        let table = &state.tables[&Resource::CONFIG_MAPS];
-        let size: usize = table.objects.values().map(|o| o.json.len()).sum();
-        assert_eq!(table.size, size);
-        assert_eq!(table.bytes, table.history.iter().map(|e| e.object.json.len()).sum::<usize>());
-        (table.history.len(), table.bytes)
+        let events = state.tables.values().flat_map(|table| &table.history);
+        assert_eq!(state.weight, events.map(|event| weight(event)).sum::<usize>());
+        assert!(state.weight <= HISTORY_BYTES, "{}", state.weight);
+        state.order.len()
     }
 
     #[test]
-    fn the_history_of_a_large_table_covers_a_change_of_every_object_and_that_of_a_small_one_is_bounded() {
+    fn what_changes_often_is_remembered_up_to_the_bound_and_what_is_there_costs_nothing() {
         let image = Image::default();
-        for _ in 0..HISTORY_EVENTS + 10 {
-            change(&image, "one", 1);
+        for n in 0..100 {
+            change(&image, &format!("{n}"), 1 << 20);
         }
-        assert_eq!(kept(&image).0, HISTORY_EVENTS);
-        for n in 0..HISTORY_EVENTS + 100 {
-            change(&image, &format!("{n}"), 1);
-        }
-        assert_eq!(kept(&image).0, HISTORY_EVENTS + 101, "as many as there are objects");
-    }
-
-    #[test]
-    fn a_few_huge_objects_keep_no_more_bytes_than_the_ceiling() {
-        let image = Image::default();
+        assert_eq!(kept(&image), 100, "creations keep nothing alive but what is there");
         for n in 0..100 {
             change(&image, &format!("{}", n % 2), 1 << 20);
         }
-        let (events, bytes) = kept(&image);
-        assert!(bytes <= HISTORY_BYTES && events >= 30, "{events} events, {bytes} bytes");
+        let events = kept(&image);
+        assert!((10..16).contains(&events), "{events} events of a mebibyte each");
+    }
+
+    #[test]
+    fn all_resources_reach_back_to_the_same_revision() {
+        let image = Arc::new(Image::default());
+        let lease = |n: usize| {
+            let key = Key::namespaced(Resource::LEASES, "default", "quiet");
+            let value = json!({"metadata": {"name": "quiet"}, "n": n});
+            let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
+            let draft = Draft::new(key, &value, &[]).unwrap();
+            image.apply(Stage::new(&image).add(vec![Change::Put { draft, expect }]).unwrap());
+            image.revision()
+        };
+        let (first, _) = (lease(0), change(&image, "busy", 1 << 20));
+        for _ in 0..10 {
+            change(&image, "busy", 1 << 20);
+        }
+        let later = lease(1);
+        assert!(image.watch(Resource::LEASES, first).is_ok());
+        for _ in 0..20 {
+            change(&image, "busy", 1 << 20);
+        }
+        let resumed = image.watch(Resource::LEASES, first);
+        assert!(
+            matches!(resumed, Err(StoreError::Compacted { oldest, .. }) if oldest == first || oldest == later),
+            "{resumed:?}"
+        );
+        kept(&image);
     }
 }

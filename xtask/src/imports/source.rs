@@ -95,10 +95,14 @@ impl Reader {
         match tree {
             UseTree::Path(path) => self.tree(&with(path.ident.to_string()), &path.tree),
             UseTree::Name(name) if name.ident == "self" => {
-                self.known(prefix.last().cloned(), prefix.to_vec())
+                self.known(prefix.last().cloned(), prefix.to_vec());
             }
-            UseTree::Name(name) => self.known(Some(name.ident.to_string()), with(name.ident.to_string())),
-            UseTree::Rename(name) => self.known(Some(name.rename.to_string()), with(name.ident.to_string())),
+            UseTree::Name(name) => {
+                self.known(Some(name.ident.to_string()), with(name.ident.to_string()));
+            }
+            UseTree::Rename(name) => {
+                self.known(Some(name.rename.to_string()), with(name.ident.to_string()));
+            }
             UseTree::Glob(_) => self.paths.push(prefix.to_vec()),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(prefix, tree)),
         }

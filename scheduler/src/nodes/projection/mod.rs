@@ -85,7 +85,7 @@ impl Projection {
     /// A pod came or changed; `handler` is that of its runtime class.
     pub(crate) fn pod(
         &mut self,
-        object: &Object,
+        object: &Arc<Object>,
         handler: impl Fn(&str) -> Option<String>,
     ) -> Result<(), ObjectError> {
         let name = Name::new(object.key.namespace_str(), &object.key.name);
@@ -109,7 +109,9 @@ impl Projection {
             let view = self.views.entry(node.clone()).or_default();
             view.pods.insert(name.clone(), PodView { uid: new.uid.clone(), generation: self.generation });
             let key = ItemKey::pod(&name, &new.uid);
-            self.emit(Audience::One(node.clone()), key, Body::Json(new.json.clone()));
+            if let Some(json) = new.json() {
+                self.emit(Audience::One(node.clone()), key, Body::Json(json));
+            }
             for reference in old_references.difference(&new.references) {
                 self.unrefer(&node, reference);
             }
@@ -274,7 +276,7 @@ impl Projection {
             item(s.generation?, ItemKey::new(reference.0.into(), &reference.1), body)
         });
         let pods = view.into_iter().flat_map(|v| &v.pods).filter_map(move |(name, p)| {
-            let body = Body::Json(self.pods.get(name)?.json.clone());
+            let body = Body::Json(self.pods.get(name)?.json()?);
             item(p.generation, ItemKey::pod(name, &p.uid), body)
         });
         peers.chain(services).chain(shared).chain(pods)

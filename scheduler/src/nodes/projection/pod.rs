@@ -7,11 +7,12 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::{
     Container, EnvFromSource, EnvVar, EphemeralContainer, Pod, PodSpec, Volume,
 };
+use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::item::{Name, NodeName, Reference, SharedKind};
-use crate::model::{Object, ObjectError};
+use crate::model::{Chain, Object, ObjectError};
 
 /// A pod as the projection keeps it.
 #[derive(Clone, Debug)]
@@ -20,40 +21,76 @@ pub(super) struct PodFacts {
     /// `None` until it is bound.
     pub(super) node: Option<NodeName>,
     pub(super) references: BTreeSet<Reference>,
-    /// Without `managedFields`, which no node has a use for.
-    pub(super) json: Bytes,
+    /// What a node is sent is made of this when it is sent.
+    object: Option<Arc<Object>>,
+    /// That of the runtime class.
+    handler: Option<String>,
     /// Of everything but the status.
     fingerprint: [u8; 32],
+}
+
+/// As much of a pod as tells whether a node has it.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    spec: SpecOutline,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SpecOutline {
+    node_name: Option<String>,
 }
 
 impl PodFacts {
     /// Reads a stored pod. Its node knows handlers, not classes: the handler takes the place of the class that names it.
     /// A class that is gone leaves its name there, which the node then says it does not know.
     pub(super) fn read(
-        object: &Object,
+        object: &Arc<Object>,
         handler: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ObjectError> {
-        let mut value: Value = object.decode()?;
-        let pod: Pod = object.decode()?;
-        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.remove("managedFields");
-        }
+        let uid = object.uid.clone();
+        let outline: Outline = object.decode()?;
+        let Some(node) = outline.spec.node_name.filter(|name| !name.is_empty()) else {
+            let (references, fingerprint) = (BTreeSet::new(), [0; 32]);
+            return Ok(Self { uid, node: None, references, object: None, handler: None, fingerprint });
+        };
+        let pod: Pod = object.decode_bare()?;
         let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
-        if let Some(handler) = class.and_then(handler) {
-            value["spec"]["runtimeClassName"] = handler.into();
+        let handler = class.and_then(handler);
+        let fingerprint = fingerprint(shown(object, handler.as_deref())?, &pod);
+        let references = references(object.key.namespace_str(), &pod.spec.unwrap_or_default());
+        let node = Some(node.as_str().into());
+        Ok(Self { uid, node, references, object: Some(Arc::clone(object)), handler, fingerprint })
+    }
+
+    /// What its node is sent; nothing before it has one.
+    pub(super) fn json(&self) -> Option<Bytes> {
+        match shown(self.object.as_ref()?, self.handler.as_deref()) {
+            Ok(value) => Some(Bytes::from(value.to_string())),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "pod not sent to its node");
+                None
+            }
         }
-        let json = Bytes::from(value.to_string());
-        let fingerprint = fingerprint(value, &pod);
-        let spec = pod.spec.unwrap_or_default();
-        let node = spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Into::into);
-        let references = references(object.key.namespace_str(), &spec);
-        Ok(Self { uid: object.uid.clone(), node, references, json, fingerprint })
     }
 
     /// Whether the node would see the same pod: the change was to its status alone.
     pub(super) fn same_for_node(&self, other: &Self) -> bool {
         self.uid == other.uid && self.fingerprint == other.fingerprint
     }
+}
+
+/// A pod as nodes see it: without `managedFields`, which they have no use for, and with the handler of its runtime class.
+fn shown(object: &Object, handler: Option<&str>) -> Result<Value, ObjectError> {
+    let mut value: Value = object.decode_bare()?;
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+    if let Some(handler) = handler {
+        value["spec"]["runtimeClassName"] = handler.into();
+    }
+    Ok(value)
 }
 
 /// A hash of what the node acts on: metadata without bookkeeping, spec, and the conditions that others set and

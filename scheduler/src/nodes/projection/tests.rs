@@ -3,24 +3,24 @@
 mod model;
 mod services;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Key, Resource, Revision};
+use crate::model::{Fields, Key, Resource, Revision};
 
-fn object(resource: Resource, name: &str, json: &Value) -> Object {
-    Object {
+fn object(resource: Resource, name: &str, json: &Value) -> Arc<Object> {
+    Arc::new(Object {
         key: Key::namespaced(resource, "default", name),
         uid: json["metadata"]["uid"].as_str().unwrap_or("").into(),
         revision: Revision(1),
-        labels: BTreeMap::new(),
-        fields: BTreeMap::new(),
+        labels: Arc::default(),
+        fields: Fields::default(),
         owners: Vec::new(),
         deleting: false,
         json: json.to_string().into(),
-    }
+    })
 }
 
 fn no_class(_: &str) -> Option<String> {

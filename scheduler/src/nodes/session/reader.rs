@@ -129,7 +129,7 @@ impl Reader {
         let key = Key::namespaced(Resource::PODS, &event.namespace, &event.object_name);
         event.object_kind == "Pod"
             && self.connection.shared.objects.stored(&key).is_some_and(|pod| {
-                pod.fields.get("spec.nodeName").is_some_and(|n| *n == self.connection.node)
+                pod.fields.get("spec.nodeName").is_some_and(|n| n == &*self.connection.node)
             })
     }
 
