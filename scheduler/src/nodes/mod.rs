@@ -4,6 +4,7 @@
 //! pod statuses, leases, node conditions and events into the store, written as the node. The certificate of a
 //! connection decides whose session it is. Never: a decision about where a pod runs or what becomes of it.
 
+mod acks;
 mod bootstrap;
 mod convert;
 mod feed;

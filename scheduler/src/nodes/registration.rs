@@ -20,7 +20,10 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::labels::{self, Labels};
+use super::{
+    acks::OUTDATED,
+    labels::{self, Labels},
+};
 use crate::{
     cache::MetaExt,
     kinds::{KUBERNETES_VERSION, Subresource},
@@ -285,7 +288,12 @@ fn merged_conditions(
         message: "gantry-agent is posting ready status".to_owned(),
     };
     let says_ready = reported.iter().any(|c| c.r#type == "Ready");
-    let reported: Vec<&pb::NodeCondition> = reported.iter().chain((!says_ready).then_some(&ready)).collect();
+    // The end of a trouble is told where the trouble was.
+    let is_news = |c: &&pb::NodeCondition| {
+        c.r#type != OUTDATED || c.status != "False" || old.iter().any(|o| o.type_ == OUTDATED)
+    };
+    let reported: Vec<&pb::NodeCondition> =
+        reported.iter().filter(is_news).chain((!says_ready).then_some(&ready)).collect();
     let convert = |c: &&pb::NodeCondition| {
         let before = old.iter().find(|o| o.type_ == c.r#type && o.status == c.status);
         NodeCondition {

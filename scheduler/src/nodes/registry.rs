@@ -6,7 +6,7 @@
 //! restarted gets in, and a second machine that was given the name of a living one does not.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -39,6 +39,8 @@ pub(super) struct Session {
     accepted: AtomicU64,
     /// In force on the node.
     programmed: AtomicU64,
+    /// Kinds that its agent was sent and does not know; `None` until it acknowledged something.
+    unknown: Mutex<Option<BTreeSet<i32>>>,
     /// For messages that do not come from the projection.
     pub(super) outbound: mpsc::Sender<pb::SchedulerMessage>,
     /// Cancelled when another session takes its place.
@@ -54,6 +56,17 @@ impl Session {
 
     fn silent_for(&self) -> Duration {
         self.opened.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+
+    /// The agent said which kinds it does not know.
+    pub(super) fn lacks(&self, kinds: BTreeSet<i32>) {
+        // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+        *self.unknown.lock().unwrap_or_else(PoisonError::into_inner) = Some(kinds);
+    }
+
+    /// Kinds that the agent does not know, once it has acknowledged something.
+    pub(super) fn unknown(&self) -> Option<BTreeSet<i32>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The agent acknowledged.
@@ -115,6 +128,7 @@ impl Registry {
             heard: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             programmed: AtomicU64::new(0),
+            unknown: Mutex::new(None),
             outbound,
             displaced: CancellationToken::new(),
         });

@@ -19,12 +19,14 @@ use tonic::{Status, Streaming};
 
 use self::{beats::Beats, reader::Reader};
 use super::{
-    Shared, convert, handshake,
+    Shared,
+    acks::{self, Acks},
+    convert, handshake,
     hub::Subscription,
     labels,
     pod_status::{Place, StatusWriter},
     registration::{NodeWriter, RegistrationError},
-    registry::{Agent, Open},
+    registry::{Agent, Open, Session},
     status_queue::StatusQueue,
 };
 use crate::{
@@ -148,7 +150,10 @@ impl Connection {
             .subscribe(&self.node, hello.epoch, hello.accepted)
             .await
             .ok_or(Ended::Stopping)?;
-        open.session.acknowledge(hello.accepted, hello.programmed);
+        // Generations of another epoch say nothing in this one.
+        if hello.epoch == subscription.epoch {
+            open.session.acknowledge(hello.accepted, hello.programmed);
+        }
         let reply = pb::SchedulerHello {
             protocol: Some(handshake::PROTOCOL),
             scheduler_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,7 +172,8 @@ impl Connection {
             objects = subscription.first.len(),
             "session started"
         );
-        Ok(Started { open, writer, place, subscription, reply })
+        let release = hello.agent_version;
+        Ok(Started { open, writer, place, subscription, reply, release })
     }
 
     /// Labels that a node may not give itself are left out, which its operator would wonder about.
@@ -243,7 +249,7 @@ impl Connection {
     }
 
     async fn serve(self, started: Started, stop: &CancellationToken) -> Ended {
-        let Started { open, writer, place, subscription, reply } = started;
+        let Started { open, writer, place, subscription, reply, release } = started;
         let session = open.session.clone();
         let (heard, beats) = beats::channel();
         let statuses = StatusWriter::new(self.shared.objects.clone(), node_options(&self.node), place);
@@ -253,6 +259,8 @@ impl Connection {
             queue: StatusQueue::new(statuses),
             session: session.clone(),
             heartbeats: heard,
+            acks: Acks::default(),
+            release: release.clone(),
             connection: self,
         };
         // Cancel-safe: the session is over with the first of them, whatever the others were at. Statuses that
@@ -260,7 +268,7 @@ impl Connection {
         let ended = tokio::select! {
             ended = reader.run() => ended,
             ended = write_updates(&shared, &node, &outbound, reply, subscription) => ended,
-            ended = beat(&shared, &node, writer, beats, &outbound) => ended,
+            ended = beat(&shared, &session, &release, writer, beats, &outbound) => ended,
             () = session.displaced.cancelled() => Ended::Displaced,
             () = stop.cancelled() => Ended::Stopping,
         };
@@ -276,6 +284,8 @@ struct Started {
     place: Place,
     subscription: Subscription,
     reply: pb::SchedulerHello,
+    /// The agent's version.
+    release: String,
 }
 
 /// What the projection says, to the agent.
@@ -321,13 +331,16 @@ fn is_deleted(shared: &Shared, node: &str) -> bool {
 /// Heartbeats into lease and conditions; an answer means that both are stored.
 async fn beat(
     shared: &Shared,
-    node: &str,
+    session: &Session,
+    release: &str,
     mut writer: NodeWriter,
     mut beats: Beats,
     outbound: &mpsc::Sender<pb::SchedulerMessage>,
 ) -> Ended {
-    while let Some(heartbeat) = beats.next().await {
+    let node = &*session.node;
+    while let Some(mut heartbeat) = beats.next().await {
         shared.usage.record(node, &heartbeat);
+        heartbeat.conditions.extend(session.unknown().map(|kinds| acks::condition(&kinds, release)));
         let stored = async {
             writer.renew_lease().await?;
             writer.status(&heartbeat.conditions, Some(&heartbeat.image_names)).await

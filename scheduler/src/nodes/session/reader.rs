@@ -13,7 +13,11 @@ use super::{
 use crate::{
     events::{Record, Severity},
     model::{Chain, Key, Resource},
-    nodes::{registry::Session, status_queue::StatusQueue},
+    nodes::{
+        acks::{self, Acks, News},
+        registry::Session,
+        status_queue::StatusQueue,
+    },
     pki::Validity,
 };
 
@@ -23,6 +27,9 @@ pub(super) struct Reader {
     pub(super) session: Arc<Session>,
     pub(super) queue: StatusQueue,
     pub(super) heartbeats: Heard,
+    pub(super) acks: Acks,
+    /// The agent's version.
+    pub(super) release: String,
 }
 
 impl Reader {
@@ -81,25 +88,71 @@ impl Reader {
         Ok(())
     }
 
-    fn acknowledge(&self, ack: &pb::Ack) {
+    fn acknowledge(&mut self, ack: &pb::Ack) {
         self.session.acknowledge(ack.accepted, ack.programmed);
-        for failed in &ack.failed {
-            tracing::warn!(
-                node = self.connection.node,
-                kind = failed.kind,
-                namespace = failed.namespace,
-                name = failed.name,
-                error = failed.message,
-                "object not programmed on node"
-            );
+        self.session.lacks(ack.unknown_kinds.iter().copied().collect());
+        let News { failed, unknown } = self.acks.take(ack);
+        let node = &self.connection.node;
+        for failed in failed {
+            let pb::Failed { kind, namespace, name, message, .. } = &failed;
+            tracing::warn!(%node, kind, namespace, name, error = message, "object not programmed on node");
+            self.warn(self.failed_object(&failed), "NotProgrammed", failure(&failed));
         }
+        if let Some(kinds) = unknown {
+            tracing::warn!(%node, kinds, agent = self.release, "the agent does not know what it was sent");
+            self.warn(self.about_node(), "UnknownKinds", acks::lacking(&kinds, &self.release));
+        }
+    }
+
+    fn about_node(&self) -> ObjectReference {
+        // Upstream gives events about nodes the node's name for a uid: `kubectl describe node` looks for it.
+        let node = Some(self.connection.node.clone());
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: node.clone(),
+            uid: node,
+            ..ObjectReference::default()
+        }
+    }
+
+    /// The object that a node fails at, where it is one that the node may speak of; else the node.
+    fn failed_object(&self, failed: &pb::Failed) -> ObjectReference {
+        let (kind, resource) = match failed.kind() {
+            pb::ObjectKind::Pod if self.owns_pod(&failed.namespace, &failed.name) => ("Pod", Resource::PODS),
+            pb::ObjectKind::Service => ("Service", Resource::SERVICES),
+            _ => return self.about_node(),
+        };
+        let key = Key::namespaced(resource, &failed.namespace, &failed.name);
+        let Some(object) = self.connection.shared.objects.stored(&key) else { return self.about_node() };
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(failed.namespace.clone()),
+            name: Some(failed.name.clone()),
+            uid: Some(object.uid.to_string()),
+            ..ObjectReference::default()
+        }
+    }
+
+    fn warn(&self, about: ObjectReference, reason: &str, message: String) {
+        self.connection.shared.recorder.publish(Record {
+            about,
+            severity: Severity::Warning,
+            reason: reason.to_owned(),
+            message,
+            component: "kubelet".to_owned(),
+            host: Some(self.connection.node.clone()),
+            time: Timestamp::now(),
+        });
     }
 
     /// An event about a pod of this node or about the node itself.
     fn record(&self, event: pb::Event) {
         let node = &self.connection.node;
         let about_node = event.object_kind == "Node" && event.object_name == *node;
-        if !about_node && !self.owns_pod(&event) {
+        let own_pod = || event.object_kind == "Pod" && self.owns_pod(&event.namespace, &event.object_name);
+        if !about_node && !own_pod() {
             tracing::warn!(%node, kind = event.object_kind, namespace = event.namespace,
                 name = event.object_name, "event about a foreign object refused");
             return;
@@ -125,12 +178,10 @@ impl Reader {
         });
     }
 
-    fn owns_pod(&self, event: &pb::Event) -> bool {
-        let key = Key::namespaced(Resource::PODS, &event.namespace, &event.object_name);
-        event.object_kind == "Pod"
-            && self.connection.shared.objects.stored(&key).is_some_and(|pod| {
-                pod.fields.get("spec.nodeName").is_some_and(|n| n == &*self.connection.node)
-            })
+    fn owns_pod(&self, namespace: &str, name: &str) -> bool {
+        let key = Key::namespaced(Resource::PODS, namespace, name);
+        let pod = self.connection.shared.objects.stored(&key);
+        pod.is_some_and(|pod| pod.fields.get("spec.nodeName").is_some_and(|n| n == &*self.connection.node))
     }
 
     async fn renew(&mut self, renew: &pb::RenewRequest) -> Result<(), Ended> {
@@ -152,5 +203,17 @@ impl Reader {
             not_after: validity.until_unix(),
         };
         say(&self.connection.outbound, pb::scheduler_message::Kind::Renewed(reply)).await
+    }
+}
+
+/// An object that is not as it should be on a node, in words.
+fn failure(failed: &pb::Failed) -> String {
+    let kind = failed.kind().as_str_name().to_lowercase().replace('_', " ");
+    match (failed.namespace.is_empty(), failed.name.is_empty()) {
+        (_, true) => format!("The node is not as it should be: {}", failed.message),
+        (true, false) => format!("The node cannot take up {kind} {}: {}", failed.name, failed.message),
+        (false, false) => {
+            format!("The node cannot take up {kind} {}/{}: {}", failed.namespace, failed.name, failed.message)
+        }
     }
 }
