@@ -32,6 +32,9 @@ pub(crate) const CLUSTER: &[Tool] = &[
     ("pip", "python3-pip"),
 ];
 
+/// To check what a cluster serves.
+pub(crate) const CHECKS: &[Tool] = &[("promtool", "prometheus")];
+
 /// The newest kubectl, which `up` uses.
 pub(crate) const KUBECTL: &str = "1.37.1";
 /// The Debian suite that programs come from which this one's does not have, or has broken.

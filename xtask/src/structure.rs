@@ -37,7 +37,7 @@ fn is_path(word: &str) -> bool {
 /// Every source file can be read in one sitting and says at its top what it is for.
 pub(crate) fn files_are_readable(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for directory in ["agent", "agent-ebpf", "scheduler", "proto", "tests", "xtask"] {
+    for directory in ["agent", "agent-ebpf", "exposition", "scheduler", "proto", "tests", "xtask"] {
         collect(&root.join(directory), &mut files)?;
     }
     let mut faults = Vec::new();

@@ -92,6 +92,7 @@ fn privileged() -> Result<()> {
 
 fn end_to_end() -> Result<()> {
     require_root()?;
+    packages::ensure(packages::CHECKS)?;
     let cluster = up::start("test", 2, Build::Release)?;
     let old = packages::old_kubectl(&layout::root()?.join("target/tools"))?;
     let kubeconfig = cluster.layout.kubeconfig();

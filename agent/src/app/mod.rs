@@ -24,7 +24,7 @@ use crate::{
     dns::{self, SharedNames},
     lifecycle::{Drain, Gates},
     model::Desired,
-    observe::{Clock, Host, LastWords, Observer, Ports, Records},
+    observe::{Clock, Host, Observer, Ports, Records, TerminationMessages},
     probes::Prober,
     reconcile::{Metrics, Pods, Programmer, Tools, programming},
     runtime::Timed,
@@ -139,7 +139,7 @@ impl App {
 
         let events = Events::new(control.upstream.clone(), clock.clone());
         let prober = Prober::new(ports.runtime.clone(), records.clone(), events.clone(), clock.clone());
-        let words = LastWords::new(config.layout.clone());
+        let words = TerminationMessages::new(config.layout.clone());
         let tools = Tools {
             observer: Observer::new(ports.clone(), records.clone(), clock.clone(), words),
             apply: Apply::new(

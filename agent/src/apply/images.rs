@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Apply, EventPod, Job,
     credentials::credentials,
-    progress::{Teller, Told},
+    progress::{Shown, Teller},
 };
 use crate::{
     images::{ImageError, Progress},
@@ -69,7 +69,7 @@ impl Apply {
         let teller = Mutex::new(Teller::new(&request.reference));
         Arc::new(move |progress| {
             let told = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(began.elapsed(), progress);
-            let Some(Told { status, event }) = told else { return };
+            let Some(Shown { status, event }) = told else { return };
             if let Some(ImageState::Pulling { progress, .. }) =
                 job.state.memory().images.get_mut(&request.container)
             {

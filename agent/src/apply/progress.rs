@@ -20,7 +20,7 @@ pub(super) struct Teller {
 
 /// What is to be told now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Shown {
     /// For the container's status.
     pub(super) status: String,
     /// For an event, when it is time for one.
@@ -34,7 +34,7 @@ impl Teller {
     }
 
     /// `since`: time since the pull began.
-    pub(super) fn tell(&mut self, since: Duration, progress: Progress) -> Option<Told> {
+    pub(super) fn tell(&mut self, since: Duration, progress: Progress) -> Option<Shown> {
         // Before the manifest is there, nothing is known.
         if since < self.next_status || progress.total == 0 {
             return None;
@@ -45,7 +45,7 @@ impl Teller {
         if event.is_some() {
             self.next_event = since * 2;
         }
-        Some(Told { status: format!("pulling image {:?}: {text}", self.image), event })
+        Some(Shown { status: format!("pulling image {:?}: {text}", self.image), event })
     }
 }
 

@@ -102,7 +102,7 @@ impl CgroupTree {
     fn ensure(&self, directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
         make(directory)?;
         if self.enforced() {
-            give_on(directory)?;
+            delegate_controllers(directory)?;
         }
         self.limit(directory, limits)
     }
@@ -233,10 +233,10 @@ fn leave(root: &Path, mount: &Path) -> Result<(), CgroupError> {
 fn take_controllers(mount: &Path, root: &Path) -> Vec<String> {
     let mut directory = mount.to_owned();
     // Above the root somebody else may forbid it: what counts is what arrives.
-    let _ = give_on(&directory);
+    let _ = delegate_controllers(&directory);
     for part in root.components() {
         directory.push(part);
-        let _ = give_on(&directory);
+        let _ = delegate_controllers(&directory);
     }
     let given = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
     let given: Vec<&str> = given.split_ascii_whitespace().map(|c| c.trim_start_matches('+')).collect();
@@ -244,7 +244,7 @@ fn take_controllers(mount: &Path, root: &Path) -> Vec<String> {
 }
 
 /// Gives a directory's controllers to its children.
-fn give_on(directory: &Path) -> Result<(), CgroupError> {
+fn delegate_controllers(directory: &Path) -> Result<(), CgroupError> {
     let file = directory.join("cgroup.controllers");
     let available = fs::read_to_string(&file).map_err(failed("read", &file))?;
     let available: Vec<&str> = available.split_ascii_whitespace().collect();

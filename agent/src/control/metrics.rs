@@ -22,25 +22,33 @@ impl Metrics {
         let metrics = Self::default();
         let m = metrics.clone();
         registry.register(
-            "agent_control_connected",
+            "gantry_agent_control_connected",
             "1 while a session with the scheduler is open.",
             m.connected,
         );
-        registry.register("agent_control_sessions", "Sessions that were opened.", m.sessions);
+        registry.register("gantry_agent_control_sessions", "Sessions that were opened.", m.sessions);
         registry.register(
-            "agent_control_session_failures",
+            "gantry_agent_control_session_failures",
             "Attempts at a session that failed, and sessions that broke.",
             m.failures,
         );
-        registry.register("agent_control_updates", "Updates of the desired state that came in.", m.updates);
         registry.register(
-            "agent_control_updates_rejected",
+            "gantry_agent_control_updates",
+            "Updates of the desired state that came in.",
+            m.updates,
+        );
+        registry.register(
+            "gantry_agent_control_updates_rejected",
             "Updates of the desired state that this agent could not read.",
             m.rejected,
         );
-        registry.register("agent_control_events_dropped", "Events that were never sent.", m.events_dropped);
         registry.register(
-            "agent_control_certificate_expiry_seconds",
+            "gantry_agent_control_events_dropped",
+            "Events that were never sent.",
+            m.events_dropped,
+        );
+        registry.register(
+            "gantry_agent_control_certificate_expiry_seconds",
             "When the node's certificate expires, in Unix seconds.",
             m.certificate_expiry,
         );

@@ -11,16 +11,16 @@ use crate::model::ServiceId;
 /// A reading of the datapath's figures.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// `agent_dataplane_map_entries` and `agent_dataplane_map_capacity`, by map.
+    /// `gantry_agent_dataplane_map_entries` and `gantry_agent_dataplane_map_capacity`, by map.
     pub fill: Vec<Fill>,
-    /// `agent_dataplane_publish_duration_seconds` of the last publish.
+    /// `gantry_agent_dataplane_publish_duration_seconds` of the last publish.
     pub last_publish: Duration,
-    /// `agent_dataplane_drops_total`, by reason.
+    /// `gantry_agent_dataplane_drops_total`, by reason.
     pub drops: Vec<(&'static str, u64)>,
-    /// `agent_dataplane_service_connections_total`, by service: connections and datagram flows it was chosen
+    /// `gantry_agent_dataplane_service_connections_total`, by service: connections and datagram flows it was chosen
     /// for, over all its ports.
     pub connections: Vec<(ServiceId, u64)>,
-    /// `agent_dataplane_pods`: pods with the packet path attached.
+    /// `gantry_agent_dataplane_pods`: pods with the packet path attached.
     pub pods: usize,
 }
 

@@ -39,7 +39,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them as `agent_dns_*`.
+    /// Registers them as `gantry_agent_dns_*`.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
@@ -51,22 +51,22 @@ impl Metrics {
             upstream_failures: Counter::default(),
         };
         registry.register(
-            "agent_dns_requests",
+            "gantry_agent_dns_requests",
             "Questions answered, by where the answer came from and its response code",
             metrics.requests.clone(),
         );
         registry.register(
-            "agent_dns_request_duration_seconds",
+            "gantry_agent_dns_request_duration_seconds",
             "Time from the arrival of a question to its answer",
             metrics.duration.clone(),
         );
         registry.register(
-            "agent_dns_cache_hits",
+            "gantry_agent_dns_cache_hits",
             "Questions for names outside the cluster answered from the cache",
             metrics.cache_hits.clone(),
         );
         registry.register(
-            "agent_dns_upstream_failures",
+            "gantry_agent_dns_upstream_failures",
             "Attempts to ask one of the host's name servers that brought no usable answer",
             metrics.upstream_failures.clone(),
         );

@@ -23,12 +23,12 @@ use crate::{
 };
 
 mod host;
-mod last_words;
 mod records;
+mod termination_message;
 
 pub use host::{Host, Machine};
-pub use last_words::LastWords;
 pub use records::Records;
+pub use termination_message::TerminationMessages;
 
 /// The outside world of the pods.
 #[derive(Clone)]
@@ -168,12 +168,12 @@ pub struct Observer {
     ports: Ports,
     records: Arc<Records>,
     clock: Clock,
-    words: LastWords,
+    words: TerminationMessages,
 }
 
 impl Observer {
     /// Reads through these ports.
-    pub fn new(ports: Ports, records: Arc<Records>, clock: Clock, words: LastWords) -> Self {
+    pub fn new(ports: Ports, records: Arc<Records>, clock: Clock, words: TerminationMessages) -> Self {
         Self { ports, records, clock, words }
     }
 
@@ -191,7 +191,7 @@ impl Observer {
         })
     }
 
-    /// One pod. `wanted` tells how its containers leave their last words; without it nobody asks for them.
+    /// One pod. `wanted` tells how its containers leave their termination message; without it nobody asks for them.
     pub async fn pod(
         &self,
         uid: &PodUid,
@@ -207,7 +207,7 @@ impl Observer {
             attempts.sort_by_key(|container| container.attempt);
         }
         if let Some(pod) = wanted {
-            self.hear_last_words(pod, state, &containers).await;
+            self.read_termination_messages(pod, state, &containers).await;
         }
         let record = self.records.get(uid);
         let memory = state.memory();
@@ -234,7 +234,7 @@ impl Observer {
         })
     }
 
-    async fn hear_last_words(
+    async fn read_termination_messages(
         &self,
         pod: &crate::model::DesiredPod,
         state: &PodState,

@@ -22,7 +22,7 @@ use crate::{
     volumes::SubPath,
 };
 
-/// Where a container's last words go by default.
+/// Where a container's termination message goes by default.
 const TERMINATION_PATH: &str = "/dev/termination-log";
 
 /// Memory that the containers of a pod share; with `hostIPC` they share the node's.
@@ -163,8 +163,8 @@ fn mounts(
     }
     let host_ipc = pod.pod.spec.as_ref().and_then(|spec| spec.host_ipc) == Some(true);
     add(SHARED_MEMORY, if host_ipc { PathBuf::from(SHARED_MEMORY) } else { layout.shared_memory(&pod.uid) });
-    let last_words = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
-    add(last_words.unwrap_or(TERMINATION_PATH), layout.termination_log(&pod.uid, name, attempt));
+    let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    add(message_path.unwrap_or(TERMINATION_PATH), layout.termination_log(&pod.uid, name, attempt));
     // A mount below another must come after it, or it would be hidden.
     mounts.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
     Ok((mounts, sub_paths))

@@ -213,8 +213,8 @@ fn hold(seen: &ObservedPod, draft: &mut Draft) {
     }
 }
 
-/// A pod that is over keeps the records of its containers (for their logs) and their last words, and gives back the
-/// rest: shims, loggers, network, cgroup, volumes.
+/// A pod that is over keeps the records of its containers (for their logs) and their termination messages, and gives back
+/// the rest: shims, loggers, network, cgroup, volumes.
 fn release(seen: &ObservedPod, draft: &mut Draft) {
     for observed in seen.containers.values().flatten() {
         let target = target(observed);

@@ -88,9 +88,10 @@ fn waiting(status: &ContainerStatus) -> Option<(&str, &str)> {
     Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
 }
 
-type Told = (&'static str, bool, String);
+/// Reason, whether it is a warning, message.
+type Parts = (&'static str, bool, String);
 
-fn notice(pod: &DesiredPod, status: &ContainerStatus, reason: &str, message: &str) -> Vec<Told> {
+fn notice(pod: &DesiredPod, status: &ContainerStatus, reason: &str, message: &str) -> Vec<Parts> {
     match reason {
         "CrashLoopBackOff" => vec![(
             "BackOff",

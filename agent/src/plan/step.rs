@@ -85,7 +85,7 @@ pub enum Step {
     RemoveNetwork,
     /// Removes the pod's cgroup.
     RemoveCgroup,
-    /// Removes volumes; logs and last words stay.
+    /// Removes volumes; logs and termination messages stay.
     RemoveVolumes,
     /// Removes logs, volumes and files.
     RemoveFiles,

@@ -132,7 +132,7 @@ pub(super) fn stop_all(subjects: &Subjects<'_>, draft: &mut Draft, grace_ms: i64
             return false;
         }
     }
-    strangers(subjects.pod, subjects.seen, draft)
+    unknown_containers(subjects.pod, subjects.seen, draft)
 }
 
 /// The grace is the pod's: a sidecar gets what those before it have left, and never less than the least.
@@ -151,7 +151,7 @@ fn rest(subjects: &Subjects<'_>, sidecar: &ObservedContainer, grace_ms: i64) -> 
 }
 
 /// Containers of the pod that its specification does not name (any more): killed without ceremony.
-fn strangers(pod: &DesiredPod, seen: &ObservedPod, draft: &mut Draft) -> bool {
+fn unknown_containers(pod: &DesiredPod, seen: &ObservedPod, draft: &mut Draft) -> bool {
     let known = |name: &ContainerName| pod.pod.spec.as_ref().is_some_and(|spec| find(spec, name).is_some());
     let mut over = true;
     for (name, attempts) in &seen.containers {

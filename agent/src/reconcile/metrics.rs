@@ -33,31 +33,39 @@ impl Metrics {
             start_seconds: Some(Histogram::new(buckets())),
             ..Self::default()
         };
-        registry.register("agent_reconcile_passes", "Looks at one pod", metrics.passes.clone());
-        registry.register("agent_reconcile_steps", "Steps that passes carried out", metrics.steps.clone());
+        registry.register("gantry_agent_reconcile_passes", "Looks at one pod", metrics.passes.clone());
         registry.register(
-            "agent_reconcile_stalls",
+            "gantry_agent_reconcile_steps",
+            "Steps that passes carried out",
+            metrics.steps.clone(),
+        );
+        registry.register(
+            "gantry_agent_reconcile_stalls",
             "Passes whose steps changed nothing that could be observed",
             metrics.stalls.clone(),
         );
         registry.register(
-            "agent_reconcile_observation_failures",
+            "gantry_agent_reconcile_observation_failures",
             "Passes that ended because the node could not be read",
             metrics.failures.clone(),
         );
-        registry.register("agent_reconcile_workers", "Pods that are looked after", metrics.workers.clone());
         registry.register(
-            "agent_dataplane_publish_failures",
+            "gantry_agent_reconcile_workers",
+            "Pods that are looked after",
+            metrics.workers.clone(),
+        );
+        registry.register(
+            "gantry_agent_dataplane_publish_failures",
             "Passes that could not program services or peers",
             metrics.programming_failures.clone(),
         );
         registry.register(
-            "agent_programmed_generation",
+            "gantry_agent_programmed_generation",
             "Last generation of the desired state that is wholly programmed",
             metrics.programmed_generation.clone(),
         );
         if let Some(histogram) = &metrics.pass_seconds {
-            registry.register("agent_reconcile_pass_seconds", "Duration of a pass", histogram.clone());
+            registry.register("gantry_agent_reconcile_pass_seconds", "Duration of a pass", histogram.clone());
         }
         if let Some(histogram) = &metrics.start_seconds {
             registry.register(
@@ -68,7 +76,7 @@ impl Metrics {
         }
         if let Some(histogram) = &metrics.programmed_seconds {
             registry.register(
-                "agent_dataplane_publish_seconds",
+                "gantry_agent_dataplane_publish_seconds",
                 "Time to program the services of a generation",
                 histogram.clone(),
             );

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     apply::{Apply, Events, Wires},
     model::{DesiredPod, NodeView, PodReport},
-    observe::{LastWords, Observer, Records},
+    observe::{Observer, Records, TerminationMessages},
     probes::Prober,
     testing::{FakeNode, Heard, Said, State, desired, pod, view},
 };
@@ -43,8 +43,12 @@ impl Agent {
             Arc::new(move || clock_node.state().now_ms + i64::try_from(begin.elapsed().as_millis()).unwrap());
         let events = Events::new(heard.clone(), clock.clone());
         let ports = node.ports();
-        let observer =
-            Observer::new(ports.clone(), records.clone(), clock.clone(), LastWords::new(layout.clone()));
+        let observer = Observer::new(
+            ports.clone(),
+            records.clone(),
+            clock.clone(),
+            TerminationMessages::new(layout.clone()),
+        );
         let apply = Apply::new(
             ports.clone(),
             records.clone(),

@@ -75,13 +75,13 @@ impl Everything {
         let enforced = self.0.cgroups.enforcement() == Enforcement::Enforced;
         gauge(
             encoder,
-            "agent_cgroup_limits_enforced",
+            "gantry_agent_cgroup_limits_enforced",
             "1 when CPU and memory limits hold on this host, 0 when its cgroup controllers are missing and the configuration lets the agent go on",
             f64::from(u8::from(enforced)),
         )?;
         gauge(
             encoder,
-            "agent_oom_score_adj_lowest",
+            "gantry_agent_oom_score_adj_lowest",
             "The lowest oom_score_adj that the runtime may give a container; upstream gives Guaranteed ones -997",
             f64::from(self.0.node.borrow().oom_floor),
         )

@@ -22,26 +22,31 @@ impl Collector for Figures {
         let encoder = &mut encoder;
         gauges(
             encoder,
-            "agent_dataplane_map_entries",
+            "gantry_agent_dataplane_map_entries",
             "Entries in use of each map",
             snapshot.fill.iter().map(|fill| ([("map", fill.map)], f64::from(fill.used))),
         )?;
         gauges(
             encoder,
-            "agent_dataplane_map_capacity",
+            "gantry_agent_dataplane_map_capacity",
             "Entries that each map can have",
             snapshot.fill.iter().map(|fill| ([("map", fill.map)], f64::from(fill.capacity))),
         )?;
         gauge(
             encoder,
-            "agent_dataplane_publish_duration_seconds",
+            "gantry_agent_dataplane_publish_duration_seconds",
             "Time that the last publication of services took",
             snapshot.last_publish.as_secs_f64(),
         )?;
-        gauge(encoder, "agent_dataplane_pods", "Pods with the packet path attached", snapshot.pods as f64)?;
+        gauge(
+            encoder,
+            "gantry_agent_dataplane_pods",
+            "Pods with the packet path attached",
+            snapshot.pods as f64,
+        )?;
         counters(
             encoder,
-            "agent_dataplane_drops",
+            "gantry_agent_dataplane_drops",
             "Packets and connections that the datapath refused, by reason",
             snapshot.drops.iter().map(|(reason, count)| ([("reason", *reason)], *count as f64)),
         )?;
@@ -52,7 +57,7 @@ impl Collector for Figures {
         });
         counters(
             encoder,
-            "agent_dataplane_service_connections",
+            "gantry_agent_dataplane_service_connections",
             "Connections and datagram flows for which the service was chosen",
             by_service,
         )

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Served, alive, containers, files, pods::Used, text};
+use super::{Served, alive, containers, figures, files, pods::Used};
 use crate::{
     cgroup::Usage,
     control::{StreamChannel, StreamHandler},
@@ -43,11 +43,11 @@ struct Kubelet {
     streams: Arc<dyn StreamHandler>,
     host: Host,
     /// CPU times as they were told last, for rates.
-    before: Mutex<HashMap<String, Told>>,
+    before: Mutex<HashMap<String, Reading>>,
 }
 
 #[derive(Clone, Copy)]
-struct Told {
+struct Reading {
     at: Timestamp,
     cpu_ns: u64,
 }
@@ -64,12 +64,9 @@ pub(super) fn router(served: Arc<Served>, streams: Arc<dyn StreamHandler>) -> Ro
         .route("/pods/", get(pods))
         .route("/stats/summary", get(summary))
         .route("/configz", get(configuration))
-        .route("/metrics", get(|State(k): State<Arc<Kubelet>>| async move { text(&k.served.everything) }))
-        .route("/metrics/cadvisor", get(|State(k): State<Arc<Kubelet>>| async move { text(&k.cadvisor) }))
-        .route(
-            "/metrics/resource",
-            get(|State(k): State<Arc<Kubelet>>| async move { text(&k.served.resources) }),
-        )
+        .route("/metrics", figures(|k: &Arc<Kubelet>| &k.served.everything))
+        .route("/metrics/cadvisor", figures(|k: &Arc<Kubelet>| &k.cadvisor))
+        .route("/metrics/resource", figures(|k: &Arc<Kubelet>| &k.served.resources))
         .route("/logs/", get(files::root))
         .route("/logs/{*path}", get(files::below))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(log))
@@ -101,9 +98,9 @@ async fn configuration(State(kubelet): State<Arc<Kubelet>>) -> Json<Value> {
 impl Kubelet {
     fn cpu(&self, of: &str, at: Timestamp, cpu_ns: u64) -> Value {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = before.insert(of.to_owned(), Told { at, cpu_ns });
+        let told = before.insert(of.to_owned(), Reading { at, cpu_ns });
         let mut out = json!({"time": at.to_string(), "usageCoreNanoSeconds": cpu_ns});
-        let rate = told.and_then(|told| rate(told, Told { at, cpu_ns }));
+        let rate = told.and_then(|told| rate(told, Reading { at, cpu_ns }));
         if let Some(rate) = rate {
             out["usageNanoCores"] = rate.into();
         }
@@ -139,7 +136,7 @@ impl Kubelet {
     }
 }
 
-fn rate(before: Told, now: Told) -> Option<u64> {
+fn rate(before: Reading, now: Reading) -> Option<u64> {
     let nanoseconds = u64::try_from(now.at.duration_since(before.at).as_nanos()).ok().filter(|n| *n > 0)?;
     // A container that was started again counts from the beginning.
     let used = now.cpu_ns.checked_sub(before.cpu_ns)?;
@@ -225,7 +222,7 @@ mod tests {
 
     #[test]
     fn rates_are_between_two_readings() {
-        let told = |seconds, cpu_ns| Told { at: Timestamp::from_second(seconds).unwrap(), cpu_ns };
+        let told = |seconds, cpu_ns| Reading { at: Timestamp::from_second(seconds).unwrap(), cpu_ns };
         assert_eq!(rate(told(10, 1_000), told(12, 1_000_001_000)), Some(500_000_000));
         assert_eq!(rate(told(10, 5), told(12, 1)), None, "started again");
         assert_eq!(rate(told(10, 5), told(10, 6)), None);

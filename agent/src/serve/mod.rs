@@ -21,9 +21,9 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
@@ -39,9 +39,6 @@ use crate::{
 
 pub use pods::PodDebug;
 pub use service_health::service_health;
-
-/// `text/plain` would lose the types of the OpenMetrics format.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Failure to serve.
 #[derive(Debug, thiserror::Error)]
@@ -142,11 +139,8 @@ fn served(sources: Sources) -> Served {
 
 fn router(served: Arc<Served>) -> Router {
     Router::new()
-        .route("/metrics", get(|State(served): State<Arc<Served>>| async move { text(&served.everything) }))
-        .route(
-            "/metrics/resource",
-            get(|State(served): State<Arc<Served>>| async move { text(&served.resources) }),
-        )
+        .route("/metrics", figures(|served: &Arc<Served>| &served.everything))
+        .route("/metrics/resource", figures(|served: &Arc<Served>| &served.resources))
         .route("/healthz", get(alive))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
@@ -154,12 +148,15 @@ fn router(served: Arc<Served>) -> Router {
         .with_state(served)
 }
 
-fn text(registry: &Registry) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+/// Answers with one of the registries of what is served.
+fn figures<S: Clone + Send + Sync + 'static>(of: fn(&S) -> &Registry) -> MethodRouter<S> {
+    get(async move |State(served): State<S>, headers: HeaderMap| {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        match gantry_exposition::answer(of(&served), accept) {
+            Ok(answer) => ([(header::CONTENT_TYPE, answer.content_type)], answer.text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    })
 }
 
 /// That this is answered at all is the answer.

@@ -217,11 +217,10 @@ async fn containers_appear_under_the_names_of_cadvisor_and_kubelet() {
             r#"kubelet_running_containers{container_state="running"} 2.0"#,
             r#"kubelet_running_containers{container_state="exited"} 1.0"#,
             "machine_memory_bytes 2147483648.0",
-            "agent_cgroup_limits_enforced 0.0",
-            "# EOF",
+            "gantry_agent_cgroup_limits_enforced 0.0",
         ],
     );
-    assert!(answer.contains("application/openmetrics-text"), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{answer}");
 }
 
 #[tokio::test]

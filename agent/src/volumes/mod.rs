@@ -170,7 +170,7 @@ pub trait Volumes: Send + Sync {
     async fn ensure_sub_path(&self, pod: &PodUid, sub_path: &SubPath) -> Result<(), VolumeError>;
     /// Writes the pod's small files in place, so that running containers see the change.
     async fn write_files(&self, pod: &PodUid, files: &[PodFile]) -> Result<(), VolumeError>;
-    /// Makes the empty file that a container writes its last words to.
+    /// Makes the empty file that a container writes its termination message to.
     async fn termination_log(
         &self,
         pod: &PodUid,
@@ -188,7 +188,7 @@ pub trait Volumes: Send + Sync {
     async fn forget_termination_log(&self, pod: &PodUid, container: &ContainerName, attempt: u32);
     /// Makes the memory that the pod's containers share.
     async fn ensure_shared_memory(&self, pod: &PodUid) -> Result<(), VolumeError>;
-    /// Removes the volumes of a pod that has ended; last words stay.
+    /// Removes the volumes of a pod that has ended; termination message stay.
     async fn release(&self, pod: &PodUid) -> Result<(), VolumeError>;
     /// Removes the pod's directory with all mounts below.
     async fn remove(&self, pod: &PodUid) -> Result<(), VolumeError>;

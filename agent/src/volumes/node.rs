@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::{Chain, ContainerName, Layout, PodUid};
 
-/// As upstream: of longer last words the end is kept.
+/// As upstream: of a longer termination message the end is kept.
 const MAX_MESSAGE: u64 = 4096;
 /// Bytes of shared memory of a pod, as upstream.
 const SHARED_MEMORY: i64 = 64 << 20;
@@ -162,7 +162,7 @@ fn names(dir: &Path) -> Result<BTreeSet<PodUid>, VolumeError> {
 
 /// The end of a file that a container wrote: it may be as large as the container liked, and may have been replaced
 /// by anything.
-fn last_words(path: &Path) -> io::Result<String> {
+fn termination_message(path: &Path) -> io::Result<String> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let mut file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
@@ -236,13 +236,15 @@ impl Volumes for NodeVolumes {
         attempt: u32,
     ) -> Option<String> {
         let path = self.layout.termination_log(pod, container, attempt);
-        self.blocking(move |_| last_words(&path).map_err(|source| failed("read", &path, source))).await.ok()
+        self.blocking(move |_| termination_message(&path).map_err(|source| failed("read", &path, source)))
+            .await
+            .ok()
     }
 
     async fn forget_termination_log(&self, pod: &PodUid, container: &ContainerName, attempt: u32) {
         let path = self.layout.termination_log(pod, container, attempt);
         if let Err(error) = self.blocking(move |_| remove_file(&path)).await {
-            tracing::warn!(pod = %pod, error = %Chain(&error), "last words cannot be removed yet");
+            tracing::warn!(pod = %pod, error = %Chain(&error), "termination message cannot be removed yet");
         }
     }
 

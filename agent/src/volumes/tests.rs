@@ -76,7 +76,7 @@ async fn empty_directories_belong_to_the_pods_group() {
 }
 
 #[tokio::test]
-async fn last_words_are_read_back_and_cut() {
+async fn termination_messages_are_read_back_and_cut() {
     let dir = tempfile::tempdir().unwrap();
     let layout = layout(dir.path());
     let volumes = NodeVolumes::new(layout.clone());
@@ -124,7 +124,7 @@ async fn a_live_volume_keeps_the_mode_that_its_pod_gave_it() {
 }
 
 #[tokio::test]
-async fn a_pod_that_has_ended_gives_its_volumes_back_and_keeps_its_last_words() {
+async fn a_pod_that_has_ended_gives_its_volumes_back_and_keeps_its_termination_messages() {
     let dir = tempfile::tempdir().unwrap();
     let layout = layout(dir.path());
     let volumes = NodeVolumes::new(layout.clone());

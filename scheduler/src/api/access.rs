@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     body,
     negotiate::Form,
-    request::Ask,
+    request::RequestContext,
     respond,
     route::{Review, Route},
     table,
@@ -145,7 +145,7 @@ fn is_master(actor: &Actor) -> bool {
 /// Answers a review about the caller.
 pub(super) async fn review(
     review: Review,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     body: axum::body::Body,
 ) -> Result<axum::response::Response, ApiError> {
     let (group, kind) = match review {

@@ -54,7 +54,7 @@ pub use server::{Server, ServerError};
 
 use listing::ListOptions;
 use negotiate::Offer;
-use request::Ask;
+use request::RequestContext;
 use route::Route;
 
 /// What a proxied request is for. The name may have a scheme and a port.
@@ -221,7 +221,7 @@ impl Api {
                     head.method == Method::GET && matches!(route, Route::Collection(..) | Route::Watch(..));
                 negotiate::check_media(&head.method, &head.headers, streams)?;
                 let offer = if matches!(route, Route::Review(_)) { Offer::Review } else { Offer::Kind };
-                let ask = Ask::new(&head.headers, params, &actor, offer)?;
+                let ask = RequestContext::new(&head.headers, params, &actor, offer)?;
                 self.resource(&head.method, route, &ask, body).await
             }
         }
@@ -231,7 +231,7 @@ impl Api {
         &self,
         method: &Method,
         route: Route<'_>,
-        ask: &Ask<'_>,
+        ask: &RequestContext<'_>,
         body: axum::body::Body,
     ) -> Result<Response, ApiError> {
         match route {
@@ -286,7 +286,7 @@ impl Api {
             if head.method != Method::GET {
                 return Err(respond::method_not_allowed());
             }
-            let ask = Ask::new(&head.headers, params, actor, Offer::Kind)?;
+            let ask = RequestContext::new(&head.headers, params, actor, Offer::Kind)?;
             let value = computed.get(path, &ask.params).await?;
             return table::computed(&ask, computed.as_ref(), value).await;
         }

@@ -10,7 +10,7 @@ use super::{
     listing::{self, ListOptions},
     negotiate::Form,
     query::is_true,
-    request::Ask,
+    request::RequestContext,
     respond,
     table::{self, Layout},
 };
@@ -24,7 +24,7 @@ use crate::{
 /// `GET` of one object.
 pub(super) async fn get(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     namespace: Option<&str>,
     name: &str,
@@ -45,7 +45,7 @@ pub(super) async fn get(
 
 /// One object in the form that the client asked for.
 pub(super) async fn object_response(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     object: &Object,
     sub: Option<Subresource>,
@@ -79,7 +79,7 @@ pub(super) async fn object_response(
 /// `GET` of a collection.
 pub(super) async fn list(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     options: ListOptions,
 ) -> Result<Response, ApiError> {
@@ -91,7 +91,7 @@ pub(super) async fn list(
 
 /// A list in the form that the client asked for.
 pub(super) async fn list_response(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     list: &List,
 ) -> Result<Response, ApiError> {

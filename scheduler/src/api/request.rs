@@ -24,7 +24,7 @@ pub(super) enum Include {
 }
 
 /// One authenticated request, without its body.
-pub(super) struct Ask<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) params: Params,
     pub(super) actor: &'a Actor,
@@ -33,7 +33,7 @@ pub(super) struct Ask<'a> {
     pub(super) wishes: Wishes,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> RequestContext<'a> {
     /// Negotiates the answer of an endpoint that offers this.
     pub(super) fn new(
         headers: &'a HeaderMap,

@@ -2,7 +2,6 @@
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use prometheus_client::encoding::text;
 use serde_json::{Value, json};
 
 use super::{
@@ -13,9 +12,6 @@ use super::{
     route,
 };
 use crate::model::{ApiError, Reason, encode_pretty};
-
-/// Of the metrics' text format.
-const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Health and version: open to everyone.
 pub(super) fn open(
@@ -79,7 +75,7 @@ pub(super) async fn discover(
     let parts = route::parts(path);
     match parts.as_slice() {
         [""] => Ok(plain_json(StatusCode::OK, &paths())),
-        ["metrics"] if !path.ends_with('/') => Ok(metrics(api)),
+        ["metrics"] if !path.ends_with('/') => Ok(metrics(api, headers)),
         [".well-known", "openid-configuration"] => issuer::configuration(method, headers, &api.server),
         ["openid", "v1", "jwks"] => issuer::keys(method, headers),
         // Upstream's words about the old paths of watches and proxies without anything behind them.
@@ -204,10 +200,10 @@ fn bare(known: bool) -> Response {
     response
 }
 
-fn metrics(api: &Api) -> Response {
-    let mut out = String::new();
-    match api.measures.get().map(|registry| text::encode(&mut out, registry)) {
-        Some(Ok(())) => respond::with_type(StatusCode::OK, out.into(), METRICS),
+fn metrics(api: &Api, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    match api.measures.get().map(|registry| gantry_exposition::answer(registry, accept)) {
+        Some(Ok(answer)) => respond::with_type(StatusCode::OK, answer.text.into(), answer.content_type),
         _ => respond::text(StatusCode::SERVICE_UNAVAILABLE, "no metrics are collected yet"),
     }
 }

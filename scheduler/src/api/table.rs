@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Computed,
     negotiate::{self, Accepted, Form},
-    request::{Ask, Include},
+    request::{Include, RequestContext},
     respond,
 };
 use crate::{
@@ -75,7 +75,7 @@ pub(super) fn table(
 
 /// Objects that are computed, one or a list of them, in the form that the client asked for.
 pub(super) async fn computed(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     group: &dyn Computed,
     value: Value,
 ) -> Result<Response, ApiError> {

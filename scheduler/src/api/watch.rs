@@ -15,7 +15,7 @@ use super::{
     listing::ListOptions,
     negotiate::{Accepted, Form, Media},
     read,
-    request::{Ask, Include},
+    request::{Include, RequestContext},
     table,
 };
 use crate::{
@@ -31,7 +31,7 @@ const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
 /// `GET` of a collection with `watch=1`, or of a path below `watch/`.
 pub(super) async fn watch(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     options: ListOptions,
 ) -> Result<Response, ApiError> {
@@ -49,7 +49,7 @@ pub(super) async fn watch(
                        application/vnd.kubernetes.protobuf;stream=watch";
         return Err(ApiError::new(Reason::NotAcceptable, message));
     }
-    let shower = Shower {
+    let encoder = EventEncoder {
         kind,
         accepted,
         table: if accepted.form == Form::Table { ask.table()? } else { Include::None },
@@ -82,7 +82,7 @@ pub(super) async fn watch(
             () = stop => {}
         }
     };
-    let lines = shower.lines(events).take_until(Box::pin(end));
+    let lines = encoder.lines(events).take_until(Box::pin(end));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
     let media = match accepted.media {
@@ -112,7 +112,7 @@ fn later(
 }
 
 /// Turns events into lines.
-struct Shower {
+struct EventEncoder {
     kind: &'static Kind,
     accepted: Accepted,
     table: Include,
@@ -123,19 +123,19 @@ struct Shower {
     with_columns: bool,
 }
 
-impl Shower {
+impl EventEncoder {
     fn lines(self, events: WatchStream) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-        let lines = stream::unfold((self, events), |(mut shower, mut events)| async move {
+        let lines = stream::unfold((self, events), |(mut encoder, mut events)| async move {
             loop {
                 let event = events.next().await?;
                 let line = match event {
-                    Ok(event) => shower.line(&event),
-                    Err(error) => Ok(Some(shower.error(&error))),
+                    Ok(event) => encoder.line(&event),
+                    Err(error) => Ok(Some(encoder.error(&error))),
                 };
                 // An object that cannot be shown ends the watch with the reason.
-                let line = line.unwrap_or_else(|error| Some(shower.error(&error)));
+                let line = line.unwrap_or_else(|error| Some(encoder.error(&error)));
                 if let Some(line) = line {
-                    return Some((Ok(line), (shower, events)));
+                    return Some((Ok(line), (encoder, events)));
                 }
             }
         });

@@ -4,7 +4,7 @@ use axum::{body::Body, response::Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, body, listing::ListOptions, read, request::Ask, respond};
+use super::{Api, body, listing::ListOptions, read, request::RequestContext, respond};
 use crate::{
     kinds::{
         Kind, Subresource,
@@ -26,7 +26,7 @@ pub(super) struct At<'a> {
 /// `POST` to a collection.
 pub(super) async fn create(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     namespace: Option<&str>,
     body: Body,
@@ -44,7 +44,7 @@ pub(super) async fn create(
 /// `POST` to a subresource.
 pub(super) async fn create_sub(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     at: At<'_>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -77,7 +77,7 @@ pub(super) async fn create_sub(
 
 /// The body of a subresource that is of another type than the object: all of them are of a first version.
 async fn own_body(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     body: Body,
     name: &str,
     definition: &'static str,
@@ -89,7 +89,12 @@ async fn own_body(
 }
 
 /// `PUT`.
-pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn update(
+    api: &Api,
+    ask: &RequestContext<'_>,
+    at: At<'_>,
+    body: Body,
+) -> Result<Response, ApiError> {
     writable(at.sub)?;
     let mut options = ask.write_options("UpdateOptions")?;
     if at.sub == Some(Subresource::Scale) {
@@ -107,7 +112,12 @@ pub(super) async fn update(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
 }
 
 /// `PATCH`.
-pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn patch(
+    api: &Api,
+    ask: &RequestContext<'_>,
+    at: At<'_>,
+    body: Body,
+) -> Result<Response, ApiError> {
     writable(at.sub)?;
     let mut options = ask.write_options("PatchOptions")?;
     let media = body::media_type(ask.headers);
@@ -143,7 +153,12 @@ pub(super) async fn patch(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> R
 }
 
 /// `DELETE` of one object.
-pub(super) async fn delete(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn delete(
+    api: &Api,
+    ask: &RequestContext<'_>,
+    at: At<'_>,
+    body: Body,
+) -> Result<Response, ApiError> {
     if at.sub.is_some() {
         return Err(respond::method_not_allowed());
     }
@@ -155,7 +170,7 @@ pub(super) async fn delete(api: &Api, ask: &Ask<'_>, at: At<'_>, body: Body) -> 
 /// `DELETE` of a collection.
 pub(super) async fn delete_collection(
     api: &Api,
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     namespace: Option<&str>,
     body: Body,
@@ -179,7 +194,7 @@ pub(super) async fn delete_collection(
 }
 
 async fn delete_options(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     body: Body,
 ) -> Result<(crate::objects::DeleteOptions, WriteOptions), ApiError> {
     let mut options = ask.write_options("DeleteOptions")?;
@@ -193,7 +208,7 @@ async fn delete_options(
 
 /// The object while it waits, or a `Status` once it is gone, as upstream.
 async fn deleted_response(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     deleted: &Deleted,
 ) -> Result<Response, ApiError> {
@@ -212,7 +227,7 @@ async fn deleted_response(
 }
 
 async fn written_response(
-    ask: &Ask<'_>,
+    ask: &RequestContext<'_>,
     kind: &'static Kind,
     sub: Option<Subresource>,
     written: &Written,

@@ -13,15 +13,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{StatusCode, header};
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use http::{HeaderMap, StatusCode, header};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use state::ClusterState;
-
-/// What Prometheus negotiates this format by.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The port is not served.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +76,10 @@ impl Endpoints {
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &shared.registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    match gantry_exposition::answer(&shared.registry, accept) {
+        Ok(answer) => ([(header::CONTENT_TYPE, answer.content_type)], answer.text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

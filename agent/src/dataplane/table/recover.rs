@@ -59,7 +59,7 @@ impl<M: TableMaps> Table<M> {
             .flat_map(|(head, _)| &head.handles)
             .map(|handle| handle.index())
             .collect();
-        self.bury(&used);
+        self.release_unused(&used);
         self.backends.restore(used.into_iter().collect());
         Ok(recovered)
     }
@@ -90,7 +90,7 @@ impl<M: TableMaps> Table<M> {
     }
 
     /// Backends that were waiting for their grace period when the last agent ended.
-    fn bury(&self, used: &BTreeSet<u32>) {
+    fn release_unused(&self, used: &BTreeSet<u32>) {
         for index in (0..self.backends.capacity()).filter(|index| !used.contains(index)) {
             let backend = self.backend(index);
             if backend.state as u8 == words::ACTIVE {

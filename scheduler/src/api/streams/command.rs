@@ -43,7 +43,7 @@ pub(super) fn resize(payload: &[u8]) -> Option<Kind> {
 }
 
 /// What the error channel tells of the end; `None` for nothing.
-pub(super) fn last_words(end: &pb::StreamEnd, as_status: bool) -> Option<String> {
+pub(super) fn error_channel_text(end: &pb::StreamEnd, as_status: bool) -> Option<String> {
     let status = status(end);
     if as_status {
         return Some(status.to_string());

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Params, PodStreams,
-    command::{deliver, last_words, lost, resize},
+    command::{deliver, error_channel_text, lost, resize},
     container, executor, node_of,
     socket::{self, Codec},
     uid_of,
@@ -160,7 +160,7 @@ async fn to_socket(
         }
     };
     // The client may have gone: then nobody waits for this.
-    if let Some(last) = last_words(&end, spoken.status) {
+    if let Some(last) = error_channel_text(&end, spoken.status) {
         let _ = socket.send(spoken.codec.message(ERROR, last.as_bytes())).await;
     }
     let _ = socket

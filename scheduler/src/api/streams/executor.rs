@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    command::{deliver, last_words, lost, resize},
+    command::{deliver, error_channel_text, lost, resize},
     spdy::{self, Output, Stream},
 };
 use crate::streams::NodeStream;
@@ -116,7 +116,7 @@ async fn carry(channels: Channels, stream: NodeStream, as_status: bool) {
         () = inputs(stdin, resizes, &to_agent) => return,
         () = error.gone.cancelled() => return,
     };
-    if let Some(last) = last_words(&end, as_status) {
+    if let Some(last) = error_channel_text(&end, as_status) {
         error.output.write(last.into()).await;
     }
     for output in [stdout, stderr, Some(error.output)].into_iter().flatten() {

@@ -140,8 +140,9 @@ fn the_end_is_a_status_with_the_exit_code() {
         (&json!("NonZeroExitCode"), &json!("7"))
     );
     assert_eq!(end(None, "no such file")["reason"], "InternalError");
-    let words =
-        |code| command::last_words(&pb::StreamEnd { exit_code: Some(code), error: String::new() }, false);
+    let words = |code| {
+        command::error_channel_text(&pb::StreamEnd { exit_code: Some(code), error: String::new() }, false)
+    };
     assert_eq!(words(0), None, "older protocols tell of failures alone");
     assert_eq!(words(7).unwrap(), "command terminated with non-zero exit code: exit status 7");
 }

@@ -23,7 +23,7 @@ struct State {
     missing: HashMap<Id, Instant>,
     lost: HashMap<Id, Instant>,
     /// Nodes whose pods carry no word of ours that their node is not ready.
-    bright: HashSet<Id>,
+    ready_marked: HashSet<Id>,
     /// Since when evictions from lost nodes may happen; `None` while too much is lost.
     calm: Option<Instant>,
 }
@@ -41,7 +41,7 @@ impl Health {
             renewals: HashMap::new(),
             missing: HashMap::new(),
             lost: HashMap::new(),
-            bright: HashSet::new(),
+            ready_marked: HashSet::new(),
             calm: Some(Instant::now()),
         };
         Self { lease, state: Mutex::new(state) }
@@ -77,7 +77,7 @@ impl Health {
         let mut state = self.lock();
         state.renewals.remove(node);
         state.lost.remove(node);
-        state.bright.remove(node);
+        state.ready_marked.remove(node);
         if !stranded {
             state.missing.remove(node);
             return Duration::ZERO;
@@ -108,13 +108,13 @@ impl Health {
     }
 
     /// Pods of the node say that it is not ready.
-    pub(super) fn dim(&self, node: &Id) {
-        self.lock().bright.remove(node);
+    pub(super) fn mark_unready(&self, node: &Id) {
+        self.lock().ready_marked.remove(node);
     }
 
     /// Whether pods of the node may say so; from now on they do not.
-    pub(super) fn brighten(&self, node: &Id) -> bool {
-        self.lock().bright.insert(node.clone())
+    pub(super) fn take_unready(&self, node: &Id) -> bool {
+        self.lock().ready_marked.insert(node.clone())
     }
 }
 

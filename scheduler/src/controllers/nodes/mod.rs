@@ -18,7 +18,9 @@ use serde_json::json;
 
 use self::{
     health::Health,
-    plan::{Leave, Lost, NODE_NOT_READY, disrupted, is_dim, leave, ready, restored, silenced, taints},
+    plan::{
+        Leave, Lost, NODE_NOT_READY, disrupted, is_marked_unready, leave, ready, restored, silenced, taints,
+    },
 };
 use super::{
     pods,
@@ -73,15 +75,15 @@ pub(super) fn start(
             of_leases.add(id);
         }
     });
-    let (of_pods, nodes, dims) = (queue.clone(), cache.nodes.clone(), health.clone());
+    let (of_pods, nodes, marked) = (queue.clone(), cache.nodes.clone(), health.clone());
     cache.pods.on_change(move |change| {
         let Some(pod) = change.new else { return };
         let Some(id) = pods::node(pod).map(|name| Id::new("", name)) else { return };
-        let dim = is_dim(pod);
-        if dim {
-            dims.dim(&id);
+        let unready = is_marked_unready(pod);
+        if unready {
+            marked.mark_unready(&id);
         }
-        if nodes.get(&id).is_none_or(|n| evicts(&n) || (dim && ready(&n) == Some("True"))) {
+        if nodes.get(&id).is_none_or(|n| evicts(&n) || (unready && ready(&n) == Some("True"))) {
             of_pods.add(id);
         }
     });
@@ -213,14 +215,14 @@ impl Nodes {
 
     /// The node is ready: what its pods say of themselves holds again.
     async fn restore(&self, node: &Id) -> Result<(), WriteError> {
-        if !self.health.brighten(node) {
+        if !self.health.take_unready(node) {
             return Ok(());
         }
         for pod in self.pods_on(&node.name).iter().filter_map(|p| restored(p, Timestamp::now())) {
             match self.client.update_status(&pod).await {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
-                    self.health.dim(node);
+                    self.health.mark_unready(node);
                     return Err(error);
                 }
                 Ok(_) => {}

@@ -162,7 +162,7 @@ pub(super) fn leave(pod: &Pod, node: &Node, lost: Option<Lost>, now: Timestamp) 
 }
 
 /// Whether a pod is not ready for no other reason than that its node was not.
-pub(super) fn is_dim(pod: &Pod) -> bool {
+pub(super) fn is_marked_unready(pod: &Pod) -> bool {
     pods::condition(pod, "Ready")
         .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some(NODE_NOT_READY))
 }
@@ -170,7 +170,7 @@ pub(super) fn is_dim(pod: &Pod) -> bool {
 /// The pod as its own conditions tell it, now that its node is ready; `None` when nothing hid them. The agent does
 /// not know that something did: it says again only what has changed for it.
 pub(super) fn restored(pod: &Pod, now: Timestamp) -> Option<Pod> {
-    if !is_dim(pod) {
+    if !is_marked_unready(pod) {
         return None;
     }
     let holds = |type_: &str| pods::condition(pod, type_).is_some_and(|c| c.status == "True");

@@ -23,13 +23,13 @@ const MAX_LOG_LINES: usize = 80;
 const LOGGER_GRACE: Duration = Duration::from_millis(500);
 const LOGGER_POLL: Duration = Duration::from_millis(10);
 
-/// Reads last words below this layout.
+/// Reads termination messages below this layout.
 #[derive(Clone, Debug)]
-pub struct LastWords {
+pub struct TerminationMessages {
     layout: Layout,
 }
 
-impl LastWords {
+impl TerminationMessages {
     /// Below this layout.
     pub fn new(layout: Layout) -> Self {
         Self { layout }
