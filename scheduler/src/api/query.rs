@@ -103,18 +103,27 @@ impl Params {
         })
     }
 
-    /// Deletion options; the body's, read by the caller, win.
-    pub(super) fn delete(&self, body: Option<&serde_json::Value>) -> Result<DeleteOptions, ApiError> {
-        let text = |field: &str| match body.and_then(|b| b.get(field)).and_then(|v| v.as_str()) {
-            Some(text) => Some(text),
+    /// Deletion options: those of the body, decoded by the caller, or without one those of the query; and whether nothing
+    /// is to be done.
+    pub(super) fn delete(&self, body: Option<&serde_json::Value>) -> Result<(DeleteOptions, bool), ApiError> {
+        let text = |field: &str| match body {
+            Some(body) => body.get(field).and_then(|v| v.as_str()),
             None => self.get(field),
         };
-        let orphans = body.and_then(|b| b.get("orphanDependents")).and_then(serde_json::Value::as_bool);
-        let orphans =
-            orphans.or_else(|| self.get("orphanDependents").map(|_| self.is_set("orphanDependents")));
+        let flag = |field: &str| match body {
+            Some(body) => body.get(field).and_then(serde_json::Value::as_bool),
+            None => self.get(field).map(|_| self.is_set(field)),
+        };
+        let orphans = flag("orphanDependents");
+        let dry_run = body.and_then(|body| body.get("dryRun")).and_then(|v| v.as_array());
+        let dry_run: Vec<&str> = dry_run.into_iter().flatten().filter_map(|value| value.as_str()).collect();
         let refused = |cause| Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]));
+        if dry_run.iter().any(|value| *value != "All") {
+            let given = serde_json::json!(dry_run).to_string();
+            return refused(unsupported("dryRun", &given, "\"All\""));
+        }
         let field = "propagationPolicy".to_owned();
-        let propagation = match (text("propagationPolicy").filter(|p| !p.is_empty()), orphans) {
+        let propagation = match (text("propagationPolicy"), orphans) {
             (Some(both), Some(_)) => {
                 let why = "orphanDependents and deletionPropagation cannot be both set";
                 let message = format!("Invalid value: {both:?}: {why}");
@@ -141,12 +150,14 @@ impl Params {
                 )
             })
         });
-        Ok(DeleteOptions {
+        let delete = DeleteOptions {
             propagation,
-            grace_seconds: stated.or(self.number("gracePeriodSeconds")?),
+            grace_seconds: if body.is_some() { stated } else { self.number("gracePeriodSeconds")? },
             uid: precondition("uid").map(str::to_owned),
             revision: revision.transpose()?,
-        })
+            unreadable: flag("ignoreStoreReadErrorWithClusterBreakingPotential") == Some(true),
+        };
+        Ok((delete, !dry_run.is_empty()))
     }
 }
 
@@ -284,14 +295,14 @@ mod tests {
     fn deletion_options_come_from_the_body_or_the_query() {
         let body = json!({"propagationPolicy": "Foreground", "gracePeriodSeconds": 5,
             "preconditions": {"uid": "u", "resourceVersion": "7"}});
-        let options = params("propagationPolicy=Orphan").delete(Some(&body)).unwrap();
+        let options = params("propagationPolicy=Orphan").delete(Some(&body)).unwrap().0;
         assert_eq!(options.propagation, Some(Propagation::Foreground));
         assert_eq!((options.grace_seconds, options.revision), (Some(5), Some(Revision(7))));
         assert_eq!(options.uid.as_deref(), Some("u"));
-        let options = params("gracePeriodSeconds=0").delete(None).unwrap();
+        let options = params("gracePeriodSeconds=0").delete(None).unwrap().0;
         assert_eq!((options.grace_seconds, options.propagation), (Some(0), None));
         assert!(params("propagationPolicy=Never").delete(None).is_err());
-        let propagation = |query: &str| params(query).delete(None).unwrap().propagation;
+        let propagation = |query: &str| params(query).delete(None).unwrap().0.propagation;
         assert_eq!(propagation("orphanDependents=x"), Some(Propagation::Orphan));
         assert_eq!(propagation("orphanDependents=false"), Some(Propagation::Background));
         let both = params("orphanDependents=1&propagationPolicy=Orphan").delete(None).unwrap_err();

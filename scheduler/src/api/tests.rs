@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod forms;
+mod own_bodies;
 mod tls;
 
 /// The API over an empty store in memory.
@@ -336,7 +337,7 @@ async fn an_eviction_deletes_the_pod_and_a_binding_assigns_it() {
     let pods = "/api/v1/namespaces/default/pods";
     let (status, made) = f.ask(Method::POST, pods, &pod.to_string()).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
-    let binding = r#"{"target": {"name": "n1"}}"#;
+    let binding = r#"{"metadata": {"name": "p"}, "target": {"name": "n1"}}"#;
     let (status, _) = f.ask(Method::POST, &format!("{pods}/p/binding"), binding).await;
     assert_eq!(status, StatusCode::CREATED);
     let (status, again) = f.ask(Method::POST, &format!("{pods}/p/binding"), binding).await;

@@ -6,12 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Api, body, listing::ListOptions, read, request::RequestContext, respond};
 use crate::{
-    kinds::{
-        Kind, Subresource,
-        decode::{decode_as, refusal_of},
-    },
+    kinds::{self, Kind, Subresource, decode::decode_as},
     model::{ApiError, Cause, Key, Reason, Resource},
-    objects::{Deleted, Page, Patch, WriteOptions, Written},
+    objects::{self, DeleteOptions, Deleted, Page, Patch, WriteOptions, Written},
 };
 
 /// Where a write goes.
@@ -48,44 +45,61 @@ pub(super) async fn create_sub(
     at: At<'_>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let options = ask.write_options("CreateOptions")?;
-    let body = match at.sub {
-        Some(Subresource::Binding) => own_body(ask, body, "Binding", "io.k8s.api.core.v1.Binding"),
-        _ => own_body(ask, body, "Eviction", "io.k8s.api.policy.v1.Eviction"),
-    };
-    let body = body.await?;
+    let mut options = ask.write_options("CreateOptions")?;
+    let (body, warnings) = own_body(ask, at, body, &mut options).await?;
+    if body.pointer("/metadata/name").and_then(Value::as_str) != Some(at.name) {
+        let message = format!("name in URL does not match name in {} object", text(&body, "kind"));
+        return Err(ApiError::new(Reason::BadRequest, message));
+    }
     match at.sub {
         Some(Subresource::Binding) => {
+            let causes: Vec<String> = kinds::check_binding(&body)
+                .into_iter()
+                .map(|cause| format!("{}: {}", cause.field, cause.message))
+                .collect();
+            if !causes.is_empty() {
+                // Upstream has no class for it.
+                let several = causes.len() > 1;
+                let told = causes.join(", ");
+                return Err(ApiError::new(Reason::Unknown, if several { format!("[{told}]") } else { told }));
+            }
             api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, body, &options).await?;
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-            Ok(respond::value(StatusCode::CREATED, &status, ask.wishes).await)
         }
         Some(Subresource::Eviction) => {
-            let dry_run = body
-                .pointer("/deleteOptions/dryRun")
-                .and_then(Value::as_array)
-                .is_some_and(|d| !d.is_empty());
-            let options = WriteOptions { dry_run: options.dry_run || dry_run, ..options };
-            let delete = ask.params.delete(body.get("deleteOptions"))?;
+            let none = json!({});
+            let (delete, dry_run) = ask.params.delete(Some(body.get("deleteOptions").unwrap_or(&none)))?;
+            options.dry_run |= dry_run;
             api.objects.remove(at.kind.resource, at.namespace, at.name, &delete, &options).await?;
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-            Ok(respond::value(StatusCode::CREATED, &status, ask.wishes).await)
         }
-        _ => Err(respond::method_not_allowed()),
+        _ => return Err(respond::method_not_allowed()),
     }
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let mut response = respond::value(StatusCode::CREATED, &status, ask.wishes).await;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
 }
 
-/// The body of a subresource that is of another type than the object: all of them are of a first version.
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The body of a subresource that is of another type than the object, with what is told of it as warnings.
 async fn own_body(
     ask: &RequestContext<'_>,
+    at: At<'_>,
     body: Body,
-    name: &str,
-    definition: &'static str,
-) -> Result<Value, ApiError> {
-    let mut decoded = body::decode(ask.headers, &body::read(body).await?, name)?;
-    decode_as(definition, &mut decoded.value)
-        .map_err(|error| refusal_of(name, "v1", error.told(decoded.source.as_deref())))?;
-    Ok(decoded.value)
+    options: &mut WriteOptions,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let kind = at.sub.and_then(kinds::body_of).ok_or_else(respond::method_not_allowed)?;
+    let mut decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
+    options.duplicates = decoded.duplicates;
+    options.source = decoded.source;
+    // The version before is the same to the letter, and clients still send it.
+    if at.sub == Some(Subresource::Eviction) && text(&decoded.value, "apiVersion") == "policy/v1beta1" {
+        decoded.value["apiVersion"] = "policy/v1".into();
+    }
+    objects::own_body(kind, at.namespace, decoded.value, options)
 }
 
 /// `PUT`.
@@ -98,9 +112,12 @@ pub(super) async fn update(
     writable(at.sub)?;
     let mut options = ask.write_options("UpdateOptions")?;
     if at.sub == Some(Subresource::Scale) {
-        let scale = own_body(ask, body, "Scale", "io.k8s.api.autoscaling.v1.Scale").await?;
+        let (scale, warnings) = own_body(ask, at, body, &mut options).await?;
+        objects::check_name(at.name, &scale)?;
         let written = api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, scale, &options);
-        return written_response(ask, at.kind, at.sub, &written.await?).await;
+        let mut written = written.await?;
+        written.warnings.extend(warnings);
+        return written_response(ask, at.kind, at.sub, &written).await;
     }
     let decoded = body::decode(ask.headers, &body::read(body).await?, at.kind.kind)?;
     options.duplicates = decoded.duplicates;
@@ -196,14 +213,29 @@ pub(super) async fn delete_collection(
 async fn delete_options(
     ask: &RequestContext<'_>,
     body: Body,
-) -> Result<(crate::objects::DeleteOptions, WriteOptions), ApiError> {
+) -> Result<(DeleteOptions, WriteOptions), ApiError> {
+    const DEFINITION: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     let mut options = ask.write_options("DeleteOptions")?;
     let bytes = body::read(body).await?;
-    let body =
-        if bytes.is_empty() { None } else { Some(body::decode(ask.headers, &bytes, "DeleteOptions")?.value) };
-    let dry_run = body.as_ref().and_then(|b| b.get("dryRun")).and_then(Value::as_array);
-    options.dry_run |= dry_run.is_some_and(|d| !d.is_empty());
-    Ok((ask.params.delete(body.as_ref())?, options))
+    if bytes.is_empty() {
+        return Ok((ask.params.delete(None)?.0, options));
+    }
+    let decoded = body::decode(ask.headers, &bytes, "DeleteOptions")?;
+    let mut body = decoded.value;
+    let bad = |message: String| ApiError::new(Reason::BadRequest, message);
+    // They are of every version, and mostly do not say which.
+    let (version, kind) = (text(&body, "apiVersion"), text(&body, "kind"));
+    if !matches!(kind, "" | "DeleteOptions") {
+        let place = "in scheme \"pkg/runtime/scheme.go:111\"";
+        return Err(bad(format!("no kind {kind:?} is registered for version {version:?} {place}")));
+    }
+    if !body.is_null() {
+        decode_as(DEFINITION, &mut body)
+            .map_err(|error| bad(error.told(decoded.source.as_deref()).to_owned()))?;
+    }
+    let (delete, dry_run) = ask.params.delete(Some(&body))?;
+    options.dry_run |= dry_run;
+    Ok((delete, options))
 }
 
 /// The object while it waits, or a `Status` once it is gone, as upstream.

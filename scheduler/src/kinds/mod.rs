@@ -2,6 +2,7 @@
 //! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
 
 mod base;
+mod bodies;
 mod cluster;
 mod config;
 pub mod decode;
@@ -25,6 +26,7 @@ mod workload;
 use serde_json::Value;
 
 use crate::model::{Cause, Resource};
+pub use bodies::{body_of, check_binding};
 pub use fields::unset_field;
 pub use print::{SCALE_COLUMNS, description, scale_cells};
 pub(crate) use validate::addresses::{meant_address, meant_range};

@@ -59,6 +59,20 @@ fn other_version(version: &str, kind: &Kind) -> String {
     format!("the API version in the data ({version}) does not match the expected API version ({expected})")
 }
 
+/// The body of a subresource that is of a type of its own: as `kind` has it, in the request's namespace, with what is told
+/// of it as warnings.
+pub fn own_body(
+    kind: &Kind,
+    namespace: Option<&str>,
+    mut body: Value,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), ApiError> {
+    check_type(kind, &mut body)?;
+    let warnings = check_fields(kind, &mut body, options)?;
+    check_namespace(kind, namespace, &mut body)?;
+    Ok((body, warnings))
+}
+
 /// The body's namespace is that of the request.
 pub(super) fn check_namespace(
     kind: &Kind,
@@ -121,7 +135,7 @@ pub(super) fn draft(kind: &Kind, key: Key, object: &Value) -> Result<Draft, ApiE
 }
 
 /// The name in the patched object is the one in the URL.
-pub(super) fn check_name(name: &str, object: &Value) -> Result<(), ApiError> {
+pub fn check_name(name: &str, object: &Value) -> Result<(), ApiError> {
     let message = match meta::text(object, "name") {
         found if found == name => return Ok(()),
         "" => {

@@ -10,12 +10,12 @@ use super::{
     body,
     meta::{self, FOREGROUND, ORPHAN},
     row,
-    target::{self, Target},
+    target::Target,
     update,
 };
 use crate::{
     kinds::Kind,
-    model::{ApiError, Object, Resource},
+    model::{ApiError, Object, Reason, Resource},
     store::{Change, Expect, StoreError},
 };
 
@@ -106,20 +106,40 @@ impl Objects {
 }
 
 fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Object) -> Result<(), ApiError> {
-    let (resource, name) = (target.kind.resource, target.name);
+    if delete.unreadable {
+        return Err(target
+            .storage_error("unsafe deletion is not allowed because the object is decodable from storage"));
+    }
+    // The kind stands where the resource is mostly told.
+    let conflict = |why: &str| {
+        let Kind { group, kind, .. } = target.kind;
+        let named = if group.is_empty() { (*kind).to_owned() } else { format!("{kind}.{group}") };
+        let message = format!("Operation cannot be fulfilled on {named} {:?}: {why}", target.name);
+        let error = ApiError::new(Reason::Conflict, message);
+        Err(ApiError {
+            name: target.name.to_owned(),
+            group: (*group).to_owned(),
+            kind: (*kind).to_owned(),
+            ..error
+        })
+    };
     if let Some(uid) = &delete.uid
         && **uid != *current.uid
     {
-        return Err(target::uid_conflict(resource, name, uid, &current.uid));
+        return conflict(&format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            current.uid
+        ));
     }
     if let Some(revision) = delete.revision
         && revision != current.revision
     {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {}",
+        return conflict(&format!(
+            "the ResourceVersion in the precondition ({revision}) does not match the ResourceVersion in record ({}). \
+             The object might have been modified",
             current.revision
-        );
-        return Err(ApiError::conflict(resource, name, &why));
+        ));
     }
     Ok(())
 }

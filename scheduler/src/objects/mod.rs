@@ -39,6 +39,7 @@ mod model_tests;
 mod tests;
 
 pub use admission::{Admission, NamespaceLifecycle, Operation};
+pub use body::{check_name, own_body};
 pub use delete::Deleted;
 pub use read::{Page, VersionMatch};
 pub use token::check as check_token;
@@ -120,6 +121,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// Refuse unless the object is at this revision.
     pub revision: Option<Revision>,
+    /// Refuse unless the stored object cannot be read any more.
+    pub unreadable: bool,
 }
 
 /// What happens to dependents.

@@ -11,7 +11,7 @@ use super::{
     target::{Edited, Target},
 };
 use crate::{
-    kinds::{Kind, Subresource, decode},
+    kinds::{self, Kind, Subresource, decode},
     model::{ApiError, Cause, Reason},
     patch,
 };
@@ -28,12 +28,8 @@ pub(super) fn patched(
         if let Patch::Apply(body) = patch {
             return apply_scale(target, old, body, options);
         }
-        let (view, _) = apply_patch(target.kind, None, &view, patch, options)?;
-        return match (subresources::check_scale(&view), patch) {
-            (Ok(()), _) => subresources::merge(target, old, &view),
-            (Err(why), Patch::Strategic(patch)) => Err(patch::unfitting(&patch::printed(patch), &why)),
-            (Err(why), _) => Err(patch::unfitting(&view.to_string(), &why)),
-        };
+        let (view, findings) = apply_patch(target.kind, None, &view, patch, options)?;
+        return patched_scale(target, old, view, findings, patch, options);
     }
     // A view is patched in the form that its clients know.
     let kind = options.view.unwrap_or(target.kind);
@@ -72,6 +68,35 @@ pub(super) fn patched(
     object = body::to_stored(kind, object);
     warnings.extend(meta::join_owners(&mut object));
     Ok(Edited { object, warnings, recorded })
+}
+
+/// The object after a patch of its Scale, which is checked like any object that a patch made.
+fn patched_scale(
+    target: Target<'_>,
+    old: &Value,
+    mut scale: Value,
+    mut findings: Vec<String>,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<Edited, ApiError> {
+    let kind = kinds::body_of(Subresource::Scale).unwrap_or(target.kind);
+    let made = scale.to_string();
+    let unfitting = |why: &str| match patch {
+        Patch::Strategic(patch) => patch::unfitting(&patch::printed(patch), why),
+        _ => patch::unfitting(&made, why),
+    };
+    check_own_type(kind, &scale).map_err(|why| unfitting(&why))?;
+    findings.extend(decode::decode(kind, &mut scale).map_err(|why| unfitting(why.told(None)))?);
+    if options.validation == FieldValidation::Strict && !findings.is_empty() {
+        return Err(unfitting(&format!("strict decoding error: {}", findings.join(", "))));
+    }
+    body::check_namespace(kind, target.namespace, &mut scale)?;
+    check_name(target.name, &scale)?;
+    let mut edited = subresources::merge(target, old, &scale)?;
+    if options.validation == FieldValidation::Warn {
+        edited.warnings.extend(findings);
+    }
+    Ok(edited)
 }
 
 /// Server-side apply of a Scale: that of its one field to the object, by a manager of the subresource.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     meta,
-    target::{Edited, Target, uid_conflict},
+    target::{Edited, Target},
 };
 use crate::{
     kinds::{
@@ -142,7 +142,11 @@ fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiE
     }
     let uid = meta::text(binding, "uid");
     if !uid.is_empty() && uid != meta::text(pod, "uid") {
-        return Err(uid_conflict(target.kind.resource, target.name, uid, meta::text(pod, "uid")));
+        return Err(target.stale("UID", uid, meta::text(pod, "uid")));
+    }
+    let revision = meta::text(binding, "resourceVersion");
+    if !revision.is_empty() && revision != meta::text(pod, "resourceVersion") {
+        return Err(target.stale("ResourceVersion", revision, meta::text(pod, "resourceVersion")));
     }
     if meta::deleting(pod) {
         return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", target.name));
@@ -155,6 +159,14 @@ fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiE
         return conflict(&format!("pod {} has non-empty .spec.schedulingGates", target.name));
     }
     pod["spec"]["nodeName"] = node.into();
+    // What whoever bound it had to say of the pod.
+    for field in ["annotations", "labels"] {
+        let given = meta::of(binding).get(field).and_then(Value::as_object).filter(|given| !given.is_empty());
+        if let Some(given) = given {
+            let own = meta::of_mut(pod).entry(field).or_insert_with(|| json!({}));
+            own.as_object_mut().map(|own| own.extend(given.clone()));
+        }
+    }
     scheduled(pod);
     Ok(())
 }

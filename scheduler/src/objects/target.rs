@@ -31,6 +31,34 @@ pub(super) struct Edited {
     pub(super) recorded: bool,
 }
 
+impl Target<'_> {
+    /// What the client means is not what is stored: upstream's words, with the place that it has it at.
+    pub(super) fn stale(&self, what: &str, wanted: &str, found: &str) -> ApiError {
+        let why =
+            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        self.storage_error(&why)
+    }
+
+    /// As upstream tells what its store refuses.
+    pub(super) fn storage_error(&self, why: &str) -> ApiError {
+        let place = match self.kind.resource {
+            Resource::NODES => "minions",
+            Resource::SERVICES => "services/specs",
+            Resource::ENDPOINTS => "services/endpoints",
+            Resource::REPLICATION_CONTROLLERS => "controllers",
+            Resource::INGRESSES => "ingress",
+            other => other.0.split('.').next().unwrap_or_default(),
+        };
+        let within = self.namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{place}/{within}{}, ResourceVersion: 0, \
+             AdditionalErrorMsg: {why}",
+            self.name
+        );
+        ApiError::conflict(self.kind.resource, self.name, &why)
+    }
+}
+
 /// The object under this name is another one than the client means.
 pub(super) fn uid_conflict(resource: Resource, name: &str, wanted: &str, found: &str) -> ApiError {
     let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");

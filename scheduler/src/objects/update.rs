@@ -290,7 +290,7 @@ fn check_preconditions(target: Target<'_>, current: &Object, new: &Value) -> Res
     }
     let uid = meta::text(new, "uid");
     if !uid.is_empty() && uid != &*current.uid {
-        return Err(uid_conflict(resource, name, uid, &current.uid));
+        return Err(target.stale("UID", uid, &current.uid));
     }
     Ok(())
 }
