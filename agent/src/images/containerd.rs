@@ -164,6 +164,7 @@ fn info(written: &str, image: &LocalImage) -> ImageInfo {
         local_name: image.name.clone(),
         id: image.id.clone(),
         user: image.content.config.user().clone().unwrap_or_default(),
+        stop_signal: image.content.config.stop_signal().clone().unwrap_or_default(),
         size: image.content.size,
     }
 }

@@ -11,6 +11,8 @@ pub struct ImageInfo {
     pub id: String,
     /// `config.User`: name, uid or uid:gid; empty is root.
     pub user: String,
+    /// `config.StopSignal`: name or number; empty when it names none.
+    pub stop_signal: String,
     /// Bytes of all layers.
     pub size: u64,
 }

@@ -4,8 +4,6 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 
-use super::standing::IMAGE_LABEL;
-use super::standing::LEVEL_LABEL;
 use super::{
     context::Context,
     env::{self, Environment},
@@ -13,6 +11,8 @@ use super::{
     files::pod_files,
     resources::{Amounts, oom_score_adj},
     security::security,
+    signals,
+    standing::{IMAGE_LABEL, LEVEL_LABEL, STOP_SIGNAL_LABEL},
     step::Launch,
     sysctls, unsupported,
 };
@@ -55,6 +55,7 @@ pub(super) fn launch(
     };
     let environment = env::environment(context, pod, seen, container)?;
     unsupported::refuse(pod, container, context.node)?;
+    let stop_signal = signals::of_launch(container, image)?;
     let sysctls = sysctls::values(&pod.pod);
     let security = security(pod, container, image, layout)?;
     let (mounts, sub_paths) = mounts(context, pod, container, &name, attempt.number, &environment)?;
@@ -113,6 +114,7 @@ pub(super) fn launch(
         labels: BTreeMap::from([
             (IMAGE_LABEL.to_owned(), container.image.clone().unwrap_or_default()),
             (LEVEL_LABEL.to_owned(), attempt.level.to_string()),
+            (STOP_SIGNAL_LABEL.to_owned(), stop_signal.to_string()),
         ]),
     };
     let shared_memory = spec.mounts.iter().any(|mount| mount.source == layout.shared_memory(&pod.uid));

@@ -34,6 +34,7 @@ pub mod probes;
 pub mod quantity;
 mod resources;
 mod security;
+mod signals;
 mod standing;
 mod status;
 mod step;

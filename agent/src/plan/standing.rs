@@ -16,6 +16,9 @@ pub const IMAGE_LABEL: &str = "gantry.dev/image";
 /// Label: how many restarts in a row were delayed before this attempt.
 pub const LEVEL_LABEL: &str = "gantry.dev/backoff-level";
 
+/// Label: the number of the signal that is to end it.
+pub(super) const STOP_SIGNAL_LABEL: &str = "gantry.dev/stop-signal";
+
 /// Exit code of a container whose end nobody saw, as upstream reports it.
 const LOST_CODE: i32 = 137;
 

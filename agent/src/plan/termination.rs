@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::step::Step;
+use super::{signals, step::Step};
 use crate::{
     model::{
         Condemned, ContainerName, ContainerState, DesiredPod, HookKind, ObservedContainer, ObservedPod,
@@ -18,8 +18,6 @@ use crate::{
 
 /// A container whose preStop hook took all the grace gets this long after its signal, as upstream.
 const MIN_GRACE_MS: i64 = 2_000;
-/// SIGTERM.
-const TERM: i32 = 15;
 
 /// Why and how gently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +70,9 @@ pub(super) fn stop(
         return kill_when_due(seen, draft, observed, deadline.max(signalled + least(stop)));
     }
     match pre_stop(deadline - seen.now_ms).filter(|_| !begun.pre_stop_done) {
-        None => draft.steps.push(Step::Signal { target, signal: stop_signal(container) }),
+        None => {
+            draft.steps.push(Step::Signal { target, signal: signals::of_attempt(observed, Some(container)) });
+        }
         Some(_) if seen.hooks.contains(&(target.id.clone(), HookKind::PreStop)) => draft.wake_at(deadline),
         // The agent was restarted meanwhile. The hook may be what drains connections: it gets the rest of the grace.
         Some(call) => draft.steps.push(Step::PreStop(call)),
@@ -96,12 +96,6 @@ fn kill_when_due(seen: &ObservedPod, draft: &mut Draft, observed: &ObservedConta
 
 fn begun<'a>(seen: &'a ObservedPod, observed: &ObservedContainer) -> Option<&'a StopRecord> {
     seen.record.of(&observed.container, observed.attempt)?.stop.as_ref()
-}
-
-/// `lifecycle.stopSignal`, by name.
-fn stop_signal(container: &Container) -> i32 {
-    let name = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
-    name.and_then(|name| name.parse::<nix::sys::signal::Signal>().ok()).map_or(TERM, |signal| signal as i32)
 }
 
 /// Stops all that runs in a pod which is to end. True when nothing runs any more.
@@ -212,7 +206,7 @@ pub(super) fn abandon(seen: &ObservedPod, draft: &mut Draft) -> bool {
                 pre_stop: None,
             }),
             Some(StopRecord { signalled_ms: None, .. }) => {
-                draft.steps.push(Step::Signal { target, signal: TERM });
+                draft.steps.push(Step::Signal { target, signal: signals::of_attempt(observed, None) });
             }
             Some(StopRecord { since_ms, .. }) => {
                 kill_when_due(seen, draft, observed, since_ms + MIN_GRACE_MS);

@@ -181,6 +181,7 @@ fn info(reference: &str) -> ImageInfo {
         local_name: reference.to_owned(),
         id: format!("{reference}@sha256:0"),
         user: String::new(),
+        stop_signal: String::new(),
         size: 1,
     }
 }

@@ -92,3 +92,45 @@ fn a_removal_that_fails_holds_back_no_signal() {
     let plan = planned(&desired, &pod, &seen);
     assert!(plan.steps.is_empty() && plan.wake_ms.is_some());
 }
+
+#[test]
+fn an_image_says_what_ends_its_containers_unless_the_pod_does() {
+    let launched = |lifecycle: serde_json::Value, image: &str| {
+        let pod =
+            testing::pod("p", json!({"containers": [{"name": "web", "image": "i", "lifecycle": lifecycle}]}));
+        let mut seen = prepared(&pod);
+        for state in seen.images.values_mut() {
+            let ImageState::Present { info, .. } = state else { panic!("{state:?}") };
+            info.stop_signal = image.to_owned();
+        }
+        (planned(&testing::desired([]), &pod, &seen), pod)
+    };
+    let own = || json!({"stopSignal": "SIGUSR1"});
+    for (lifecycle, image, expected) in [
+        (json!({}), "", 15),
+        (json!({}), "SIGQUIT", 3),
+        (json!({}), "SIGRTMIN+3", 37),
+        (own(), "SIGQUIT", 10),
+    ] {
+        let (plan, mut pod) = launched(lifecycle, image);
+        let labels = launch_of(&plan).spec.labels.clone();
+        // The image may be gone by then, or another one under its name.
+        pod.pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2027-01-15T08:00:00Z")).unwrap());
+        let mut seen = prepared(&pod);
+        with(&mut seen, ObservedContainer { labels, ..container(&pod, "web", 0, running(1000)) });
+        let stop = crate::model::StopRecord { since_ms: NOW, pre_stop_done: true, signalled_ms: None };
+        seen.record.of_mut(&"web".into(), 0).unwrap().stop = Some(stop);
+        let steps = planned(&testing::desired([]), &pod, &seen).steps;
+        let [Step::Signal { signal, .. }] = &steps[..] else { panic!("{steps:?}") };
+        assert_eq!(*signal, expected);
+    }
+    for (lifecycle, image) in [(json!({"stopSignal": "SIGFOO"}), ""), (json!({}), "SIGFOO")] {
+        let plan = launched(lifecycle, image).0;
+        assert!(launches(&plan).is_empty(), "it could only be ended by another signal");
+        let waiting =
+            plan.status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap().waiting.unwrap();
+        assert_eq!(waiting.reason.as_deref(), Some("CreateContainerConfigError"));
+        assert!(waiting.message.unwrap().contains("SIGFOO"));
+    }
+}
