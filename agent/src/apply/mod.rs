@@ -142,7 +142,9 @@ impl Apply {
                 Step::Remove { target, log } => self.remove(job, &target, log).await,
                 Step::RemoveNetwork => self.remove_network(job).await,
                 Step::RemoveCgroup => {
-                    let done = self.ports.cgroups.remove_pod(&job.uid);
+                    let (cgroups, pod) = (Arc::clone(&self.ports.cgroups), job.uid.clone());
+                    // It waits until the kernel has killed what was left, seconds at the worst.
+                    let done = blocking(move || cgroups.remove_pod(&pod)).await;
                     let _ =
                         self.note(job, Subject::Removal, done.map(|()| job.state.memory().cgroup = false));
                 }
