@@ -106,8 +106,10 @@ impl CredentialStore {
     }
 
     /// The cluster CA as it was learned when joining.
-    pub(super) fn ca_pem(&self) -> Result<Option<Vec<u8>>, CredentialError> {
-        Ok(files::read(&self.ca_file())?)
+    pub(super) fn ca(&self) -> Result<(PathBuf, Vec<u8>), CredentialError> {
+        let file = self.ca_file();
+        let pem = files::read_present(&file)?;
+        Ok((file, pem))
     }
 
     /// Stores what the scheduler signed for `request`.

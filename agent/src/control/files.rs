@@ -35,6 +35,11 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
+/// The content of a file that must be there.
+pub(super) fn read_present(path: &Path) -> Result<Vec<u8>, FileError> {
+    fs::read(path).map_err(failed("read", path))
+}
+
 /// Replaces the file; a crash leaves the old content or the new.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     write_atomically(path, content).map_err(failed("write", path))

@@ -201,6 +201,8 @@ enum AttemptError {
     Session(#[from] SessionError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
 }
 
 /// The loop that keeps a session open.
@@ -272,30 +274,24 @@ impl Client {
     /// How the scheduler is known before there is a CA from it: the file if there is one, else the pin.
     fn join_trust(&self) -> Result<Trust, JoinError> {
         match (self.ca_file()?, self.config.ca_hash) {
-            (Some(pem), _) => Ok(Trust::Ca(pem)),
+            (Some(trust), _) => Ok(trust),
             (None, Some(pin)) => Ok(Trust::Pin(pin)),
             (None, None) => Err(JoinError::NoTrust),
         }
     }
 
     /// How the scheduler is known from then on.
-    fn trust(&self) -> Result<Trust, TlsError> {
-        let configured = self.ca_file().map_err(|_| TlsError::Ca)?;
-        let pem = match configured {
-            Some(pem) => Some(pem),
-            None => self.store.ca_pem().map_err(|_| TlsError::Ca)?,
-        };
-        pem.map(Trust::Ca).ok_or(TlsError::Ca)
+    fn trust(&self) -> Result<Trust, CredentialError> {
+        match self.ca_file()? {
+            Some(trust) => Ok(trust),
+            None => self.store.ca().map(|(file, pem)| Trust::Ca { file, pem }),
+        }
     }
 
-    fn ca_file(&self) -> Result<Option<Vec<u8>>, CredentialError> {
-        let Some(path) = &self.config.ca_file else { return Ok(None) };
-        let missing = || FileError {
-            operation: "read",
-            path: path.clone(),
-            source: std::io::ErrorKind::NotFound.into(),
-        };
-        Ok(Some(files::read(path)?.ok_or_else(missing)?))
+    fn ca_file(&self) -> Result<Option<Trust>, CredentialError> {
+        let Some(file) = self.config.ca_file.clone() else { return Ok(None) };
+        let pem = files::read_present(&file)?;
+        Ok(Some(Trust::Ca { file, pem }))
     }
 
     fn note_expiry(&self, credentials: &Credentials) {

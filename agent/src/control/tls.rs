@@ -1,6 +1,9 @@
 //! TLS towards the scheduler: verified by the cluster CA, or for the first join by a pin of its public key.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -10,7 +13,10 @@ use rustls::{
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer, ServerName, UnixTime,
+    pem::{self, PemObject},
+};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -19,9 +25,24 @@ use super::credentials::Credentials;
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The CA file holds no certificate.
-    #[error("the scheduler's CA is not a PEM certificate")]
-    Ca,
+    /// The file with the CA holds no certificate.
+    #[error("the scheduler's CA in {file:?} is not a PEM certificate")]
+    Ca {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong with it; nothing when it holds something else, or nothing.
+        #[source]
+        source: Option<pem::Error>,
+    },
+    /// rustls does not take the certificate for a CA.
+    #[error("the scheduler's CA in {file:?} cannot be trusted")]
+    Untrusted {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
     /// rustls refused.
     #[error("cannot set up TLS to the scheduler")]
     Config(#[source] rustls::Error),
@@ -56,7 +77,12 @@ impl CaPin {
 #[derive(Clone, Debug)]
 pub(super) enum Trust {
     /// By certificates.
-    Ca(Vec<u8>),
+    Ca {
+        /// Where they are from.
+        file: PathBuf,
+        /// PEM.
+        pem: Vec<u8>,
+    },
     /// By the CA's public key.
     Pin(CaPin),
 }
@@ -71,7 +97,7 @@ pub(super) fn client_config(
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Config)?;
     let builder = match trust {
-        Trust::Ca(pem) => builder.with_root_certificates(roots(pem)?),
+        Trust::Ca { file, pem } => builder.with_root_certificates(roots(file, pem)?),
         Trust::Pin(pin) => {
             let verifier = Arc::new(PinVerifier { pin: *pin, provider });
             builder.dangerous().with_custom_certificate_verifier(verifier)
@@ -87,12 +113,15 @@ pub(super) fn client_config(
     Ok(Arc::new(config))
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+fn roots(file: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let no_ca = |source| TlsError::Ca { file: file.to_owned(), source };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots.add(certificate.map_err(|_| TlsError::Ca)?).map_err(TlsError::Config)?;
+        let certificate = certificate.map_err(|error| no_ca(Some(error)))?;
+        let untrusted = |source| TlsError::Untrusted { file: file.to_owned(), source };
+        roots.add(certificate).map_err(untrusted)?;
     }
-    if roots.is_empty() { Err(TlsError::Ca) } else { Ok(roots) }
+    if roots.is_empty() { Err(no_ca(None)) } else { Ok(roots) }
 }
 
 /// Finds the pinned CA in what the server presents and verifies the rest by it, name and dates included.
@@ -154,5 +183,20 @@ mod tests {
         for text in ["", "0a", "sha256:", "sha1:00", &format!("sha256:{}", "zz".repeat(32))] {
             assert!(matches!(CaPin::parse(text), Err(TlsError::Pin(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_ca_that_is_none_is_told_with_its_file_and_what_is_wrong() {
+        let told = |pem: &[u8]| {
+            let trust = Trust::Ca { file: "/etc/gantry/ca.crt".into(), pem: pem.to_vec() };
+            let error = client_config(&trust, None).expect_err("taken for a CA");
+            crate::model::Chain(&error).to_string()
+        };
+        let file = "the scheduler's CA in \"/etc/gantry/ca.crt\"";
+        assert_eq!(told(b"nonsense"), format!("{file} is not a PEM certificate"));
+        let cut = told(b"-----BEGIN CERTIFICATE-----\nMIIB");
+        assert!(cut.starts_with(&format!("{file} is not a PEM certificate: ")), "{cut}");
+        let empty = told(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(empty.starts_with(&format!("{file} cannot be trusted: ")), "{empty}");
     }
 }
