@@ -460,3 +460,21 @@ async fn acks_of_an_earlier_epoch_are_not_taken_into_the_next() {
     state.begin(2, true).unwrap();
     assert_eq!((state.durable().within(1), state.durable().within(2)), (1000, 0));
 }
+
+/// An update as version 1.0 of the protocol declares it.
+#[derive(Clone, PartialEq, Message)]
+struct Before {
+    #[prost(message, optional, tag = "2")]
+    update: Option<pb::Update>,
+}
+
+#[test]
+fn either_side_of_a_session_may_be_the_older_one() {
+    let update = service(5, "web");
+    let now = pb::SchedulerMessage {
+        kind: Some(pb::scheduler_message::Kind::Update(update.encode_to_vec().into())),
+    };
+    let before = Before { update: Some(update) };
+    assert_eq!(Before::decode(&*now.encode_to_vec()).unwrap(), before);
+    assert_eq!(pb::SchedulerMessage::decode(&*before.encode_to_vec()).unwrap(), now);
+}
