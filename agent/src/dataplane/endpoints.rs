@@ -77,7 +77,7 @@ pub(super) fn compile(service: &ServiceSpec, port: &ServicePort, node: &NodeName
 }
 
 fn frontends(service: &ServiceSpec, port: &ServicePort, proto: u8) -> Vec<(FrontendKey, Role)> {
-    let mut frontends = Vec::new();
+    let mut frontends: Vec<(FrontendKey, Role)> = Vec::new();
     let mut add = |address: Ipv4Addr, port: u16, scope: u8, role: Role| {
         let key = FrontendKey {
             addr_be: u32::from_ne_bytes(address.octets()),
@@ -85,7 +85,13 @@ fn frontends(service: &ServiceSpec, port: &ServicePort, proto: u8) -> Vec<(Front
             proto,
             scope,
         };
-        frontends.push((key, role));
+        match frontends.iter_mut().find(|(known, _)| *known == key) {
+            // An address has one role. Of an external address that is the load balancer's too, the balancer's: what it
+            // may be restricted by holds for the address, whoever else names it.
+            Some((_, known)) if *known != Role::Internal => *known = role,
+            Some(_) => {}
+            None => frontends.push((key, role)),
+        }
     };
     for address in v4(&service.cluster_ips) {
         add(address, port.port, INSIDE, Role::Internal);
@@ -165,6 +171,26 @@ fn target(endpoint: &Endpoint, local: bool) -> Option<Target> {
         SocketAddr::V4(address) => Some(Target { address, local }),
         SocketAddr::V6(_) => None,
     }
+}
+
+/// What of a service is not served: this datapath knows TCP and UDP over IPv4. For people.
+pub(crate) fn unserved(service: &ServiceSpec) -> Option<String> {
+    if service.headless {
+        // Names alone.
+        return None;
+    }
+    let sctp = service.ports.iter().find(|port| protocol_number(port.protocol).is_none());
+    if let Some(port) = sctp {
+        return Some(format!("port {} is not answered: this node load-balances TCP and UDP", port.port));
+    }
+    let balanced = service.load_balancer_ips.iter().map(|(address, _)| address);
+    let mut addresses = service.cluster_ips.iter().chain(&service.external_ips).chain(balanced);
+    if let Some(address) = addresses.find(|address| address.is_ipv6()) {
+        return Some(format!("address {address} is not answered: this node load-balances IPv4"));
+    }
+    let mut endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+    let endpoint = endpoints.find(|endpoint| endpoint.address.is_ipv6())?;
+    Some(format!("endpoint {} gets no connections: this node load-balances IPv4", endpoint.address))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub use self::{
     snapshot::Snapshot,
     table::Fill,
 };
+pub(crate) use endpoints::unserved;
 
 /// Failure of the datapath.
 #[derive(Debug, thiserror::Error)]

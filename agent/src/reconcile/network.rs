@@ -15,12 +15,12 @@ use tracing::{info, warn};
 use super::{DesiredState, Metrics, host_ports};
 use crate::{
     apply::Wires,
-    dataplane::{Dataplane, DataplaneError, Programmed},
+    dataplane::{Dataplane, DataplaneError, Programmed, unserved},
     dns::{Names, SharedNames},
     lifecycle::Gate,
     model::{
         ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
-        ServiceTable, Table, Upstream, chain,
+        ServiceSpec, ServiceTable, Table, Upstream, chain,
     },
     net::{Network, REPAIR},
 };
@@ -62,6 +62,8 @@ struct Done {
     addresses: Vec<IpAddr>,
     named: Option<(Arc<Table>, ClusterNetwork)>,
     announced: Option<Vec<IpAddr>>,
+    /// What no further try makes answer, told with every acknowledgement.
+    unserved: Vec<FailedObject>,
 }
 
 /// Programs every desired state until cancelled.
@@ -155,6 +157,7 @@ impl Programmer {
             warn!(?kind, namespace, name, generation, error = message, "programming failed");
         }
         let any = !failed.is_empty();
+        failed.extend(done.unserved.iter().cloned());
         self.upstream.programmed(desired.epoch, desired.generation, failed);
         any
     }
@@ -206,6 +209,10 @@ impl Programmer {
         if same {
             return;
         }
+        done.unserved = unserved_of(&table.services);
+        for FailedObject { namespace, name, message, .. } in &done.unserved {
+            warn!(namespace, name, reason = message, "a service is not wholly served");
+        }
         let addresses = node.addresses.clone();
         let dataplane = Arc::clone(&self.dataplane);
         let (publish, more) = (Arc::clone(table), ports.clone());
@@ -237,6 +244,20 @@ impl Programmer {
             Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
+}
+
+/// Services of which something is not served, whatever is tried.
+fn unserved_of(services: &ServiceTable) -> Vec<FailedObject> {
+    let told = |(id, service): (&ServiceId, &Arc<ServiceSpec>)| {
+        Some(FailedObject {
+            kind: FailedKind::Service,
+            namespace: id.namespace.to_string(),
+            name: id.name.to_string(),
+            generation: service.generation,
+            message: unserved(service)?,
+        })
+    };
+    services.iter().filter_map(told).collect()
 }
 
 /// A failure that is of no single object.

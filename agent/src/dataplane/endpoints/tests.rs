@@ -179,3 +179,33 @@ fn duplicates_are_one() {
     let endpoints = vec![endpoint("10.244.0.2:80", HERE), endpoint("10.244.0.2:80", HERE)];
     assert_eq!(addresses(&spec(), endpoints, Role::Internal).len(), 1);
 }
+
+#[test]
+fn what_is_not_served_is_told() {
+    let told = |change: fn(&mut ServiceSpec)| {
+        let mut spec = spec();
+        spec.ports.push(port(vec![endpoint("10.0.0.1:80", HERE)]));
+        change(&mut spec);
+        unserved(&spec)
+    };
+    assert_eq!(told(|_| {}), None);
+    let sctp: fn(&mut ServiceSpec) = |spec| spec.ports[0].protocol = Protocol::Sctp;
+    assert!(told(sctp).is_some_and(|text| text.contains("port 80")));
+    assert!(told(|spec| spec.external_ips = vec!["2001:db8::1".parse().unwrap()]).is_some());
+    assert!(told(|spec| spec.load_balancer_ips = vec![("2001:db8::1".parse().unwrap(), None)]).is_some());
+    assert!(told(|spec| spec.ports[0].endpoints[0].address = "[2001:db8::1]:80".parse().unwrap()).is_some());
+    // Names lead to it all the same.
+    assert_eq!(told(|spec| (spec.headless, spec.ports[0].protocol) = (true, Protocol::Sctp)), None);
+}
+
+#[test]
+fn of_two_roles_of_an_address_the_balancers_counts() {
+    let mut spec = spec();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    (spec.external_ips, spec.load_balancer_ips) = (vec![address], vec![(address, None)]);
+    spec.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+    let compiled = compile(&spec, &port(vec![endpoint("10.0.0.1:80", HERE)]), &HERE.into());
+    let roles: Vec<Role> = compiled.frontends.iter().map(|(_, role)| *role).collect();
+    assert_eq!(roles, [Role::Internal, Role::BalancerFromInside, Role::BalancerFromOutside]);
+    assert!(!compiled.sets.contains_key(&Role::ExternalFromOutside), "nothing leads past the ranges");
+}

@@ -177,29 +177,33 @@ impl<M: TableMaps> Table<M> {
             }
         }
         for (id, spec) in &difference.changed {
+            self.unsettled.remove(id);
             let (removed, result) = self.remove_ports(id, Some(spec));
             done.removed += removed;
-            failures.note(id, result);
+            self.settle(id, result, &mut failures);
         }
         for (id, spec) in difference.changed {
             let (changed, result) = self.apply_service(&id, &spec, node);
             done.changed += changed;
-            if failures.note(&id, result) {
-                self.unsettled.remove(&id);
-            } else {
-                self.unsettled.insert(id.clone());
-            }
+            self.settle(&id, result, &mut failures);
             self.published.insert(id, spec);
         }
         while let Some(id) = self.again.pop_first() {
             let Some(spec) = services.get(&id) else { continue };
             let (changed, result) = self.apply_service(&id, spec, node);
             done.changed += changed;
-            failures.note(&id, result);
+            self.settle(&id, result, &mut failures);
         }
         let recovered = self.finish_recovery();
         done.kept = self.ports.len().saturating_sub(done.changed);
         failures.into_result().and(recovered).map(|()| done)
+    }
+
+    /// What failed is told, and tried again with the next pass: nothing else would look at it then.
+    fn settle(&mut self, id: &ServiceId, result: Result<(), DataplaneError>, failures: &mut Failures) {
+        if !failures.note(id, result) {
+            self.unsettled.insert(id.clone());
+        }
     }
 
     /// Removes the ports of a service that `spec` does not have; all of them without one.

@@ -172,20 +172,28 @@ impl<M: TableMaps> Table<M> {
         Ok(())
     }
 
+    /// Removes what leads to the unclaimed from the hash maps.
+    fn clear(&mut self, recovered: &mut Recovered) -> Result<(), DataplaneError> {
+        while let Some(&key) = recovered.frontends.keys().next() {
+            self.maps.remove_frontend(key)?;
+            recovered.frontends.remove(&key);
+        }
+        for (service, ranges) in &mut recovered.ranges {
+            while let Some(&range) = ranges.first() {
+                self.maps.remove_source_range(*service, range)?;
+                ranges.pop_first();
+            }
+        }
+        Ok(())
+    }
+
     /// After the first pass: removes what no wanted port claimed.
     pub(super) fn finish_recovery(&mut self) -> Result<(), DataplaneError> {
         let Some(mut recovered) = self.recovered.take() else { return Ok(()) };
-        while let Some(&key) = recovered.frontends.keys().next() {
-            if let Err(error) = self.maps.remove_frontend(key) {
-                self.recovered = Some(recovered);
-                return Err(error);
-            }
-            recovered.frontends.remove(&key);
-        }
-        for (service, ranges) in &recovered.ranges {
-            for &range in ranges {
-                self.maps.remove_source_range(*service, range)?;
-            }
+        if let Err(error) = self.clear(&mut recovered) {
+            // The next pass goes on from here.
+            self.recovered = Some(recovered);
+            return Err(error);
         }
         let mut services = BTreeSet::new();
         let mut backends = BTreeSet::new();

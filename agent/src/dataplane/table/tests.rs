@@ -9,7 +9,10 @@ use agent_ebpf_common::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataplane::endpoints::tests::{endpoint, port, spec};
+use crate::{
+    dataplane::endpoints::tests::{endpoint, port, spec},
+    model::ServicePort,
+};
 
 /// Maps in memory. A frontend that is inserted twice or removed when absent fails the test, as would a kernel
 /// reader.
@@ -22,6 +25,8 @@ struct Memory {
     capacity: u32,
     writes: Cell<usize>,
     random: Cell<u32>,
+    /// After how many changes of a hash map the kernel refuses one.
+    refuse_after: Cell<Option<usize>>,
 }
 
 impl Memory {
@@ -36,7 +41,18 @@ impl Memory {
             capacity: frontends,
             writes: Cell::new(0),
             random: Cell::new(1),
+            refuse_after: Cell::new(None),
         }
+    }
+
+    fn refused(&self) -> Result<(), DataplaneError> {
+        let Some(left) = self.refuse_after.get() else { return Ok(()) };
+        self.refuse_after.set(left.checked_sub(1));
+        if left > 0 {
+            return Ok(());
+        }
+        let (operation, subject) = ("update", "a map".to_owned());
+        Err(DataplaneError::Kernel { operation, subject, source: "refused".into() })
     }
 }
 
@@ -67,11 +83,13 @@ impl TableMaps for Memory {
                 option: "frontends",
             });
         }
+        self.refused()?;
         self.writes.set(self.writes.get() + 1);
         assert_eq!(self.frontends.insert(key, index), None, "an element was replaced");
         Ok(())
     }
     fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
+        self.refused()?;
         self.writes.set(self.writes.get() + 1);
         assert!(self.frontends.remove(&key).is_some(), "removed twice");
         Ok(())
@@ -81,6 +99,7 @@ impl TableMaps for Memory {
         Ok(())
     }
     fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
+        self.refused()?;
         assert!(self.ranges.remove(&(service, range)));
         Ok(())
     }
@@ -306,6 +325,80 @@ fn a_full_table_says_so_and_serves_the_rest() {
     table.release(retired);
     table.publish(&services, &node()).unwrap();
     assert_eq!(answers(&table.maps, "10.96.0.3:80"), set(&["10.0.0.1:80"]));
+}
+
+fn of<const N: usize>(services: [(&str, Arc<ServiceSpec>); N]) -> ServiceTable {
+    services.into_iter().map(|(name, spec)| (id(name), spec)).collect()
+}
+
+#[test]
+fn a_failure_of_one_who_waited_for_an_address_is_told_until_it_is_mended() {
+    let at = |address, endpoint| with(address, &[endpoint]);
+    // What the second pass does: the first lets go, takes another address, and who waited gets the old one.
+    for refused in 0..3 {
+        let mut table = table();
+        let third = at("10.96.0.1", "10.0.0.3:80");
+        table.publish(&of([("b", at("10.96.0.1", "10.0.0.2:80")), ("c", third.clone())]), &node()).unwrap();
+        let away = of([("b", at("10.96.0.9", "10.0.0.2:80")), ("c", third)]);
+        table.maps.refuse_after.set(Some(refused));
+        table.publish(&away, &node()).unwrap_err();
+        table.publish(&away, &node()).unwrap();
+        assert_eq!(answers(&table.maps, "10.96.0.9:80"), set(&["10.0.0.2:80"]), "after {refused}");
+        assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.3:80"]), "after {refused}");
+    }
+}
+
+#[test]
+fn a_port_that_could_not_be_removed_is_removed_by_the_next_pass() {
+    let mut table = table();
+    let one = with("10.96.0.1", &["10.0.0.1:80"]);
+    let mut two = (*one).clone();
+    two.ports.push(ServicePort { port: 81, ..two.ports[0].clone() });
+    table.publish(&of([("a", Arc::new(two))]), &node()).unwrap();
+    assert!(answers(&table.maps, "10.96.0.1:81").is_some());
+    let services = of([("a", one)]);
+    table.maps.refuse_after.set(Some(0));
+    table.publish(&services, &node()).unwrap_err();
+    table.publish(&services, &node()).unwrap();
+    assert_eq!(answers(&table.maps, "10.96.0.1:81"), None);
+}
+
+#[test]
+fn what_an_earlier_agent_left_is_removed_however_often_the_kernel_refuses() {
+    let mut table = table();
+    let restricted = ServiceSpec {
+        load_balancer_ips: vec![("192.0.2.1".parse().unwrap(), None)],
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap(), "172.16.0.0/12".parse().unwrap()],
+        ..(*with("10.96.0.1", &["10.0.0.1:80"])).clone()
+    };
+    table.publish(&of([("a", Arc::new(restricted))]), &node()).unwrap();
+    let mut table = restart(table);
+    assert_eq!((table.maps.frontends.len(), table.maps.ranges.len()), (3, 2));
+    // Every pass gets one step further, and says that it is not done.
+    for _ in 1..5 {
+        table.maps.refuse_after.set(Some(1));
+        table.publish(&ServiceTable::new(), &node()).unwrap_err();
+    }
+    table.publish(&ServiceTable::new(), &node()).unwrap();
+    assert!(table.maps.frontends.is_empty() && table.maps.ranges.is_empty());
+    let retired = table.take_retired();
+    table.release(retired);
+    assert_eq!(table.fill().map(|fill| fill.used), [0, 0, 0, 0]);
+}
+
+#[test]
+fn an_address_in_two_roles_does_not_flap() {
+    let mut table = table();
+    let both = ServiceSpec {
+        external_ips: vec!["192.0.2.1".parse().unwrap(), "192.0.2.1".parse().unwrap()],
+        load_balancer_ips: vec![("192.0.2.1".parse().unwrap(), None)],
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap()],
+        ..(*with("10.96.0.1", &["10.0.0.1:80"])).clone()
+    };
+    table.publish(&of([("a", Arc::new(both.clone()))]), &node()).unwrap();
+    let writes = table.maps.writes.get();
+    let done = table.publish(&of([("a", Arc::new(both))]), &node()).unwrap();
+    assert_eq!((done.changed, table.maps.writes.get()), (0, writes));
 }
 
 #[test]

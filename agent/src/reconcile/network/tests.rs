@@ -162,3 +162,25 @@ async fn the_same_generation_of_another_epoch_is_another_table() {
     running.heard.until("its ack", |said| said.programmed.last().unwrap().0 == 8).await;
     assert_eq!(count(&fake, "publish"), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_no_try_makes_answer_is_told_and_not_tried_again() {
+    let fake = FakeNode::new();
+    let mut wanted = wanted();
+    let service = wanted.table_mut().services.get_mut(&id("b")).unwrap();
+    Arc::make_mut(service).ports.push(crate::model::ServicePort {
+        name: String::new(),
+        protocol: crate::model::Protocol::Sctp,
+        port: 38_412,
+        node_port: None,
+        endpoints: Vec::new(),
+    });
+    let running = start(&fake, wanted);
+    tokio::time::sleep(2 * MAX_RETRY).await;
+    let said = running.heard.said().programmed;
+    let (generation, failed) = said.last().unwrap();
+    let failed: Vec<_> = failed.iter().map(|f| (&*f.name, f.generation)).collect();
+    assert_eq!((*generation, failed), (7, vec![("b", 4)]));
+    assert_eq!(count(&fake, "publish"), 1);
+    assert!(running.gates.closed().is_empty());
+}
