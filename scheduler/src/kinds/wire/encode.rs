@@ -57,19 +57,16 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A watch event as a frame: its length, then the event with `object` as it would be sent alone.
+/// A watch event as a frame: its length, then the event itself, with `object` as it would be sent alone. Only the object
+/// stands in an envelope that names its type: what an event is the stream says.
 pub fn frame(event: &str, object: &Value) -> Option<Vec<u8>> {
     let object = encode(object)?;
-    let (mut raw, mut message, mut envelope) = (Vec::new(), Vec::new(), MAGIC.to_vec());
+    let (mut raw, mut message) = (Vec::new(), Vec::new());
     bytes(1, &object, &mut raw);
     bytes(1, event.as_bytes(), &mut message);
     bytes(2, &raw, &mut message);
-    bytes(1, b"", &mut envelope);
-    bytes(2, &message, &mut envelope);
-    bytes(3, b"", &mut envelope);
-    bytes(4, b"", &mut envelope);
-    let length = u32::try_from(envelope.len()).ok()?;
-    Some([&length.to_be_bytes()[..], &envelope].concat())
+    let length = u32::try_from(message.len()).ok()?;
+    Some([&length.to_be_bytes()[..], &message].concat())
 }
 
 fn body(version: &str, kind: &str, map: &Map<String, Value>) -> Option<Vec<u8>> {

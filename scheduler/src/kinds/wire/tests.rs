@@ -274,3 +274,15 @@ fn varint(value: u64) -> Vec<u8> {
     prost::encoding::encode_varint(value, &mut out);
     out
 }
+
+#[test]
+fn an_event_of_a_watch_stands_in_no_envelope_of_its_own() {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let alone = encode(&object).unwrap();
+    assert!(alone.len() < 126, "short enough for lengths of one byte");
+    let short = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+    let raw = [&[0x0a, short(&alone)][..], &alone].concat();
+    let event = [b"\x0a\x05ADDED\x12", &[short(&raw)][..], &raw].concat();
+    let frame = frame("ADDED", &object).unwrap();
+    assert_eq!(frame, [&[0, 0, 0, short(&event)][..], &event].concat());
+}
