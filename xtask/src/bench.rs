@@ -9,7 +9,10 @@ use crate::{
     packages,
     sh::{Sh, cargo},
     up,
-    upstream::{Part, Upstream, peers},
+    upstream::{
+        Part, Upstream,
+        peers::{self, Server},
+    },
 };
 
 /// Port on which the measuring process listens on the node.
@@ -75,16 +78,35 @@ pub(crate) fn api(count: u32, pods: u32) -> Result<()> {
     let upstream = Upstream::build(&root, &[Part::Server])?;
     compile::daemons(layout::Build::Release)?;
     let theirs = upstream.start(&kubectl)?;
-    let ours = peers::start_ours(&root, &kubectl, layout::Build::Release)?;
+    let ours = peers::start_ours(&root, &kubectl, layout::Build::Release, peers::LEASE)?;
+    beside("api", &ours, &theirs, &["--count", &count.to_string(), "--pods", &pods.to_string()])
+}
+
+/// Pods placed by ours and by upstream's kube-scheduler with its API server, interleaved in one run.
+pub(crate) fn placement(nodes: &str, pods: u32, rounds: u32) -> Result<()> {
+    let root = layout::root()?;
+    let kubectl = packages::kubectl(&root.join("target/tools"), packages::KUBECTL)?;
+    let upstream = Upstream::build(&root, &[Part::Server, Part::Scheduler])?;
+    compile::daemons(layout::Build::Release)?;
+    let theirs = upstream.start_with_scheduler(&kubectl)?;
+    let ours = peers::start_ours(&root, &kubectl, layout::Build::Release, peers::LONG_LEASE)?;
+    let (pods, rounds) = (pods.to_string(), rounds.to_string());
+    beside("placement", &ours, &theirs, &["--nodes", nodes, "--pods", &pods, "--rounds", &rounds])
+}
+
+/// Runs a benchmark of `gantry-bench` against ours and the peer.
+fn beside(name: &str, ours: &Server, theirs: &Server, arguments: &[&str]) -> Result<()> {
+    let root = layout::root()?;
     let results = root.join("target/bench-results");
     std::fs::create_dir_all(&results)?;
     let mut bench = cargo()
         .dir(&root)
         .args(["run", "--quiet", "--release", "--package", "gantry-tests", "--bin", "gantry-bench", "--"])
         .arg("--json")
-        .arg(results.join("api.json"))
-        .args(["api", "--count", &count.to_string(), "--pods", &pods.to_string()]);
-    for (side, server) in [("ours", &ours), ("theirs", &theirs)] {
+        .arg(results.join(format!("{name}.json")))
+        .arg(name)
+        .args(arguments);
+    for (side, server) in [("ours", ours), ("theirs", theirs)] {
         bench = bench.arg(format!("--{side}")).arg(&server.kubeconfig);
         for pid in &server.pids {
             bench = bench.args([format!("--{side}-pid"), pid.to_string()]);

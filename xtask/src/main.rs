@@ -147,6 +147,19 @@ enum Bench {
         #[arg(long, default_value_t = 12_000)]
         pods: u32,
     },
+    /// Pods placed a second beside upstream's kube-scheduler with its API server, interleaved (Go is needed to build
+    /// upstream's).
+    Placement {
+        /// How many nodes: a list is worked off in order.
+        #[arg(long, default_value = "1000,5000")]
+        nodes: String,
+        /// Pods of each measurement.
+        #[arg(long, default_value_t = 2000)]
+        pods: u32,
+        /// Rounds of each measurement.
+        #[arg(long, default_value_t = 1)]
+        rounds: u32,
+    },
     /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
     Pods {
         /// How many.
@@ -177,6 +190,9 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Connect { rounds } } => bench::connect(rounds),
         Command::Bench { what: Bench::Change { count, services } } => bench::change(count, services),
         Command::Bench { what: Bench::Api { count, pods } } => bench::api(count, pods),
+        Command::Bench { what: Bench::Placement { nodes, pods, rounds } } => {
+            bench::placement(&nodes, pods, rounds)
+        }
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };

@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let upstream = Upstream::build(&root, &[Part::Server])?;
     compile::daemons(Build::Release)?;
     let theirs = upstream.start(&kubectl)?;
-    let ours = peers::start_ours(&root, &kubectl, Build::Release)?;
+    let ours = peers::start_ours(&root, &kubectl, Build::Release, peers::LEASE)?;
     let answers = root.join("target/oracle");
     let mut script = sh("python3")
         .arg(root.join("tests/oracle/run.py"))

@@ -11,7 +11,7 @@ mod labels;
 pub use fields::FieldSelector;
 
 /// One requirement of a label selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Requirement {
     /// The label has this value.
     Equals(String, String),
@@ -62,7 +62,7 @@ impl Requirement {
 }
 
 /// A conjunction of requirements. The default (empty) selector matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     /// All must match.
     pub requirements: Vec<Requirement>,

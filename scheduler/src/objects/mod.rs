@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub mod admission;
+mod binding;
 mod body;
 mod create;
 mod delete;
@@ -39,6 +40,7 @@ mod model_tests;
 mod tests;
 
 pub use admission::{Admission, NamespaceLifecycle, Operation};
+pub use binding::Binding;
 pub use body::{check_name, own_body};
 pub use delete::Deleted;
 pub use read::{Page, VersionMatch};

@@ -131,7 +131,7 @@ fn any_selector(selector: Value) -> Option<LabelSelector> {
 }
 
 /// Assigns a pod to the node that the Binding names.
-fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiError> {
+pub(super) fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Result<(), ApiError> {
     let conflict = |why: &str| Err(ApiError::conflict("pods/binding", target.name, why));
     let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or("");
     if node.is_empty() {

@@ -1,25 +1,17 @@
-//! Which nodes could take a pod, and why the others cannot. Pure.
+//! Why one node cannot take a pod, as far as the node itself tells: taints, labels, ports, room. What depends on other
+//! nodes is in [`super::class`]. Pure.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt,
-};
+use std::fmt;
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
 
-use super::{
-    pod::{PodTerm, PodView},
-    snapshot::{NodeView, Snapshot},
-    spread::SpreadCounts,
-};
+use super::{node::NodeView, pod::Shape, resources::PODS};
 
 /// Why one node cannot take a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rejection {
     /// Cordoned.
     Unschedulable,
-    /// The pod names another node.
-    NodeName,
     /// A taint that the pod does not tolerate.
     Taint {
         /// Its key.
@@ -56,7 +48,6 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::NodeName => f.write_str("node(s) didn't match the requested node name"),
             Self::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
             Self::NodeAffinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Self::HostPort => f.write_str("node(s) didn't have free ports for the requested pod ports"),
@@ -75,196 +66,50 @@ impl fmt::Display for Rejection {
     }
 }
 
-impl Rejection {
-    /// Whether taking other pods off the node could help.
-    pub fn preemption_could_help(&self) -> bool {
-        match self {
-            Self::HostPort
-            | Self::TooManyPods
-            | Self::Spread
-            | Self::AntiAffinity
-            | Self::ExistingAntiAffinity => true,
-            Self::Insufficient { never, .. } => !never,
-            Self::Unschedulable
-            | Self::NodeName
-            | Self::Taint { .. }
-            | Self::NodeAffinity
-            | Self::SpreadLabel
-            | Self::Affinity => false,
-        }
+/// Everything about the node itself that keeps pods of this shape off it; empty when it has room for one. Stops at the
+/// first class of reasons, as upstream's plugins do.
+pub(super) fn rejections(shape: &Shape, node: &NodeView) -> Vec<Rejection> {
+    match unfit(shape, node) {
+        Some(rejection) => vec![rejection],
+        None => shortages(shape, node),
     }
 }
 
-/// Whether `toleration` tolerates `taint`.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (if key.is_empty() { exists } else { key == taint.key })
-        && (exists || text(&toleration.value) == text(&taint.value))
+fn unfit(shape: &Shape, node: &NodeView) -> Option<Rejection> {
+    if node.unschedulable && !tolerates_cordon(shape) {
+        return Some(Rejection::Unschedulable);
+    }
+    if let Some(taint) = node.untolerated(shape) {
+        let value = taint.value.clone().unwrap_or_default();
+        return Some(Rejection::Taint { key: taint.key.clone(), value });
+    }
+    if !shape.allows(&node.name, &node.labels) {
+        return Some(Rejection::NodeAffinity);
+    }
+    let taken = |port| node.host_ports.iter().any(|p| p.conflicts(port));
+    shape.host_ports.iter().any(taken).then_some(Rejection::HostPort)
 }
 
-pub(super) fn untolerated<'a>(pod: &PodView, node: &'a NodeView) -> Option<&'a Taint> {
-    let bars = |t: &&Taint| t.effect == "NoSchedule" || t.effect == "NoExecute";
-    node.taints.iter().filter(bars).find(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint)))
+fn shortages(shape: &Shape, node: &NodeView) -> Vec<Rejection> {
+    let mut short = Vec::new();
+    let room = usize::try_from(node.allocatable.get(PODS)).unwrap_or(0);
+    if node.pods.len() >= room {
+        short.push(Rejection::TooManyPods);
+    }
+    for (resource, wanted) in shape.requests.said.iter().filter(|(_, wanted)| *wanted > 0) {
+        let all = node.allocatable.get(resource);
+        if wanted > all - node.said.get(resource) {
+            short.push(Rejection::Insufficient { resource: resource.to_owned(), never: wanted > all });
+        }
+    }
+    short
 }
 
-/// How many pods that matter there are per topology domain.
-type Domains<'a> = HashSet<(&'a str, &'a str)>;
-
-/// What is worth working out once per pod rather than once per node.
-pub(super) struct Filters<'a> {
-    pod: &'a PodView,
-    /// Domains that a pod which is there keeps the pod out of.
-    barred: Domains<'a>,
-    /// Domains that the pod's own anti-affinity keeps it out of.
-    avoided: Domains<'a>,
-    /// Domains that have a pod that all its affinity terms select.
-    wanted: Domains<'a>,
-    /// The first of a group that wants to be together may go anywhere.
-    first_of_group: bool,
-    spread: Vec<SpreadCounts<'a>>,
-}
-
-impl<'a> Filters<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, pod: &'a PodView) -> Self {
-        let labels_of = |namespace: &str| snapshot.namespaces.get(namespace);
-        let own = labels_of(&pod.namespace);
-        let mut filters = Self {
-            pod,
-            barred: Domains::new(),
-            avoided: Domains::new(),
-            wanted: Domains::new(),
-            first_of_group: false,
-            spread: SpreadCounts::required(snapshot, pod),
-        };
-        for other in snapshot.with_terms() {
-            let terms = other.anti_affinity.iter().filter(|t| t.selects(pod, own));
-            mark(&mut filters.barred, snapshot, other, terms);
-        }
-        let covers = |term: &PodTerm, namespace: &str| term.covers(namespace, labels_of(namespace));
-        for term in &pod.anti_affinity {
-            for other in snapshot.in_namespaces(|n| covers(term, n)) {
-                if term.selects(other, labels_of(&other.namespace)) {
-                    mark(&mut filters.avoided, snapshot, other, std::iter::once(term));
-                }
-            }
-        }
-        if let Some(first) = pod.affinity.first() {
-            let all = |p: &PodView| pod.affinity.iter().all(|t| t.selects(p, labels_of(&p.namespace)));
-            for other in snapshot.in_namespaces(|n| covers(first, n)).filter(|p| all(p)) {
-                mark(&mut filters.wanted, snapshot, other, pod.affinity.iter());
-            }
-            filters.first_of_group = filters.wanted.is_empty() && all(pod);
-        }
-        filters
-    }
-
-    /// Everything that keeps the pod off `node`; empty when it fits. Stops at the first class of reasons, as
-    /// upstream's plugins do.
-    pub(super) fn rejections(&self, node: &NodeView) -> Vec<Rejection> {
-        match self.first_rejection(node) {
-            Some(rejection) => vec![rejection],
-            None => {
-                let short = self.shortages(node);
-                if short.is_empty() { self.topology(node).into_iter().collect() } else { short }
-            }
-        }
-    }
-
-    fn first_rejection(&self, node: &NodeView) -> Option<Rejection> {
-        let pod = self.pod;
-        if node.unschedulable && !tolerates_cordon(pod) {
-            return Some(Rejection::Unschedulable);
-        }
-        if pod.node_name.as_deref().is_some_and(|wanted| wanted != &*node.name) {
-            return Some(Rejection::NodeName);
-        }
-        if let Some(taint) = untolerated(pod, node) {
-            let value = taint.value.clone().unwrap_or_default();
-            return Some(Rejection::Taint { key: taint.key.clone(), value });
-        }
-        if !pod.allows(&node.name, &node.labels) {
-            return Some(Rejection::NodeAffinity);
-        }
-        let taken = |port| node.host_ports.iter().any(|p| p.conflicts(port));
-        pod.host_ports.iter().any(taken).then_some(Rejection::HostPort)
-    }
-
-    fn shortages(&self, node: &NodeView) -> Vec<Rejection> {
-        let mut short = Vec::new();
-        let room = usize::try_from(node.allocatable.get("pods")).unwrap_or(0);
-        if node.pods.len() >= room {
-            short.push(Rejection::TooManyPods);
-        }
-        for (resource, wanted) in self.pod.requests.said.iter().filter(|(_, wanted)| *wanted > 0) {
-            let all = node.allocatable.get(resource);
-            if wanted > all - node.said.get(resource) {
-                short.push(Rejection::Insufficient { resource: resource.to_owned(), never: wanted > all });
-            }
-        }
-        short
-    }
-
-    fn topology(&self, node: &NodeView) -> Option<Rejection> {
-        if let Some(rejection) = self.spread.iter().find_map(|s| s.rejection(self.pod, node)) {
-            return Some(rejection);
-        }
-        for term in &self.pod.affinity {
-            match node.domain(&term.topology) {
-                None => return Some(Rejection::Affinity),
-                Some(domain) => {
-                    let here = self.wanted.contains(&(term.topology.as_str(), domain));
-                    if !here && !self.first_of_group {
-                        return Some(Rejection::Affinity);
-                    }
-                }
-            }
-        }
-        let in_any = |domains: &Domains<'_>| {
-            domains.iter().any(|(topology, domain)| node.domain(topology) == Some(domain))
-        };
-        if self.hits(&self.avoided, node, &in_any) {
-            return Some(Rejection::AntiAffinity);
-        }
-        self.hits(&self.barred, node, &in_any).then_some(Rejection::ExistingAntiAffinity)
-    }
-
-    /// A domain set is looked up by the node's labels when it is larger than they are.
-    fn hits(&self, domains: &Domains<'_>, node: &NodeView, scan: &dyn Fn(&Domains<'_>) -> bool) -> bool {
-        if domains.len() <= node.labels.len() {
-            return scan(domains);
-        }
-        node.labels.iter().any(|(topology, domain)| domains.contains(&(topology.as_str(), domain.as_str())))
-    }
-}
-
-fn mark<'a>(
-    domains: &mut Domains<'a>,
-    snapshot: &'a Snapshot,
-    pod: &PodView,
-    terms: impl Iterator<Item = &'a PodTerm>,
-) {
-    let Some(node) = snapshot.node_of(pod) else { return };
-    for term in terms {
-        if let Some(domain) = node.domain(&term.topology) {
-            domains.insert((term.topology.as_str(), domain));
-        }
-    }
-}
-
-fn tolerates_cordon(pod: &PodView) -> bool {
+fn tolerates_cordon(shape: &Shape) -> bool {
     let cordon = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    pod.tolerations.iter().any(|t| tolerates(t, &cordon))
+    shape.tolerates(&cordon)
 }
-
-/// Rejections by node: the whole answer to "why is it pending".
-pub type Rejections = BTreeMap<std::sync::Arc<str>, Vec<Rejection>>;
-
-/// Counts per domain, for scoring and spreading.
-pub(super) type Counts<'a> = HashMap<&'a str, i64>;

@@ -1,77 +1,99 @@
-//! The decision: filter all nodes, score those that fit, pick the best. Pure.
+//! The decision: which node a pod goes to, or why it goes nowhere. Of many nodes it looks at some, as upstream: enough
+//! that fit, from where the last look ended. What it learned of a shape it remembers for the next equal pod.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    filter::{Filters, Rejection, Rejections},
+    class::Class,
+    outcome::{Find, Unplaced},
     pod::PodView,
-    score::scores,
-    snapshot::{NodeView, Snapshot},
+    snapshot::Snapshot,
 };
 
-/// Why a pod could not be placed: each node with its reasons. Its text is upstream's sentence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unplaced {
-    /// Reasons by node.
-    pub nodes: Rejections,
+/// Shapes that are remembered: pods come in runs of equals.
+const CLASSES: usize = 16;
+/// So many nodes that fit are always looked for.
+const FEWEST: usize = 100;
+/// The smallest share of nodes that is looked for, in percent.
+const LEAST_SHARE: usize = 5;
+
+/// Which nodes are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    /// As many as upstream's default: all below 100, from half to a twentieth of them above.
+    Adaptive,
+    /// All of them.
+    Off,
 }
 
-impl fmt::Display for Unplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.nodes.len();
-        if total == 0 {
-            return f.write_str("no nodes available to schedule pods");
+impl Sampling {
+    /// So many nodes that fit are enough, of so many.
+    pub(super) fn enough(self, nodes: usize) -> usize {
+        if self == Self::Off || nodes < FEWEST {
+            return nodes;
         }
-        let reasons = counted(self.nodes.values().flatten().map(ToString::to_string));
-        write!(f, "0/{total} nodes are available: {reasons}. ")?;
-        let preemption = counted(self.nodes.values().map(|rejections| {
-            if rejections.iter().all(Rejection::preemption_could_help) {
-                "No preemption victims found for incoming pod".to_owned()
-            } else {
-                "Preemption is not helpful for scheduling".to_owned()
-            }
-        }));
-        write!(f, "preemption: 0/{total} nodes are available: {preemption}.")
+        let share = 50_usize.saturating_sub(nodes / 125).max(LEAST_SHARE);
+        (nodes * share / 100).max(FEWEST)
     }
 }
 
-fn counted(reasons: impl Iterator<Item = String>) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let mut texts: Vec<String> = counts.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect();
-    texts.sort();
-    texts.join(", ")
+/// Decides, and remembers what the next decision can use.
+pub struct Placer {
+    sampling: Sampling,
+    /// By the address of the shape, which the class keeps alive.
+    classes: HashMap<usize, Class>,
+    decisions: u64,
+    turn: usize,
+    cursor: usize,
 }
 
-/// Decides where `pod` goes. Of equally good nodes, `turn` chooses: a number that grows with each decision, so
-/// that equals take turns.
-pub fn decide(snapshot: &Snapshot, pod: &PodView, turn: usize) -> Result<Arc<str>, Unplaced> {
-    let filters = Filters::new(snapshot, pod);
-    let mut rejected = Rejections::new();
-    let mut fitting: Vec<&NodeView> = Vec::new();
-    for node in snapshot.nodes() {
-        let rejections = filters.rejections(node);
-        if rejections.is_empty() {
-            fitting.push(node);
-        } else {
-            rejected.insert(node.name.clone(), rejections);
+impl Placer {
+    /// One that remembers nothing. Of equally good nodes it takes the first from `turn` on in the order of nodes, and
+    /// then the next, so that equals take turns.
+    pub fn new(sampling: Sampling, turn: usize) -> Self {
+        Self { sampling, classes: HashMap::new(), decisions: 0, turn, cursor: 0 }
+    }
+
+    /// Decides where a pod goes. It does not count there yet: [`Snapshot::set_pod`] is the caller's.
+    ///
+    /// # Errors
+    /// Why no node would have it.
+    pub fn decide(&mut self, snapshot: &mut Snapshot, pod: &PodView) -> Result<Arc<str>, Arc<Unplaced>> {
+        let shape = &pod.shape;
+        if snapshot.node_count() == 0 {
+            return Err(Arc::default());
+        }
+        snapshot.sort();
+        snapshot.index.forget_old();
+        self.decisions += 1;
+        let key = Arc::as_ptr(shape) as usize;
+        if !self.classes.get_mut(&key).is_some_and(|class| class.update(snapshot)) {
+            self.make_room(&key);
+            let class = Class::new(snapshot, shape);
+            self.classes.insert(key, class);
+        }
+        let mut find = Find {
+            enough: self.sampling.enough(snapshot.node_count()),
+            turn: self.turn,
+            cursor: self.cursor,
+        };
+        let Some(class) = self.classes.get_mut(&key) else { return Err(Arc::default()) };
+        class.used = self.decisions;
+        let chosen = class.choose(snapshot, &mut find);
+        self.cursor = find.cursor;
+        let number = chosen?;
+        self.turn = snapshot.position(number) + 1;
+        match snapshot.node(number) {
+            Some(node) => Ok(node.name.clone()),
+            None => Err(Arc::default()),
         }
     }
-    match fitting.as_slice() {
-        [] => Err(Unplaced { nodes: rejected }),
-        [only] => Ok(only.name.clone()),
-        several => Ok(best(several, &scores(snapshot, pod, several), turn)),
+
+    fn make_room(&mut self, key: &usize) {
+        self.classes.remove(key);
+        let oldest = self.classes.iter().min_by_key(|(_, class)| class.used).map(|(key, _)| *key);
+        if let Some(oldest) = oldest.filter(|_| self.classes.len() >= CLASSES) {
+            self.classes.remove(&oldest);
+        }
     }
-}
-
-/// Scores closer than this are equal: sums of the same parts in another order may differ in the last digits.
-const EQUAL: f64 = 1e-6;
-
-fn best(nodes: &[&NodeView], scores: &[f64], turn: usize) -> Arc<str> {
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let equals: Vec<&&NodeView> =
-        nodes.iter().zip(scores).filter(|(_, s)| top - **s < EQUAL).map(|(n, _)| n).collect();
-    equals[turn % equals.len()].name.clone()
 }

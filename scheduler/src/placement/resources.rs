@@ -9,58 +9,100 @@ use k8s_openapi::{
 
 use crate::kinds::quantity::Quantity;
 
+/// The resources that every decision asks for: they have a place of their own.
+const COMMON: [&str; 3] = [CPU, MEMORY, PODS];
+pub(super) const CPU: &str = "cpu";
+pub(super) const MEMORY: &str = "memory";
+pub(super) const PODS: &str = "pods";
+
+fn place(name: &str) -> Option<usize> {
+    COMMON.iter().position(|common| *common == name)
+}
+
 /// An amount of each resource: `cpu` in thousandths, everything else in units. A resource that is not named is 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Amounts(BTreeMap<String, i64>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Amounts {
+    common: [Option<i64>; COMMON.len()],
+    others: BTreeMap<String, i64>,
+}
 
 impl Amounts {
     /// From a map of Kubernetes quantities; what does not parse counts as nothing (validation refused it).
     pub fn parse(map: Option<&BTreeMap<String, Text>>) -> Self {
         let amount = |name: &str, text: &str| {
             let quantity: Quantity = text.parse().ok()?;
-            Some(if name == "cpu" { quantity.milli() } else { quantity.value() })
+            Some(if name == CPU { quantity.milli() } else { quantity.value() })
         };
-        Self(map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), amount(k, &v.0)?))).collect())
+        let mut amounts = Self::default();
+        for (name, text) in map.into_iter().flatten() {
+            if let Some(amount) = amount(name, &text.0) {
+                amounts.set(name, amount);
+            }
+        }
+        amounts
     }
 
     /// One of them.
     pub fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.named(name).unwrap_or(0)
+    }
+
+    fn named(&self, name: &str) -> Option<i64> {
+        match place(name) {
+            Some(at) => self.common[at],
+            None => self.others.get(name).copied(),
+        }
     }
 
     /// All that are named.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), *v))
+        let common = COMMON.iter().zip(&self.common).filter_map(|(name, amount)| Some((*name, (*amount)?)));
+        common.chain(self.others.iter().map(|(name, amount)| (name.as_str(), *amount)))
     }
 
     /// Adds `other`.
     pub fn add(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_default() += amount;
+        for (mine, theirs) in self.common.iter_mut().zip(&other.common) {
+            if let Some(amount) = theirs {
+                *mine = Some(mine.unwrap_or(0) + amount);
+            }
+        }
+        for (name, amount) in &other.others {
+            match self.others.get_mut(name) {
+                Some(mine) => *mine += amount,
+                None => drop(self.others.insert(name.clone(), *amount)),
+            }
         }
     }
 
     /// Takes `other` away; what comes to nothing is forgotten.
     pub fn sub(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let left = self.get(name) - amount;
+        for (mine, theirs) in self.common.iter_mut().zip(&other.common) {
+            if let Some(amount) = theirs {
+                *mine = Some(mine.unwrap_or(0) - amount).filter(|left| *left != 0);
+            }
+        }
+        for (name, amount) in &other.others {
+            let left = self.others.get(name).copied().unwrap_or(0) - amount;
             if left == 0 {
-                self.0.remove(name);
+                self.others.remove(name);
             } else {
-                self.0.insert(name.clone(), left);
+                self.others.insert(name.clone(), left);
             }
         }
     }
 
     fn max(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let mine = self.0.entry(name.clone()).or_default();
-            *mine = (*mine).max(*amount);
+        for (name, amount) in other.iter() {
+            self.set(name, self.get(name).max(amount));
         }
     }
 
     fn set(&mut self, name: &str, amount: i64) {
-        self.0.insert(name.to_owned(), amount);
+        match place(name) {
+            Some(at) => self.common[at] = Some(amount),
+            None => drop(self.others.insert(name.to_owned(), amount)),
+        }
     }
 }
 
@@ -70,7 +112,7 @@ const UNSAID_CPU: i64 = 100;
 const UNSAID_MEMORY: i64 = 200 * 1024 * 1024;
 
 /// What a pod asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Requests {
     /// Exactly what it says: what must fit.
     pub said: Amounts,
@@ -119,8 +161,8 @@ fn said(container: &Container) -> Amounts {
 
 fn assumed(container: &Container) -> Amounts {
     let mut amounts = said(container);
-    for (name, unsaid) in [("cpu", UNSAID_CPU), ("memory", UNSAID_MEMORY)] {
-        if !amounts.0.contains_key(name) {
+    for (name, unsaid) in [(CPU, UNSAID_CPU), (MEMORY, UNSAID_MEMORY)] {
+        if amounts.named(name).is_none() {
             amounts.set(name, unsaid);
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Part {
     Images,
     /// The API server and etcd.
     Server,
+    /// The scheduler.
+    Scheduler,
 }
 
 /// Upstream's programs and what is made of them.
@@ -148,6 +150,10 @@ impl Upstream {
                 build("kube-apiserver", &format!("{MODULE}/cmd/kube-apiserver"))?;
                 step.detail("etcd");
                 self.build_etcd()?;
+                Ok(String::new())
+            }),
+            Part::Scheduler => ui::step("building upstream's scheduler (2 minutes, once)", |_| {
+                build("kube-scheduler", &format!("{MODULE}/cmd/kube-scheduler"))?;
                 Ok(String::new())
             }),
         }

@@ -27,10 +27,18 @@ const ETCD_PORT: u16 = 12379;
 const OUR_PORT: u16 = 15443;
 /// Both, so that allocated addresses compare.
 const SERVICE_CIDR: &str = "10.128.0.0/16";
+/// Room for thousands of nodes.
+const POD_CIDR: &str = "10.0.0.0/10";
 const START_TIME: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a server may take to end before it is killed.
 const STOP_TIME: Duration = Duration::from_secs(10);
+/// How long a node may be silent, as everywhere.
+pub(crate) const LEASE: &str = "40s";
+/// The same where nodes are objects alone: upstream has no controller beside it that would miss them.
+pub(crate) const LONG_LEASE: &str = "24h";
+/// Requests a second that upstream's scheduler may make: more than it can.
+const SCHEDULER_RATE: u32 = 100_000;
 const CERTIFICATE_DAYS: &str = "30";
 
 /// A running API server.
@@ -40,7 +48,7 @@ pub(crate) struct Server {
     /// Its processes: what it costs is their sum.
     pub(crate) pids: Vec<u32>,
     // Ended in this order: the API server before its store.
-    _processes: Vec<Running>,
+    processes: Vec<Running>,
 }
 
 struct Running(Child);
@@ -97,7 +105,29 @@ impl Upstream {
         fs::write(&kubeconfig, their_kubeconfig(&dir))?;
         wait_ready(kubectl, &kubeconfig, &log)?;
         let pids = vec![api.0.id(), etcd.0.id()];
-        Ok(Server { kubeconfig, pids, _processes: vec![api, etcd] })
+        Ok(Server { kubeconfig, pids, processes: vec![api, etcd] })
+    }
+
+    /// The same with upstream's kube-scheduler, whose requests nobody holds back: its own default of 50 a second would.
+    /// What it costs is told with the API server's; the store's is not.
+    pub(crate) fn start_with_scheduler(&self, kubectl: &Path) -> Result<Server> {
+        let mut server = self.start(kubectl)?;
+        let dir = self.dir.join("peer");
+        let config = dir.join("scheduler.json");
+        let text = serde_json::json!({
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "leaderElection": {"leaderElect": false},
+            "clientConnection": {"kubeconfig": server.kubeconfig, "qps": SCHEDULER_RATE, "burst": SCHEDULER_RATE},
+        });
+        fs::write(&config, text.to_string())?;
+        let mut scheduler = Command::new(self.program("kube-scheduler"));
+        scheduler.arg("--config").arg(&config).arg("--secure-port=0");
+        let scheduler = Running::start(scheduler, &dir.join("kube-scheduler.log"))?;
+        server.pids = vec![server.pids[0], scheduler.0.id()];
+        // Before the API server, which it would only miss.
+        server.processes.insert(0, scheduler);
+        Ok(server)
     }
 
     fn api_server(&self, dir: &Path, etcd: &str) -> Command {
@@ -123,13 +153,14 @@ impl Upstream {
     }
 }
 
-/// Our scheduler without nodes.
-pub(crate) fn start_ours(root: &Path, kubectl: &Path, build: Build) -> Result<Server> {
+/// Our scheduler without agents; `lease` is how long a node may be silent.
+pub(crate) fn start_ours(root: &Path, kubectl: &Path, build: Build, lease: &str) -> Result<Server> {
     let dir = fresh(&root.join("target/conformance/ours"))?;
     let config = dir.join("scheduler.toml");
     let text = format!(
         "data_dir = {data:?}\n[api]\nlisten = \"127.0.0.1:{OUR_PORT}\"\n[nodes]\nlisten = \"127.0.0.1:{nodes}\"\n\
-         [metrics]\nlisten = \"\"\n[cluster]\nservice_cidr = {SERVICE_CIDR:?}\n",
+         [metrics]\nlisten = \"\"\n[cluster]\nservice_cidr = {SERVICE_CIDR:?}\n\
+         pod_cidr = {POD_CIDR:?}\n[timing]\nlease = {lease:?}\n",
         data = dir.join("data"),
         nodes = OUR_PORT + 1,
     );
@@ -144,7 +175,7 @@ pub(crate) fn start_ours(root: &Path, kubectl: &Path, build: Build) -> Result<Se
     let log = dir.join("scheduler.log");
     let running = Running::start(command, &log)?;
     wait_ready(kubectl, &kubeconfig, &log)?;
-    Ok(Server { kubeconfig, pids: vec![running.0.id()], _processes: vec![running] })
+    Ok(Server { kubeconfig, pids: vec![running.0.id()], processes: vec![running] })
 }
 
 fn fresh(dir: &Path) -> Result<PathBuf> {

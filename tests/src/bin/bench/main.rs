@@ -5,6 +5,7 @@
 mod api;
 mod change;
 mod footprint;
+mod placement;
 mod pods;
 mod report;
 mod timings;
@@ -31,6 +32,8 @@ enum Command {
     Pods(pods::Options),
     /// Requests to our API server and to upstream's with its etcd, interleaved.
     Api(api::Options),
+    /// Placement beside upstream's kube-scheduler, interleaved.
+    Placement(placement::Options),
     /// One endpoint change: from its write to the API until a connect on the node sees it.
     Change(change::Options),
     /// Asks a service for ever and prints each change of its answer (started by `change`).
@@ -53,6 +56,7 @@ async fn run(cli: Cli) -> Result<()> {
     let rows = match cli.command {
         Command::Pods(options) => pods::run(&options).await?,
         Command::Api(options) => api::run(&options).await?,
+        Command::Placement(options) => placement::run(&options).await?,
         Command::Change(options) => change::run(&options).await?,
         Command::Ask(ask) => return change::ask(&ask),
     };
