@@ -162,7 +162,7 @@ pub(super) fn absent(error: ApiError, method: &Method, path: &str) -> ApiError {
         [] => return error,
     };
     // What upstream does not have either is refused in its words alone.
-    if kinds::by_path(group, version, resource).is_some() && sub.is_some_and(|sub| !LATER.contains(&sub)) {
+    if kinds::by_path(group, version, resource).is_some() && sub.is_none_or(|sub| !LATER.contains(&sub)) {
         return error;
     }
     let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };

@@ -164,7 +164,9 @@ pub(super) fn bind(target: Target<'_>, pod: &mut Value, binding: &Value) -> Resu
         let given = meta::of(binding).get(field).and_then(Value::as_object).filter(|given| !given.is_empty());
         if let Some(given) = given {
             let own = meta::of_mut(pod).entry(field).or_insert_with(|| json!({}));
-            own.as_object_mut().map(|own| own.extend(given.clone()));
+            if let Some(own) = own.as_object_mut() {
+                own.extend(given.clone());
+            }
         }
     }
     scheduled(pod);

@@ -17,7 +17,7 @@ use super::{
     uid_of,
 };
 use crate::{
-    model::{ApiError, Cause},
+    model::{ApiError, Cause, Reason},
     streams::NodeStream,
 };
 
@@ -89,21 +89,23 @@ pub(super) fn options(pod: &str, params: &Params, now: Timestamp) -> Result<pb::
     if since_time.is_some() && since_seconds.is_some() {
         causes.push(Cause {
             reason: "FieldValueForbidden",
-            field: String::new(),
+            field: "[]".to_owned(),
             message: "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned(),
         });
     }
-    let since = since_time.and_then(|text| match text.parse::<Timestamp>() {
-        Ok(time) => Some(time.as_millisecond()),
-        Err(_) => {
-            causes.push(Cause {
-                reason: "FieldValueInvalid",
-                field: "sinceTime".to_owned(),
-                message: format!("Invalid value: {text:?}: must be an RFC 3339 time"),
-            });
-            None
-        }
+    if params.get("stream").is_some() {
+        // Outputs are kept together: which of them a line came by is behind a gate of upstream's.
+        let (field, message) = ("stream".to_owned(), "Forbidden: may not be specified".to_owned());
+        causes.push(Cause { reason: "FieldValueForbidden", field, message });
+    }
+    let since = since_time.map(|text| {
+        text.parse::<Timestamp>().map(Timestamp::as_millisecond).map_err(|_| {
+            let layout = "2006-01-02T15:04:05Z07:00";
+            let why = format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"");
+            ApiError::new(Reason::BadRequest, why)
+        })
     });
+    let since = since.transpose()?;
     if !causes.is_empty() {
         return Err(ApiError::invalid("", "PodLogOptions", pod, causes));
     }

@@ -73,9 +73,12 @@ fn log_parameters_are_checked_as_upstream_does() {
     let negative = read("tailLines=-1").unwrap_err();
     assert_eq!(negative.reason, Reason::Invalid);
     assert!(negative.message.contains("tailLines: Invalid value: -1: must be greater than or equal to 0"));
-    for query in
-        ["sinceSeconds=0", "limitBytes=0", "sinceTime=x", "sinceSeconds=1&sinceTime=1970-01-01T00:00:07Z"]
-    {
+    let time = read("sinceTime=x").unwrap_err();
+    assert_eq!(time.reason, Reason::BadRequest);
+    assert!(time.message.ends_with("cannot parse \"x\" as \"2006\""), "{time}");
+    let output = read("stream=Stdout").unwrap_err();
+    assert!(output.message.ends_with("stream: Forbidden: may not be specified"), "{output}");
+    for query in ["sinceSeconds=0", "limitBytes=0", "sinceSeconds=1&sinceTime=1970-01-01T00:00:07Z"] {
         assert!(read(query).is_err(), "{query}");
     }
 }

@@ -295,12 +295,4 @@ mod tests {
         assert!(encode(&resources).unwrap().windows(verbs.len()).any(|window| window == verbs));
         assert_eq!(encode(&json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1"})), None);
     }
-
-    #[test]
-    fn a_frame_begins_with_its_length() {
-        let frame = frame("ADDED", &json!({"kind": "Status", "apiVersion": "v1"})).unwrap();
-        let length = u32::from_be_bytes(frame[..4].try_into().unwrap());
-        assert_eq!(usize::try_from(length).unwrap(), frame.len() - 4);
-        assert!(frame[4..].starts_with(MAGIC) && frame.windows(5).any(|window| window == b"ADDED"));
-    }
 }

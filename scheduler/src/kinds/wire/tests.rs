@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{encode::encode as wire_encode, *};
 use crate::kinds::schema::{Definition, Presence, complete};
 
 /// One length-delimited field; everything here is shorter than 128 bytes.
@@ -278,7 +278,7 @@ fn varint(value: u64) -> Vec<u8> {
 #[test]
 fn an_event_of_a_watch_stands_in_no_envelope_of_its_own() {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
-    let alone = encode(&object).unwrap();
+    let alone = wire_encode(&object).unwrap();
     assert!(alone.len() < 126, "short enough for lengths of one byte");
     let short = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
     let raw = [&[0x0a, short(&alone)][..], &alone].concat();

@@ -24,6 +24,11 @@ use crate::{
 };
 use gantry_proto::node::v1::stream_request::Kind;
 
+/// Of an answer; more than any program sends, and far from what could fill the memory.
+const MAX_HEADERS: usize = 4096;
+/// Bytes of an answer before its body.
+const MAX_HEAD: usize = 1 << 20;
+
 /// Why a backend does not answer, in the words of Go's transport.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -62,7 +67,12 @@ impl Backend {
 
     async fn speak(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, Unreachable> {
         // Some backends know headers only as Go writes them.
-        let spoken = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(io)).await;
+        let spoken = http1::Builder::new()
+            .title_case_headers(true)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(io))
+            .await;
         let (sender, connection) = spoken.map_err(|error| Unreachable(transport(&error)))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {

@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use hyper::body::Body as _;
 
 /// Of one connection.
-const HOPS: [HeaderName; 7] = [
+const HOPS: [HeaderName; 8] = [
     header::CONNECTION,
+    // Answered on the connection that it came by, before the body is read.
+    header::EXPECT,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -28,8 +32,11 @@ const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// What a backend never gets: the client's credentials are for us.
 pub(super) fn without_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
-    let impersonating = |name: &&HeaderName| name.as_str().starts_with("impersonate-");
-    let names: Vec<HeaderName> = headers.keys().filter(impersonating).cloned().collect();
+    // Whom a front of ours has found the client to be is said to us alone, too.
+    let ours = |name: &&HeaderName| {
+        ["impersonate-", "x-remote-"].iter().any(|prefix| name.as_str().starts_with(prefix))
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in names {
         headers.remove(name);
     }
@@ -51,6 +58,14 @@ pub(super) fn forwarded_for(headers: &mut HeaderMap, client: Option<IpAddr>) {
 pub(super) fn forwarded_uri(headers: &mut HeaderMap, uri: &str) {
     if let Ok(value) = HeaderValue::from_str(uri) {
         headers.insert(FORWARDED_URI, value);
+    }
+}
+
+/// Says of a request that mostly has a body that it has none: some backends wait for one, or refuse to guess.
+pub(super) fn with_length(request: &mut Request<Body>) {
+    let has_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if has_body && request.body().is_end_stream() {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
@@ -110,6 +125,7 @@ mod tests {
             ("connection", "keep-alive, X-Mine"),
             ("x-mine", "1"),
             ("keep-alive", "5"),
+            ("expect", "100-continue"),
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
             ("x-other", "2"),
@@ -125,10 +141,24 @@ mod tests {
             ("authorization", "Bearer x"),
             ("impersonate-user", "a"),
             ("impersonate-group", "b"),
+            ("x-remote-user", "c"),
             ("accept", "*/*"),
         ]);
         without_credentials(&mut all);
         assert_eq!(all, headers(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn a_request_without_a_body_says_so_where_one_is_expected() {
+        let length = |method: Method, body: Body| {
+            let mut request = Request::builder().method(method).body(body).unwrap();
+            with_length(&mut request);
+            request.headers().get(header::CONTENT_LENGTH).cloned()
+        };
+        assert_eq!(length(Method::POST, Body::empty()), Some(HeaderValue::from_static("0")));
+        assert_eq!(length(Method::PATCH, Body::empty()), Some(HeaderValue::from_static("0")));
+        assert_eq!(length(Method::GET, Body::empty()), None);
+        assert_eq!(length(Method::PUT, Body::from("x")), None, "its own length is told elsewhere");
     }
 
     #[test]

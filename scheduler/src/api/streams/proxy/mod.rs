@@ -64,6 +64,7 @@ impl Proxy {
         let headers = request.headers_mut();
         headers::without_hops(headers);
         headers::forwarded_uri(headers, &asked.forwarded());
+        headers::with_length(&mut request);
         let backend = Backend::reach(&self.nodes, &self.tls, place).await.map_err(|error| error.plain())?;
         let answer = backend.ask(request).await.map_err(|error| error.plain())?;
         let (mut parts, body) = answer.into_parts();
