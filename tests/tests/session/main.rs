@@ -208,7 +208,10 @@ async fn pods_come_down_and_statuses_go_up() -> Result<()> {
         "ports": [{"name": "", "port": 8080, "protocol": "TCP"}], "endpoints": [{"addresses": ["10.1.2.9"]}]});
     scheduler.create(Resource::ENDPOINT_SLICES, slice).await?;
     let with_endpoint = agent.sees("the endpoint", |d| {
-        d.services.values().any(|s| s.ports.iter().any(|p| p.endpoints.len() == 1))
+        d.table
+            .iter()
+            .flat_map(|table| table.services.values())
+            .any(|s| s.ports.iter().any(|p| p.endpoints.len() == 1))
     });
     let desired = with_endpoint.await?;
     agent.control.upstream.programmed(desired.epoch, desired.generation, Vec::new());
@@ -259,8 +262,8 @@ async fn a_restarted_agent_resumes_from_its_ledger() -> Result<()> {
     scheduler.service("web").await?;
     let (_keep, dir) = home()?;
     let agent = scheduler.agent("n1", &dir)?;
-    let both =
-        |d: &Arc<Desired>| d.pods.len() == 1 && d.table.as_ref().is_some_and(|t| t.services.len() == 1);
+    let one_service = |d: &Arc<Desired>| d.table.as_ref().is_some_and(|table| table.services.len() == 1);
+    let both = |d: &Arc<Desired>| d.pods.len() == 1 && one_service(d);
     agent.sees("the first pod", both).await?;
     agent.stop().await?;
     scheduler.pod("second", "n1", "s").await?;
@@ -268,7 +271,7 @@ async fn a_restarted_agent_resumes_from_its_ledger() -> Result<()> {
 
     let agent = scheduler.agent("n1", &dir)?;
     assert!(both(&agent.control.desired.borrow().clone()), "from the ledger, before any session");
-    agent.sees("the second pod", |d| d.pods.len() == 2 && d.services.len() == 1).await?;
+    agent.sees("the second pod", |d| d.pods.len() == 2 && one_service(d)).await?;
     assert_eq!(scheduler.metric("gantry_node_resumes")?, 1);
     assert_eq!(scheduler.metric("gantry_node_snapshots")?, before);
     agent.stop().await?;
