@@ -37,7 +37,7 @@ use crate::{
 /// Decodes an object to be kept. The decoder does not know how long a list will be and leaves room for four items or
 /// more, which is most of a pod; a copy has the room that it needs.
 fn exact<T: Cached>(object: &Object) -> Result<T, ObjectError> {
-    object.decode_bare::<T>().map(|value| value.clone())
+    object.decode_bare::<T>().map(|value| T::clone(&value))
 }
 
 /// A kind that the cache keeps.

@@ -1,3 +1,5 @@
+//! Placement as a whole, on snapshots made by hand.
+
 mod agree;
 mod reference;
 
