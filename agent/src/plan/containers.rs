@@ -1,7 +1,7 @@
 //! What each container of a living pod needs next, in upstream's order: init containers one after the other,
 //! sidecars among them stay, then the regular ones; restarts by policy and back-off.
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::draft::Draft;
 use super::draft::Subjects;
@@ -12,14 +12,15 @@ use super::{
     backoff::{FRESH_MS, delay_ms, go_duration, level_after},
     images,
     launch::{Attempt, launch},
-    standing::{Standing, standing},
+    restart::{self, Round, restarts},
+    standing::{End, Standing, standing},
     step::Step,
     termination::{self, Stop},
 };
 use crate::{
     model::{
         Condemned, ContainerName, Failure, Hook, HookKind, ObservedContainer, ObservedPod, Subject, Target,
-        spec::{RestartPolicy, container_policy, formatted, is_sidecar},
+        spec::{formatted, is_sidecar},
     },
     plan::standing::IMAGE_LABEL,
 };
@@ -49,16 +50,14 @@ pub(super) fn plan(subjects: &Subjects<'_>, draft: &mut Draft) {
 /// Nothing will be started any more: the regular containers have ended for good, or an init container has failed and
 /// may not be repeated.
 pub(super) fn over(subjects: &Subjects<'_>) -> bool {
-    let ended_for_good = |container: &Container, init: bool| {
-        let policy = container_policy(subjects.spec, container, init);
-        match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
-            Standing::Ended { end, image, .. } => !again(container, policy, end.code, image),
+    let ended_for_good =
+        |container: &Container, init: bool| match standing(subjects, &container.name.as_str().into()) {
+            Standing::Ended { end, image, .. } => !again(subjects.spec, container, init, &end, image),
             _ => false,
-        }
-    };
+        };
     let spec = subjects.spec;
     let failed = |container: &Container| {
-        let standing = standing(subjects.pod, subjects.seen, &container.name.as_str().into());
+        let standing = standing(subjects, &container.name.as_str().into());
         matches!(standing, Standing::Ended { end, .. } if end.code != 0) && ended_for_good(container, true)
     };
     let plain = spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container));
@@ -67,13 +66,8 @@ pub(super) fn over(subjects: &Subjects<'_>) -> bool {
 }
 
 /// Whether an ended container is started again.
-fn again(container: &Container, policy: RestartPolicy, code: i32, image: Option<&str>) -> bool {
-    changed(container, image)
-        || match policy {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => code != 0,
-            RestartPolicy::Never => false,
-        }
+fn again(spec: &PodSpec, container: &Container, init: bool, end: &End, image: Option<&str>) -> bool {
+    end.superseded || changed(container, image) || restarts(spec, container, init, end.code)
 }
 
 /// It was made from another image than the one that is wanted now.
@@ -99,7 +93,7 @@ fn init_containers(subjects: &Subjects<'_>, draft: &mut Draft) -> bool {
 /// A regular container has run since the pod's sandbox was made: the init containers are done for good.
 pub(super) fn main_started(subjects: &Subjects<'_>) -> bool {
     subjects.spec.containers.iter().any(|container| {
-        match standing(subjects.pod, subjects.seen, &container.name.as_str().into()) {
+        match standing(subjects, &container.name.as_str().into()) {
             Standing::Running { .. } | Standing::Unreadable(_) => true,
             Standing::Ended { end, .. } => end.counts(),
             Standing::Absent | Standing::Created(_) => false,
@@ -109,16 +103,19 @@ pub(super) fn main_started(subjects: &Subjects<'_>) -> bool {
 
 fn one(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, init: bool) -> Passed {
     let name = ContainerName::new(container.name.as_str());
-    match standing(subjects.pod, subjects.seen, &name) {
+    let Round { number: round, .. } = subjects.round;
+    match standing(subjects, &name) {
         Standing::Absent => {
-            start(subjects, draft, container, Attempt { number: 0, level: 0 });
+            start(subjects, draft, container, Attempt { number: 0, level: 0, round });
             Passed::No
         }
         Standing::Created(created) => {
             let level = super::standing::level(created);
-            // A start that failed is not repeated under the same number: it counts as a restart.
-            let number = created.attempt + u32::from(start_failed(subjects.seen, &name, created.attempt));
-            start(subjects, draft, container, Attempt { number, level });
+            // A start that failed is not repeated under the same number: it counts as a restart. One of an earlier
+            // round is not taken into this one.
+            let used = start_failed(subjects.seen, &name, created.attempt) || restart::of(created) < round;
+            let number = created.attempt + u32::from(used);
+            start(subjects, draft, container, Attempt { number, level, round });
             Passed::No
         }
         Standing::Running { container: observed, .. } => running(subjects, draft, container, init, observed),
@@ -132,12 +129,13 @@ fn one(subjects: &Subjects<'_>, draft: &mut Draft, container: &Container, init: 
                 return Passed::Yes;
             }
             let level = level_after(level, end.started_ms, end.finished_ms);
-            let policy = container_policy(subjects.spec, container, init);
             // What an init container did for a sandbox that is gone must be done for the new one.
             let undone = plain_init && end.code == 0;
-            if undone || again(container, policy, end.code, image) {
-                // What a reboot took or the user replaced did not crash.
-                let crashed = end.counts() && !changed(container, image);
+            if undone || again(subjects.spec, container, init, &end, image) {
+                // What a reboot took, the user replaced or another container's end took along did not crash; the one
+                // that asked for a new round did.
+                let asked = end.superseded && restart::restarts_all(container, end.code);
+                let crashed = (end.counts() || asked) && !changed(container, image);
                 let level = crashed.then_some(level);
                 restart(subjects, draft, container, attempt, level, end.finished_ms);
             }
@@ -155,7 +153,11 @@ fn restart(
     level: Option<u32>,
     finished_ms: i64,
 ) {
-    let next = Attempt { number: ended + 1, level: level.map_or(0, |level| level + 1) };
+    let next = Attempt {
+        number: ended + 1,
+        level: level.map_or(0, |level| level + 1),
+        round: subjects.round.number,
+    };
     let delay = level.map_or(0, delay_ms);
     if subjects.seen.now_ms < finished_ms + delay {
         draft.wake_at(finished_ms + delay);
@@ -245,15 +247,17 @@ fn running(
     let condemned = record.and_then(|record| record.unhealthy);
     let hook = record.map_or(Hook::Pending, |record| record.post_start.clone());
     let reason = match (changed, condemned, &hook) {
-        (true, ..) => Some("definition changed, will be restarted"),
-        (_, Some(Condemned::Liveness), _) => Some("failed liveness probe, will be restarted"),
-        (_, Some(Condemned::Startup), _) => Some("failed startup probe, will be restarted"),
-        (.., Hook::Failed(_)) => Some("failed postStart hook, will be restarted"),
+        (true, ..) => Some("definition changed"),
+        (_, Some(Condemned::Liveness), _) => Some("failed liveness probe"),
+        (_, Some(Condemned::Startup), _) => Some("failed startup probe"),
+        (.., Hook::Failed(_)) => Some("failed postStart hook"),
         _ => None,
     };
     if let Some(reason) = reason {
+        let comes_back = changed || restart::comes_back(subjects.spec, container);
+        let then = if comes_back { ", will be restarted" } else { "" };
         let stop = Stop {
-            message: format!("Container {} {reason}", container.name),
+            message: format!("Container {} {reason}{then}", container.name),
             grace_ms: termination::probe_grace_ms(subjects, container, condemned),
         };
         termination::stop(subjects, draft, container, observed, &stop);

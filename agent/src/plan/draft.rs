@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{context::Context, step::Step};
+use super::{context::Context, restart::Round, step::Step};
 use crate::model::{ContainerName, DesiredPod, ObservedContainer, ObservedPod, Target};
 
 /// A shim that did not answer is asked again after this time.
@@ -56,6 +56,8 @@ pub struct Subjects<'a> {
     pub seen: &'a ObservedPod,
     /// Network, volumes and cgroup are there: containers may start.
     pub prepared: bool,
+    /// Which of its rounds is planned for.
+    pub round: Round,
 }
 
 pub(super) fn target(observed: &ObservedContainer) -> Target {

@@ -10,6 +10,7 @@ use super::{
     expand::expand,
     files::pod_files,
     resources::{Amounts, oom_score_adj},
+    restart::ROUND_LABEL,
     security::security,
     signals,
     standing::{IMAGE_LABEL, LEVEL_LABEL, STOP_SIGNAL_LABEL},
@@ -35,6 +36,8 @@ pub(super) struct Attempt {
     pub number: u32,
     /// See [`LEVEL_LABEL`].
     pub level: u32,
+    /// See [`ROUND_LABEL`].
+    pub round: u32,
 }
 
 /// Composes the step, or says why the container cannot be configured (`CreateContainerConfigError`).
@@ -114,6 +117,7 @@ pub(super) fn launch(
         labels: BTreeMap::from([
             (IMAGE_LABEL.to_owned(), container.image.clone().unwrap_or_default()),
             (LEVEL_LABEL.to_owned(), attempt.level.to_string()),
+            (ROUND_LABEL.to_owned(), attempt.round.to_string()),
             (STOP_SIGNAL_LABEL.to_owned(), stop_signal.to_string()),
         ]),
     };

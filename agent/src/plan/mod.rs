@@ -33,6 +33,7 @@ mod phase;
 pub mod probes;
 pub mod quantity;
 mod resources;
+mod restart;
 mod security;
 mod signals;
 mod standing;
@@ -64,7 +65,8 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     let ended = phase::terminal(previous);
     let refused = admission::refuse(context, pod, seen);
     let expired = expired(pod, seen, previous, &mut draft);
-    let mut subjects = Subjects { context, pod, spec, seen, prepared: false };
+    let mut subjects = Subjects { context, pod, spec, seen, prepared: false, round: restart::latest(seen) };
+    subjects.round = restart::round(&subjects);
     let (mut finished, mut failing) = (false, BTreeMap::new());
     if pod::deleted(&pod.pod) {
         let over = termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
@@ -75,7 +77,10 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
         }
     } else {
         failing = prepare(&mut subjects, &mut draft);
-        if containers::over(&subjects) {
+        restart::wait(&subjects, &mut draft);
+        if subjects.round.ending {
+            restart::end_all(&subjects, &mut draft);
+        } else if containers::over(&subjects) {
             // Only sidecars are left, and they end with those they served.
             termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
         } else {
@@ -273,6 +278,7 @@ fn pod_status(
         prepared: subjects.seen.network.is_some(),
         init: &init,
         main: &main,
+        restarting: subjects.round.due,
         now_ms: subjects.seen.now_ms,
     };
     let conditions = phase::conditions(&facts);
@@ -325,8 +331,9 @@ fn decided_phase(
         return Phase::Failed;
     }
     let phase = phase::phase(subjects.spec, init, main);
-    // An init failure under Never ends the pod only when its sidecars have ended.
-    if phase.is_terminal() && running { Phase::Running } else { phase }
+    // An init failure under Never ends the pod only when its sidecars have ended; and a container that was ended to be
+    // replaced ends no pod.
+    if phase.is_terminal() && (running || !containers::over(subjects)) { Phase::Running } else { phase }
 }
 
 fn creating_message(subjects: &Subjects<'_>, draft: &Draft, outcome: &Outcome) -> String {

@@ -1,12 +1,13 @@
 //! A pod's phase and conditions from the statuses of its containers, as upstream computes them.
 
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus},
+    api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
+use super::restart::{ALL_RESTARTING, RESTARTING, could_restart_all, restarts};
 use super::status::time;
-use crate::model::spec::{RestartPolicy, is_sidecar, restart_policy};
+use crate::model::spec::is_sidecar;
 
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,24 +53,25 @@ struct Counts {
     waiting: usize,
     running: usize,
     stopped: usize,
+    /// Of those that stopped.
     succeeded: usize,
+    /// Of those that stopped: they are not started again.
+    for_good: usize,
 }
 
 impl Counts {
-    fn of<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> Self {
+    /// Of regular containers.
+    fn of(spec: &PodSpec, statuses: &[ContainerStatus]) -> Self {
         let mut counts = Self::default();
-        for status in statuses {
-            let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
-                state.as_ref().and_then(|state| state.terminated.as_ref()).is_some()
-            };
-            let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-            if running {
+        for (container, status) in spec.containers.iter().zip(statuses) {
+            let (now, last) = (code(&status.state), code(&status.last_state));
+            if is_running(status) {
                 counts.running += 1;
-            } else if let Some(end) = status.state.as_ref().and_then(|state| state.terminated.as_ref()) {
+            } else if let Some(code) = now.or(last) {
                 counts.stopped += 1;
-                counts.succeeded += usize::from(end.exit_code == 0);
-            } else if ended(&status.last_state) {
-                counts.stopped += 1;
+                counts.succeeded += usize::from(now == Some(0));
+                let again = restarts(spec, container, false, code) || waits_for_all(status);
+                counts.for_good += usize::from(!again);
             } else {
                 counts.waiting += 1;
             }
@@ -78,22 +80,30 @@ impl Counts {
     }
 }
 
+fn is_running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// The exit code of a state that is an end.
+fn code(state: &Option<ContainerState>) -> Option<i32> {
+    state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
+}
+
+/// It ended, or was ended, and is started again with all others of its pod.
+fn waits_for_all(status: &ContainerStatus) -> bool {
+    let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+    waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some(RESTARTING))
+}
+
 /// The phase. `init` and `main` are the statuses in the order of the specification.
 pub(super) fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus]) -> Phase {
-    let policy = restart_policy(spec);
     let main_ran = main.iter().any(|status| status.container_id.is_some());
     let mut pending_init = false;
     let plain = spec.init_containers.iter().flatten().zip(init);
-    for (_, status) in plain.clone().filter(|(container, _)| !is_sidecar(container)) {
-        let end = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
-            state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code)
-        };
-        let code = end(&status.state).or_else(|| end(&status.last_state));
-        match code {
-            Some(0) if end(&status.state).is_some() => {}
-            Some(code) if code != 0 && policy == RestartPolicy::Never && end(&status.state).is_some() => {
-                return Phase::Failed;
-            }
+    for (container, status) in plain.clone().filter(|(container, _)| !is_sidecar(container)) {
+        match code(&status.state) {
+            Some(0) => {}
+            Some(code) if !restarts(spec, container, true, code) => return Phase::Failed,
             _ => pending_init = true,
         }
     }
@@ -102,23 +112,20 @@ pub(super) fn phase(spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerS
     if !main_ran && (pending_init || sidecar_waits) {
         return Phase::Pending;
     }
-    let counts = Counts::of(main.iter());
-    let sidecars_run = Counts::of(sidecars.map(|(_, status)| status)).running > 0;
+    let counts = Counts::of(spec, main);
     if counts.waiting > 0 {
         Phase::Pending
     } else if counts.running > 0 {
         Phase::Running
-    } else if counts.stopped > 0 {
-        match policy {
-            RestartPolicy::Always => Phase::Running,
-            // Sidecars end after the containers they serve: until then the pod is not over.
-            _ if sidecars_run => Phase::Running,
-            _ if counts.succeeded == counts.stopped => Phase::Succeeded,
-            RestartPolicy::Never => Phase::Failed,
-            RestartPolicy::OnFailure => Phase::Running,
-        }
-    } else {
+    } else if counts.stopped == 0 {
         Phase::Pending
+    } else if counts.stopped > counts.for_good || sidecars.clone().any(|(_, status)| is_running(status)) {
+        // Sidecars end after the containers they serve: until then the pod is not over.
+        Phase::Running
+    } else if counts.succeeded == counts.stopped {
+        Phase::Succeeded
+    } else {
+        Phase::Failed
     }
 }
 
@@ -137,6 +144,8 @@ pub(super) struct Facts<'a> {
     pub init: &'a [ContainerStatus],
     /// Statuses of regular containers.
     pub main: &'a [ContainerStatus],
+    /// All containers are being started anew.
+    pub restarting: bool,
     /// Now.
     pub now_ms: i64,
 }
@@ -148,7 +157,7 @@ struct Verdict {
     message: Option<String>,
 }
 
-/// All conditions: the agent's own five, then those of others as they are.
+/// All conditions: the agent's own five, one more where containers may restart all others, then those of others as they are.
 pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
     let ready_containers = containers_ready(facts);
     let ready = ready(facts, &ready_containers);
@@ -159,7 +168,9 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
         ready_containers,
         Verdict { kind: "PodScheduled", ok: true, reason: None, message: None },
     ];
-    let own: Vec<_> = verdicts.into_iter().map(|verdict| condition(facts, verdict)).collect();
+    let could = facts.pod.spec.as_ref().is_some_and(could_restart_all);
+    let verdicts = verdicts.into_iter().chain(could.then(|| all_restarting(facts)));
+    let own: Vec<_> = verdicts.map(|verdict| condition(facts, verdict)).collect();
     let others = facts.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let others = others.filter(|other| !own.iter().any(|own| own.type_ == other.type_)).cloned();
     let others: Vec<_> = others.collect();
@@ -186,6 +197,20 @@ fn condition(facts: &Facts<'_>, verdict: Verdict) -> PodCondition {
         last_probe_time: None,
         observed_generation: facts.pod.metadata.generation,
     }
+}
+
+fn all_restarting(facts: &Facts<'_>) -> Verdict {
+    let kind = ALL_RESTARTING;
+    let reason = match facts.phase {
+        Phase::Succeeded => Some("PodCompleted"),
+        Phase::Failed => Some("PodFailed"),
+        Phase::Pending | Phase::Running if facts.restarting => {
+            let message = Some("container exited with restart policy rule".to_owned());
+            return Verdict { kind, ok: true, reason: Some("RestartAllContainersStarted"), message };
+        }
+        Phase::Pending | Phase::Running => None,
+    };
+    Verdict { kind, ok: false, reason, message: None }
 }
 
 fn initialized(facts: &Facts<'_>) -> Verdict {

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
 
+use super::{draft::Subjects, restart};
 use crate::{
     model::{
         ContainerId, ContainerName, ContainerState, DesiredPod, Hook, ObservedContainer, ObservedPod,
@@ -66,23 +67,34 @@ pub(super) struct End {
     pub lost: bool,
     /// It was in a sandbox that a reboot took: what it did there must be done again.
     pub earlier_boot: bool,
+    /// It was in an earlier round of its pod: the container is started again, whatever it did.
+    pub superseded: bool,
 }
 
 impl End {
     /// Nobody saw it.
     fn unseen(earlier_boot: bool) -> Self {
         let reason = "ContainerStatusUnknown".to_owned();
-        Self { code: LOST_CODE, started_ms: 0, finished_ms: 0, reason, lost: true, earlier_boot }
+        Self {
+            code: LOST_CODE,
+            started_ms: 0,
+            finished_ms: 0,
+            reason,
+            lost: true,
+            earlier_boot,
+            superseded: false,
+        }
     }
 
     /// It counts for what comes after it in the sandbox that is there now.
     pub(super) fn counts(&self) -> bool {
-        !self.lost && !self.earlier_boot
+        !self.lost && !self.earlier_boot && !self.superseded
     }
 }
 
 /// The standing of a container.
-pub(super) fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &ContainerName) -> Standing<'a> {
+pub(super) fn standing<'a>(subjects: &Subjects<'a>, name: &ContainerName) -> Standing<'a> {
+    let Subjects { pod, seen, round, .. } = *subjects;
     let Some(container) = seen.latest(name) else {
         return reported(previous(pod, seen), &seen.record, name);
     };
@@ -94,7 +106,7 @@ pub(super) fn standing<'a>(pod: &DesiredPod, seen: &'a ObservedPod, name: &Conta
         ContainerState::Unreadable => Standing::Unreadable(container),
         ContainerState::Exited { .. } | ContainerState::Lost => Standing::Ended {
             attempt: container.attempt,
-            end: end_of(container),
+            end: End { superseded: restart::of(container) < round.number, ..end_of(container) },
             level: level(container),
             image: container.labels.get(IMAGE_LABEL).map(String::as_str),
         },
@@ -112,7 +124,7 @@ pub(super) fn end_of(container: &ObservedContainer) -> End {
                 (false, _) => "Error",
             };
             let (reason, earlier_boot) = (reason.to_owned(), container.earlier_boot);
-            End { code, started_ms, finished_ms, reason, lost: false, earlier_boot }
+            End { code, started_ms, finished_ms, reason, lost: false, earlier_boot, superseded: false }
         }
         _ => End::unseen(container.earlier_boot),
     }
@@ -175,6 +187,7 @@ fn from_status(terminated: &ContainerStateTerminated, earlier_boot: bool) -> End
         reason: terminated.reason.clone().unwrap_or_default(),
         lost: false,
         earlier_boot,
+        superseded: false,
     }
 }
 

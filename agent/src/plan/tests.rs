@@ -19,6 +19,7 @@ mod admission;
 mod ending;
 mod isolation;
 mod properties;
+mod restarts;
 
 const NOW: i64 = 1_800_000_000_000;
 
