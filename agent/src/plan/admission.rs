@@ -2,17 +2,20 @@
 //! known less than the node does. A pod that is not taken is Failed, with upstream's reasons and words, so that its
 //! owner makes another one elsewhere. Node labels and taints are the API's to judge: the node does not know them all.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
 use super::{
     context::Context,
     phase::terminal,
     quantity::{milli, value},
+    resources::HUGE_PAGES,
     sysctls,
 };
 use crate::model::{
     DesiredPod, ObservedPod,
-    spec::{deleted, is_sidecar, restartable_and_main},
+    spec::{all_containers, deleted, is_sidecar, restartable_and_main},
 };
 
 /// What every node is.
@@ -107,13 +110,47 @@ fn room(context: &Context<'_>, spec: &PodSpec, others: &[&PodSpec]) -> Option<Re
         ("OutOfmemory", "memory", value, node.memory_bytes),
         ("OutOfephemeral-storage", "ephemeral-storage", value, node.ephemeral_bytes),
     ];
-    amounts.into_iter().find_map(|(reason, resource, read, capacity)| {
+    let scarce = amounts.into_iter().find_map(|(reason, resource, read, capacity)| {
         let requested = request(spec, resource, read);
         let used = others.iter().map(|other| request(other, resource, read)).fold(0, i64::saturating_add);
         let too_much = requested > 0 && requested > capacity.saturating_sub(used);
         // A size that cannot be read (of a disk) refuses nothing.
         if too_much && capacity > 0 { short(reason, resource, requested, used, capacity) } else { None }
+    });
+    // The node offers no huge pages.
+    scarce.or_else(|| {
+        huge_pages(spec).find_map(|resource| {
+            let requested = request(spec, resource, value);
+            if requested > 0 { short(no_huge_pages(resource), resource, requested, 0, 0) } else { None }
+        })
     })
+}
+
+/// The huge pages that a pod names, by size.
+fn huge_pages(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let containers = all_containers(spec).filter_map(|(container, _)| container.resources.as_ref());
+    let requests =
+        spec.resources.iter().chain(containers).filter_map(|resources| resources.requests.as_ref());
+    requests.flat_map(BTreeMap::keys).map(String::as_str).filter(|name| name.starts_with(HUGE_PAGES))
+}
+
+/// Upstream's reasons, for the sizes that there are kernels with.
+fn no_huge_pages(resource: &str) -> &'static str {
+    match resource.strip_prefix(HUGE_PAGES).unwrap_or_default() {
+        "64Ki" => "OutOfhugepages-64Ki",
+        "1Mi" => "OutOfhugepages-1Mi",
+        "2Mi" => "OutOfhugepages-2Mi",
+        "4Mi" => "OutOfhugepages-4Mi",
+        "8Mi" => "OutOfhugepages-8Mi",
+        "16Mi" => "OutOfhugepages-16Mi",
+        "32Mi" => "OutOfhugepages-32Mi",
+        "256Mi" => "OutOfhugepages-256Mi",
+        "512Mi" => "OutOfhugepages-512Mi",
+        "1Gi" => "OutOfhugepages-1Gi",
+        "2Gi" => "OutOfhugepages-2Gi",
+        "16Gi" => "OutOfhugepages-16Gi",
+        _ => "OutOfhugepages",
+    }
 }
 
 type Read = fn(&k8s_openapi::apimachinery::pkg::api::resource::Quantity) -> Option<i64>;

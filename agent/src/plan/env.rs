@@ -130,7 +130,7 @@ fn value_from(
         let spec = pod.pod.spec.as_ref();
         let named = reference.container_name.as_deref().filter(|name| !name.is_empty());
         let of = named.and_then(|name| pod::find(spec?, &name.into())).unwrap_or(container);
-        return fields::resource(context, of, reference).map(Some);
+        return fields::resource(context, pod, of, reference).map(Some);
     }
     if let Some(reference) = &source.config_map_key_ref {
         let optional = reference.optional == Some(true);

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use super::{
     context::Context,
     quantity::{milli, value},
-    resources::Amounts,
+    resources::{Amounts, container_amounts},
 };
 use crate::model::{DesiredPod, ObservedPod, spec as pod};
 
@@ -67,13 +67,16 @@ fn formatted(map: Option<&BTreeMap<String, String>>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The value of a container's resource; a limit that is not set is the node's allocatable.
+/// The value of a container's resource; a limit that is not set is that of the pod as a whole, else the node's
+/// allocatable.
 pub(super) fn resource(
     context: &Context<'_>,
+    pod: &DesiredPod,
     container: &Container,
     selector: &ResourceFieldSelector,
 ) -> Result<String, String> {
     let amounts = Amounts::of(container.resources.as_ref());
+    let limited = container_amounts(pod.pod.spec.as_ref(), container);
     let listed = |name: &str| {
         let resources = container.resources.as_ref()?;
         let (list, name) = match name.split_once('.')? {
@@ -85,9 +88,9 @@ pub(super) fn resource(
     };
     let divisor = selector.divisor.clone().filter(|d| value(d) != Some(0)).unwrap_or(Quantity("1".into()));
     let (amount, unit) = match selector.resource.as_str() {
-        "limits.cpu" => (amounts.cpu_limit.unwrap_or(context.node.cpu_milli), milli(&divisor)),
+        "limits.cpu" => (limited.cpu_limit.unwrap_or(context.node.cpu_milli), milli(&divisor)),
         "requests.cpu" => (amounts.cpu_request, milli(&divisor)),
-        "limits.memory" => (amounts.memory_limit.unwrap_or(context.node.memory_bytes), value(&divisor)),
+        "limits.memory" => (limited.memory_limit.unwrap_or(context.node.memory_bytes), value(&divisor)),
         "requests.memory" => (amounts.memory_request, value(&divisor)),
         name @ "limits.ephemeral-storage" => {
             (listed(name).unwrap_or(context.node.ephemeral_bytes), value(&divisor))

@@ -9,7 +9,7 @@ use super::{
     env::{self, Environment},
     expand::expand,
     files::pod_files,
-    resources::{Amounts, oom_score_adj},
+    resources::{container_amounts, oom_score_adj},
     restart::ROUND_LABEL,
     security::security,
     signals,
@@ -75,7 +75,7 @@ pub(super) fn launch(
     );
     let network = seen.network.as_ref();
     let limits = if context.node.enforced {
-        Amounts::of(container.resources.as_ref()).limits(None)
+        container_amounts(spec, container).limits(None)
     } else {
         Limits::default()
     };

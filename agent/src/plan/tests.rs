@@ -20,6 +20,7 @@ mod ending;
 mod isolation;
 mod properties;
 mod restarts;
+mod whole;
 
 const NOW: i64 = 1_800_000_000_000;
 

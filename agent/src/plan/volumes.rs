@@ -161,7 +161,7 @@ impl Source<'_> {
                 let name = reference.container_name.as_deref().unwrap_or_default();
                 let container = spec.and_then(|spec| pod::find(spec, &name.into()));
                 let container = container.ok_or_else(|| format!("container {name} not found"))?;
-                fields::resource(self.context, container, reference)?
+                fields::resource(self.context, self.pod, container, reference)?
             } else {
                 continue;
             };

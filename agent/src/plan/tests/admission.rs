@@ -55,6 +55,17 @@ fn what_the_node_cannot_be_is_refused_in_upstreams_words() {
             "OutOfcpu",
             "Node didn't have enough resource: cpu, requested: 5000, used: 0, capacity: 4000",
         ),
+        (
+            of_pod(json!({"resources": {"requests": {"cpu": "5"}}})),
+            "OutOfcpu",
+            "Node didn't have enough resource: cpu, requested: 5000, used: 0, capacity: 4000",
+        ),
+        (
+            json!({"containers": [{"name": "web", "image": "i",
+                "resources": {"requests": {"cpu": "1", "hugepages-2Mi": "4Mi"}}}]}),
+            "OutOfhugepages-2Mi",
+            "Node didn't have enough resource: hugepages-2Mi, requested: 4194304, used: 0, capacity: 0",
+        ),
     ] {
         assert_eq!(alone(spec), Some((reason.to_owned(), format!("Pod was rejected: {message}"))));
     }
