@@ -27,7 +27,10 @@ use super::{
     share::{Flights, KeyedLocks},
     unpack,
 };
-use crate::{containerd::Containerd, model::ImageInfo};
+use crate::{
+    containerd::Containerd,
+    model::{ImageInfo, chain},
+};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -197,12 +200,12 @@ fn copy(error: &ImageError) -> ImageError {
             reference: reference.clone(),
             endpoint: endpoint.clone(),
             why: why.clone(),
-            source: source.as_ref().map(|s| s.to_string().into()),
+            source: source.as_ref().map(|cause| chain(&**cause).into()),
         },
         ImageError::Store { reference, why, source } => ImageError::Store {
             reference: reference.clone(),
             why: why.clone(),
-            source: source.as_ref().map(|s| s.to_string().into()),
+            source: source.as_ref().map(|cause| chain(&**cause).into()),
         },
     }
 }
@@ -243,5 +246,27 @@ impl Images for ContainerdImages {
         let answer = self.client.images().list(self.client.request(ListImagesRequest::default())).await;
         let images = answer.map_err(|status| store_error("*", "list images", &status))?.into_inner().images;
         Ok(images.into_iter().map(|image| image.name).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waited_for_a_pull_is_told_the_whole_cause() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let inner = ImageError::Store {
+            reference: "app:1".into(),
+            why: "its certificate is of another".into(),
+            source: Some(refused.into()),
+        };
+        let error = ImageError::Pull {
+            reference: "app:1".into(),
+            endpoint: "registry".into(),
+            why: "it cannot be reached".into(),
+            source: Some(Box::new(inner)),
+        };
+        assert_eq!(chain(&copy(&error)), chain(&error));
     }
 }
