@@ -35,7 +35,7 @@ pub(super) struct Security {
 
 /// `fsGroup`, which volumes belong to.
 pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
-    pod.spec.as_ref()?.security_context.as_ref()?.fs_group.and_then(id)
+    pod.spec.as_ref()?.security_context.as_ref()?.fs_group.and_then(|group| u32::try_from(group).ok())
 }
 
 /// Joins both contexts and checks runAsNonRoot against the image.
@@ -50,20 +50,23 @@ pub(super) fn security(
     let spec = pod.pod.spec.as_ref();
     let outer = spec.and_then(|spec| spec.security_context.as_ref()).unwrap_or(&default_pod);
     let own = container.security_context.as_ref().unwrap_or(&default_own);
-    let user = own.run_as_user.or(outer.run_as_user).and_then(id);
+    let user = own.run_as_user.or(outer.run_as_user).map(|user| id("runAsUser", user)).transpose()?;
+    let group = own.run_as_group.or(outer.run_as_group).map(|group| id("runAsGroup", group)).transpose()?;
     let run_as_non_root = own.run_as_non_root.or(outer.run_as_non_root).unwrap_or(false);
     if run_as_non_root {
         verify_non_root(pod, container, user, image)?;
     }
     let privileged = own.privileged.unwrap_or(false);
     let capabilities = own.capabilities.clone().unwrap_or_default();
-    let groups = outer.fs_group.iter().chain(outer.supplemental_groups.iter().flatten());
-    let mut extra_groups: Vec<u32> = groups.copied().filter_map(id).collect();
+    let fs_group = outer.fs_group.iter().map(|group| id("fsGroup", *group));
+    let supplemental =
+        outer.supplemental_groups.iter().flatten().map(|group| id("supplementalGroups", *group));
+    let mut extra_groups = fs_group.chain(supplemental).collect::<Result<Vec<u32>, _>>()?;
     extra_groups.sort_unstable();
     extra_groups.dedup();
     Ok(Security {
         user,
-        group: own.run_as_group.or(outer.run_as_group).and_then(id),
+        group,
         run_as_non_root,
         extra_groups,
         add_capabilities: names(capabilities.add),
@@ -79,8 +82,9 @@ pub(super) fn security(
     })
 }
 
-fn id(value: i64) -> Option<u32> {
-    u32::try_from(value).ok()
+/// What is no id must not be taken for none: the image's own may be root's.
+fn id(field: &str, value: i64) -> Result<u32, String> {
+    u32::try_from(value).map_err(|_| format!("{field} {value} is no id"))
 }
 
 fn names(list: Option<Vec<String>>) -> Vec<String> {

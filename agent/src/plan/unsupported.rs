@@ -50,11 +50,17 @@ fn host_ports(container: &Container, host_network: bool) -> Result<(), String> {
     for port in
         container.ports.iter().flatten().filter(|port| !host_network && port.host_port.unwrap_or(0) != 0)
     {
-        let at = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
-        if port.protocol.as_deref() == Some("SCTP") {
-            return Err("hostPort of protocol SCTP is not supported by this node: use hostNetwork".to_owned());
+        let at = port.host_ip.as_deref().filter(|text| !text.is_empty());
+        let at = at.map(|text| text.parse::<IpAddr>().map_err(|_| format!("hostIP {text:?} is no address")));
+        match port.protocol.as_deref() {
+            None | Some("TCP" | "UDP") => {}
+            Some(other) => {
+                return Err(format!(
+                    "hostPort of protocol {other} is not supported by this node: use hostNetwork"
+                ));
+            }
         }
-        if let Some(ip) = at.filter(|ip| ip.is_ipv6() && !ip.is_unspecified()) {
+        if let Some(ip) = at.transpose()?.filter(|ip| ip.is_ipv6() && !ip.is_unspecified()) {
             return Err(format!("hostIP {ip} is not supported by this node: it has IPv4 pods only"));
         }
     }

@@ -39,6 +39,11 @@ fn what_would_be_weaker_than_promised_is_refused() {
             container(json!({"ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "2001:db8::1"}]})),
             "hostIP",
         ),
+        (container(json!({"ports": [{"containerPort": 80, "hostPort": 80, "protocol": "QUIC"}]})), "QUIC"),
+        (container(json!({"ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "here"}]})), "here"),
+        (container(json!({"securityContext": {"runAsUser": -1}})), "runAsUser -1"),
+        (of_pod(json!({"securityContext": {"runAsGroup": 4_294_967_296_i64}})), "runAsGroup"),
+        (of_pod(json!({"securityContext": {"supplementalGroups": [1, -7]}})), "supplementalGroups -7"),
         (container(json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})), "volumeDevices"),
     ] {
         let message = refused(spec).unwrap_or_else(|| panic!("{word} is not refused"));
