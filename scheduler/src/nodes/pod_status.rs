@@ -16,13 +16,14 @@ use crate::{
 /// Attempts at a write that others race with.
 const ATTEMPTS: usize = 8;
 /// Conditions that are the agent's to set. All others belong to the scheduler, to controllers or to users.
-const AGENT_CONDITIONS: [&str; 6] = [
+const AGENT_CONDITIONS: [&str; 7] = [
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodReadyToStartContainers",
     "PodResizePending",
     "PodResizeInProgress",
+    "AllContainersRestarting",
 ];
 
 /// The node that reports, and the addresses that are its to give out.

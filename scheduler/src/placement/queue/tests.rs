@@ -24,6 +24,7 @@ fn hint(queue: &mut Queue, hint: &Hint, now: Instant) {
     queue.hint(hint, &Namespaces::new(), now);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "each call makes both")]
 fn shape(labels: Value, spec: Value) -> Arc<Shape> {
     let pod = json!({"metadata": {"namespace": "default", "labels": labels}, "spec": spec});
     Arc::new(Shape::of(&serde_json::from_value(pod).unwrap()))

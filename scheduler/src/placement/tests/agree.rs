@@ -94,8 +94,7 @@ fn affinity() -> impl Strategy<Value = Value> {
             "preferredDuringSchedulingIgnoredDuringExecution": preferred})
     };
     let disk = json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]});
-    let wanted =
-        json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [disk.clone()]}});
+    let wanted = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [disk]}});
     let liked =
         json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "preference": disk}]});
     let node = prop_oneof![4 => Just(json!({})), 1 => Just(wanted), 1 => Just(liked)];
