@@ -131,3 +131,39 @@ async fn a_gated_pod_waits_for_its_gate() {
     cluster.objects.patch(pods, Some("default"), "web", None, open, &options).await.unwrap();
     cluster.until("web", "bound", bound).await;
 }
+
+#[tokio::test]
+async fn pods_that_one_pod_kept_out_come_in_when_it_goes() {
+    let cluster = cluster().await;
+    let options = WriteOptions::controller("test");
+    for name in ["n1", "n2"] {
+        cluster.node(name).await;
+        let label = crate::objects::Patch::Merge(json!({"metadata": {"labels": {"everywhere": "yes"}}}));
+        cluster.objects.patch(Resource::NODES, None, name, None, label, &options).await.unwrap();
+    }
+    let create = async |name: &str, spec: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec});
+        cluster.objects.create(Resource::PODS, Some("default"), body, &options).await.unwrap();
+    };
+    let containers = json!([{"name": "c", "image": "i"}]);
+    let alone = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "everywhere", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
+    create("alone", json!({"nodeName": "n1", "affinity": alone, "containers": containers})).await;
+    let names: Vec<String> = (0..15).map(|n| format!("web-{n}")).collect();
+    for name in &names {
+        create(name, json!({"containers": containers})).await;
+    }
+    for name in &names {
+        let pod = cluster.until(name, "refused", |p| scheduled(p).is_some_and(|s| s.0 == "False")).await;
+        let (_, reason, message) = scheduled(&pod).unwrap();
+        assert_eq!(reason, "Unschedulable");
+        let expected = "0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.";
+        assert_eq!(message, expected);
+    }
+    let now = crate::objects::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
+    cluster.objects.delete(Resource::PODS, Some("default"), "alone", &now, &options).await.unwrap();
+    for name in &names {
+        cluster.until(name, "bound", bound).await;
+    }
+}

@@ -155,7 +155,7 @@ pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
         let what = format!("memory with {there} nodes, upstream's API server and scheduler");
         rows.push(Row::value(&what, them, "MB", ""));
         let what = format!("memory with {there} nodes: ours is a share of theirs");
-        rows.push(Row::value(&what, us / them, "", "0.25 or less"));
+        rows.push(Row::value(&what, us / them * 100.0, "%", "25 or less"));
     }
     Ok(rows)
 }
