@@ -34,6 +34,7 @@ pub mod probes;
 pub mod quantity;
 mod resources;
 mod restart;
+mod rounds;
 mod security;
 mod signals;
 mod standing;
@@ -66,7 +67,7 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     let refused = admission::refuse(context, pod, seen);
     let expired = expired(pod, seen, previous, &mut draft);
     let mut subjects = Subjects { context, pod, spec, seen, prepared: false, round: restart::latest(seen) };
-    subjects.round = restart::round(&subjects);
+    subjects.round = rounds::round(&subjects);
     let (mut finished, mut failing) = (false, BTreeMap::new());
     if pod::deleted(&pod.pod) {
         let over = termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));
@@ -77,9 +78,9 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
         }
     } else {
         failing = prepare(&mut subjects, &mut draft);
-        restart::wait(&subjects, &mut draft);
+        rounds::wait(&subjects, &mut draft);
         if subjects.round.ending {
-            restart::end_all(&subjects, &mut draft);
+            rounds::end_all(&subjects, &mut draft);
         } else if containers::over(&subjects) {
             // Only sidecars are left, and they end with those they served.
             termination::stop_all(&subjects, &mut draft, grace_ms(&pod.pod));

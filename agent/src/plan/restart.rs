@@ -1,22 +1,15 @@
 //! Which ended containers are started again: by a container's own rules and policy, else by the policy of its pod; and
-//! when the end of one of them begins the whole pod anew (`RestartAllContainers`).
+//! which round of its pod an attempt is of.
 //!
 //! A pod's life is a row of rounds. Every attempt carries the number of its round as a label, so that nothing but what
 //! is observed tells which round it is: when a container of the latest one asks for it, all that live are ended, and
 //! what is launched then is of the next. What ended in an earlier round counts for nothing, init containers included.
 
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, PodSpec};
 
-use super::{
-    containers,
-    draft::{Draft, Subjects},
-    phase::terminal,
-    standing::{Standing, previous, standing},
-    termination::{self, Stop},
-};
 use crate::model::{
-    ContainerName, ContainerState, ObservedContainer, ObservedPod,
-    spec::{RestartPolicy, all_containers, container_policy, deleted, is_sidecar, restart_policy},
+    ObservedContainer, ObservedPod,
+    spec::{RestartPolicy, all_containers, container_policy, is_sidecar, restart_policy},
 };
 
 /// Label: the round of the pod that an attempt is of.
@@ -48,60 +41,9 @@ pub(super) fn latest(seen: &ObservedPod) -> Round {
     Round { number: number.unwrap_or(0), ..Round::default() }
 }
 
-/// The round that is planned for; `subjects` have the latest.
-pub(super) fn round(subjects: &Subjects<'_>) -> Round {
-    let (seen, known) = (subjects.seen, previous(subjects.pod, subjects.seen));
-    let Round { number, .. } = subjects.round;
-    let asked = all_containers(subjects.spec).any(|(container, _)| {
-        let latest = seen.latest(&ContainerName::new(container.name.as_str()));
-        latest.is_some_and(|latest| of(latest) == number && asks(container, latest))
-    });
-    let alive = !deleted(&subjects.pod.pod) && terminal(known).is_none();
-    // Those that were ended for it do not make the pod one that is over.
-    let due = asked && alive && (told(known) || !containers::over(subjects));
-    match (due, seen.any_running()) {
-        (true, true) => Round { number, due, ending: true },
-        (true, false) => Round { number: number + 1, due, ending: false },
-        (false, _) => subjects.round,
-    }
-}
-
-fn told(status: Option<&PodStatus>) -> bool {
-    let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == ALL_RESTARTING && condition.status == "True")
-}
-
 /// The round of an attempt.
 pub(super) fn of(attempt: &ObservedContainer) -> u32 {
     attempt.labels.get(ROUND_LABEL).and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-fn asks(container: &Container, latest: &ObservedContainer) -> bool {
-    matches!(latest.state, ContainerState::Exited { code, .. } if restarts_all(container, code))
-}
-
-/// Ends what lives, without grace, as upstream.
-pub(super) fn end_all(subjects: &Subjects<'_>, draft: &mut Draft) {
-    for (container, _) in all_containers(subjects.spec) {
-        let latest = subjects.seen.latest(&ContainerName::new(container.name.as_str()));
-        if let Some(latest) = latest.filter(|latest| latest.state.may_live()) {
-            let message =
-                format!("Container {} will be restarted with all others of its pod", container.name);
-            termination::stop(subjects, draft, container, latest, &Stop { message, grace_ms: 0 });
-        }
-    }
-}
-
-/// What ended and will be started in the new round waits for it.
-pub(super) fn wait(subjects: &Subjects<'_>, draft: &mut Draft) {
-    for (container, _) in all_containers(subjects.spec) {
-        let name = ContainerName::new(container.name.as_str());
-        let Standing::Ended { end, .. } = standing(subjects, &name) else { continue };
-        // The one that asked shows how it ended while the others are being ended.
-        if end.superseded || (subjects.round.ending && !restarts_all(container, end.code)) {
-            draft.wait(&name, RESTARTING, "All containers of the pod are started anew");
-        }
-    }
 }
 
 /// The first rule that its exit code meets.
