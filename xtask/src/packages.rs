@@ -32,9 +32,6 @@ pub(crate) const CLUSTER: &[Tool] = &[
     ("pip", "python3-pip"),
 ];
 
-/// To check what a cluster serves.
-pub(crate) const CHECKS: &[Tool] = &[("promtool", "prometheus")];
-
 /// The newest kubectl, which `up` uses.
 pub(crate) const KUBECTL: &str = "1.37.1";
 /// The Debian suite that programs come from which this one's does not have, or has broken.
@@ -104,6 +101,11 @@ pub(crate) fn old_kubectl(tools: &Path) -> Result<PathBuf> {
 /// writes through a null pointer.
 pub(crate) fn busybox(tools: &Path) -> Result<PathBuf> {
     newer(tools, "busybox-static", "usr/bin/busybox")
+}
+
+/// Prometheus' own tool, below `tools`, to check what a cluster serves. Installing its package would start a server.
+pub(crate) fn promtool(tools: &Path) -> Result<PathBuf> {
+    newer(tools, "prometheus", "usr/bin/promtool")
 }
 
 /// A program of Debian's package from a newer suite, unpacked, not installed. The suite is read from a scratch list; the

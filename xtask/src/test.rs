@@ -92,15 +92,16 @@ fn privileged() -> Result<()> {
 
 fn end_to_end() -> Result<()> {
     require_root()?;
-    packages::ensure(packages::CHECKS)?;
     let cluster = up::start("test", 2, Build::Release)?;
-    let old = packages::old_kubectl(&layout::root()?.join("target/tools"))?;
+    let tools = layout::root()?.join("target/tools");
+    let (old, promtool) = (packages::old_kubectl(&tools)?, packages::promtool(&tools)?);
     let kubeconfig = cluster.layout.kubeconfig();
     let environment = [
         ("GANTRY_TEST_DIR", cluster.layout.dir.as_path()),
         ("GANTRY_TEST_RUN", &cluster.layout.run),
         ("GANTRY_KUBECTL", &cluster.kubectl),
         ("GANTRY_OLD_KUBECTL", &old),
+        ("GANTRY_PROMTOOL", &promtool),
         ("KUBECONFIG", &kubeconfig),
     ];
     let result = programs::run("tests", &environment);

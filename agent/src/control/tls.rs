@@ -26,7 +26,9 @@ use super::credentials::Credentials;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file with the CA holds no certificate.
-    #[error("the scheduler's CA in {file:?} is not a PEM certificate")]
+    #[error(
+        "the scheduler's CA in {file:?} is not a PEM certificate (copy pki/ca.crt of the scheduler's data directory there)"
+    )]
     Ca {
         /// Which.
         file: PathBuf,
@@ -35,7 +37,9 @@ pub enum TlsError {
         source: Option<pem::Error>,
     },
     /// rustls does not take the certificate for a CA.
-    #[error("the scheduler's CA in {file:?} cannot be trusted")]
+    #[error(
+        "the scheduler's CA in {file:?} cannot be trusted (copy pki/ca.crt of the scheduler's data directory there)"
+    )]
     Untrusted {
         /// Which.
         file: PathBuf,
@@ -193,10 +197,11 @@ mod tests {
             crate::model::Chain(&error).to_string()
         };
         let file = "the scheduler's CA in \"/etc/gantry/ca.crt\"";
-        assert_eq!(told(b"nonsense"), format!("{file} is not a PEM certificate"));
+        let remedy = "(copy pki/ca.crt of the scheduler's data directory there)";
+        assert_eq!(told(b"nonsense"), format!("{file} is not a PEM certificate {remedy}"));
         let cut = told(b"-----BEGIN CERTIFICATE-----\nMIIB");
-        assert!(cut.starts_with(&format!("{file} is not a PEM certificate: ")), "{cut}");
+        assert!(cut.starts_with(&format!("{file} is not a PEM certificate {remedy}: ")), "{cut}");
         let empty = told(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-        assert!(empty.starts_with(&format!("{file} cannot be trusted: ")), "{empty}");
+        assert!(empty.starts_with(&format!("{file} cannot be trusted {remedy}: ")), "{empty}");
     }
 }

@@ -209,10 +209,11 @@ impl Programmer {
         if same {
             return;
         }
-        done.unserved = unserved_of(&table.services);
-        for FailedObject { namespace, name, message, .. } in &done.unserved {
+        let unserved = unserved_of(&table.services);
+        for FailedObject { namespace, name, message, .. } in news(&done.unserved, &unserved) {
             warn!(namespace, name, reason = message, "a service is not wholly served");
         }
+        done.unserved = unserved;
         let addresses = node.addresses.clone();
         let dataplane = Arc::clone(&self.dataplane);
         let (publish, more) = (Arc::clone(table), ports.clone());
@@ -244,6 +245,14 @@ impl Programmer {
             Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
+}
+
+/// What was not told before in the same words: a service comes with a new generation whenever its endpoints change.
+fn news<'a>(before: &'a [FailedObject], now: &'a [FailedObject]) -> impl Iterator<Item = &'a FailedObject> {
+    let same = |a: &FailedObject, b: &FailedObject| {
+        (&a.namespace, &a.name, &a.message) == (&b.namespace, &b.name, &b.message)
+    };
+    now.iter().filter(move |failed| !before.iter().any(|known| same(known, failed)))
 }
 
 /// Services of which something is not served, whatever is tried.

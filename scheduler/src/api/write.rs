@@ -30,11 +30,8 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     ask.params.check_timeout()?;
     let mut options = ask.write_options("CreateOptions")?;
-    let decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
-    options.duplicates = decoded.duplicates;
-    options.source = decoded.source;
-    options.view = kind.view.is_some().then_some(kind);
-    let written = api.objects.create(kind.resource, namespace, decoded.value, &options).await?;
+    let object = read_object(ask, kind, body, &mut options).await?;
+    let written = api.objects.create(kind.resource, namespace, object, &options).await?;
     written_response(ask, kind, None, &written).await
 }
 
@@ -53,15 +50,10 @@ pub(super) async fn create_sub(
     }
     match at.sub {
         Some(Subresource::Binding) => {
-            let causes: Vec<String> = kinds::check_binding(&body)
-                .into_iter()
-                .map(|cause| format!("{}: {}", cause.field, cause.message))
-                .collect();
+            let causes = kinds::check_binding(&body);
             if !causes.is_empty() {
                 // Upstream has no class for it.
-                let several = causes.len() > 1;
-                let told = causes.join(", ");
-                return Err(ApiError::new(Reason::Unknown, if several { format!("[{told}]") } else { told }));
+                return Err(ApiError::new(Reason::Unknown, Cause::together(causes).1));
             }
             api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, body, &options).await?;
         }
@@ -84,6 +76,20 @@ fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Reads a whole object; `options` get what else there is to know of it.
+async fn read_object(
+    ask: &RequestContext<'_>,
+    kind: &'static Kind,
+    body: Body,
+    options: &mut WriteOptions,
+) -> Result<Value, ApiError> {
+    let decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
+    options.duplicates = decoded.duplicates;
+    options.source = decoded.source;
+    options.view = kind.view.is_some().then_some(kind);
+    Ok(decoded.value)
+}
+
 /// The body of a subresource that is of another type than the object, with what is told of it as warnings.
 async fn own_body(
     ask: &RequestContext<'_>,
@@ -92,14 +98,12 @@ async fn own_body(
     options: &mut WriteOptions,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let kind = at.sub.and_then(kinds::body_of).ok_or_else(respond::method_not_allowed)?;
-    let mut decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
-    options.duplicates = decoded.duplicates;
-    options.source = decoded.source;
+    let mut object = read_object(ask, kind, body, options).await?;
     // The version before is the same to the letter, and clients still send it.
-    if at.sub == Some(Subresource::Eviction) && text(&decoded.value, "apiVersion") == "policy/v1beta1" {
-        decoded.value["apiVersion"] = "policy/v1".into();
+    if at.sub == Some(Subresource::Eviction) && text(&object, "apiVersion") == "policy/v1beta1" {
+        object["apiVersion"] = "policy/v1".into();
     }
-    objects::own_body(kind, at.namespace, decoded.value, options)
+    objects::own_body(kind, at.namespace, object, options)
 }
 
 /// `PUT`.
@@ -119,12 +123,9 @@ pub(super) async fn update(
         written.warnings.extend(warnings);
         return written_response(ask, at.kind, at.sub, &written).await;
     }
-    let decoded = body::decode(ask.headers, &body::read(body).await?, at.kind.kind)?;
-    options.duplicates = decoded.duplicates;
-    options.source = decoded.source;
-    options.view = at.kind.view.is_some().then_some(at.kind);
+    let object = read_object(ask, at.kind, body, &mut options).await?;
     let written =
-        api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, decoded.value, &options).await?;
+        api.objects.update(at.kind.resource, at.namespace, at.name, at.sub, object, &options).await?;
     written_response(ask, at.kind, at.sub, &written).await
 }
 

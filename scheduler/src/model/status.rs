@@ -105,6 +105,24 @@ pub struct Cause {
     pub message: String,
 }
 
+impl Cause {
+    /// Several in upstream's text for all of them; the same complaint twice is told once.
+    pub fn together(causes: Vec<Self>) -> (Vec<Self>, String) {
+        let mut told: Vec<Self> = Vec::with_capacity(causes.len());
+        for cause in causes {
+            if !told.iter().any(|t| t.field == cause.field && t.message == cause.message) {
+                told.push(cause);
+            }
+        }
+        let texts: Vec<String> = told.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let joined = match texts.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        (told, joined)
+    }
+}
+
 /// A refused request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -176,18 +194,7 @@ impl ApiError {
     /// `Deployment.apps "web" is invalid: spec.x: Required value` with all causes, as upstream joins them.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        // The same complaint twice is told once.
-        let mut told: Vec<Cause> = Vec::with_capacity(causes.len());
-        for cause in causes {
-            if !told.iter().any(|t| t.field == cause.field && t.message == cause.message) {
-                told.push(cause);
-            }
-        }
-        let texts: Vec<String> = told.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-        let joined = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let (told, joined) = Cause::together(causes);
         Self {
             message: format!("{qualified} {} is invalid: {joined}", go::quote(name)),
             group: group.to_owned(),

@@ -60,7 +60,8 @@ impl Objects {
                     }
                 }
             }
-            let committed = if changes.is_empty() { Ok(Vec::new()) } else { self.commit(changes).await };
+            let committed =
+                if changes.is_empty() { Ok(Vec::new()) } else { self.inner.store.commit(changes).await };
             let refusal = match committed {
                 Ok(objects) => {
                     for (at, object) in whose.into_iter().zip(objects) {
@@ -115,10 +116,6 @@ impl Objects {
         .await?;
         let draft = body::draft(kind, target.key(), &new)?;
         Ok(Change::Put { draft, expect: Expect::At(current.revision) })
-    }
-
-    async fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Object>>, StoreError> {
-        self.inner.store.commit(changes).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    Change, Draft, Expect, Keyring, Layout, MemoryStore, Scan, SqliteStore, Store, StoreError,
+    Change, Draft, Expect, Keyring, Layout, MemoryStore, OpenError, Scan, SqliteStore, Store, StoreError,
     sqlite::SqliteOptions,
 };
 use crate::model::{Key, Object, Resource, Revision};
@@ -19,7 +19,7 @@ pub(super) fn layout() -> Layout {
     ])
 }
 
-pub(super) fn sqlite(dir: &Path) -> SqliteStore {
+pub(super) fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
     let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
     let path = dir.join("gantry.db");
     SqliteStore::open(SqliteOptions {
@@ -29,7 +29,10 @@ pub(super) fn sqlite(dir: &Path) -> SqliteStore {
         keys,
         upgrade: |_, _| {},
     })
-    .unwrap()
+}
+
+pub(super) fn sqlite(dir: &Path) -> SqliteStore {
+    open(dir).unwrap()
 }
 
 pub(super) fn key(name: &str) -> Key {

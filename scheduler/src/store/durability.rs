@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Change, Draft, Expect, Keyring, OpenError, SqliteOptions, SqliteStore, Store, StoreError,
-    conformance::{key, layout, put, sqlite},
+    Change, Draft, Expect, Keyring, OpenError, SqliteStore, Store, StoreError,
+    conformance::{key, open, put, sqlite},
 };
 use crate::model::{Key, Object, Resource, Revision};
 
@@ -23,18 +23,6 @@ fn secret(text: &str) -> Change {
     let key = Key::namespaced(Resource::SECRETS, "default", "s");
     let value = json!({"metadata": {"name": "s"}, "data": {"k": text}});
     Change::Put { draft: Draft::new(key, &value, &[]).unwrap(), expect: Expect::Absent }
-}
-
-fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
-    let keys = Keyring::open(&dir.join("secrets.key"), false).unwrap();
-    let path = dir.join("gantry.db");
-    SqliteStore::open(SqliteOptions {
-        path: &path,
-        layout: layout(),
-        sealed: vec![Resource::SECRETS],
-        keys,
-        upgrade: |_, _| {},
-    })
 }
 
 #[tokio::test]

@@ -184,3 +184,18 @@ async fn what_no_try_makes_answer_is_told_and_not_tried_again() {
     assert_eq!(count(&fake, "publish"), 1);
     assert!(running.gates.closed().is_empty());
 }
+
+#[test]
+fn what_is_not_served_is_told_once_in_the_same_words() {
+    let failed = |name: &str, generation, message: &str| FailedObject {
+        kind: FailedKind::Service,
+        namespace: "default".into(),
+        name: name.into(),
+        generation,
+        message: message.into(),
+    };
+    let before = [failed("a", 1, "port 1"), failed("b", 1, "port 2")];
+    let now = [failed("a", 2, "port 1"), failed("b", 2, "port 3"), failed("c", 1, "port 1")];
+    let told: Vec<&str> = news(&before, &now).map(|failed| failed.name.as_str()).collect();
+    assert_eq!(told, ["b", "c"]);
+}

@@ -3,7 +3,7 @@
 //! with many pods there. Nothing else runs beside them: no controllers, no nodes.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{footprint, report::Row};
+use crate::{footprint, peers::Peers, report::Row};
 
 const NAMESPACE: &str = "bench-api";
 /// Pod writes at a time while the servers are filled.
@@ -34,18 +34,8 @@ const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// What and how much.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// kubeconfig of ours.
-    #[arg(long)]
-    ours: PathBuf,
-    /// Our processes.
-    #[arg(long)]
-    ours_pid: Vec<u32>,
-    /// kubeconfig of upstream's.
-    #[arg(long)]
-    theirs: PathBuf,
-    /// Upstream's processes: API server and etcd.
-    #[arg(long)]
-    theirs_pid: Vec<u32>,
+    #[command(flatten)]
+    peers: Peers,
     /// Rounds of each request.
     #[arg(long, default_value_t = 300)]
     count: u32,
@@ -94,8 +84,9 @@ impl Request {
 
 /// Runs it.
 pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
-    let ours = Side::connect(&options.ours, &options.ours_pid).await.context("ours")?;
-    let theirs = Side::connect(&options.theirs, &options.theirs_pid).await.context("upstream's")?;
+    let ours = Side::connect(&options.peers.ours, &options.peers.ours_pid).await.context("ours")?;
+    let theirs =
+        Side::connect(&options.peers.theirs, &options.peers.theirs_pid).await.context("upstream's")?;
     let mut rows = Vec::new();
     for request in [Request::Create, Request::Get, Request::Patch, Request::Delete] {
         compare(&ours, &theirs, request, options.count).await?.report(request.name(), &mut rows);

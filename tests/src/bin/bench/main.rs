@@ -5,6 +5,7 @@
 mod api;
 mod change;
 mod footprint;
+mod peers;
 mod placement;
 mod pods;
 mod report;

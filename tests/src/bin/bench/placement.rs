@@ -6,7 +6,7 @@
 //! creation until the last is bound, which the creations take most of. Then memory, with nodes and pods there.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{footprint, report::Row};
+use crate::{footprint, peers::Peers, report::Row};
 
 /// Writes at a time.
 const PARALLEL: usize = 32;
@@ -39,18 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What and how much.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// kubeconfig of ours.
-    #[arg(long)]
-    ours: PathBuf,
-    /// Our processes.
-    #[arg(long)]
-    ours_pid: Vec<u32>,
-    /// kubeconfig of upstream's.
-    #[arg(long)]
-    theirs: PathBuf,
-    /// Upstream's processes that memory is compared with: API server and scheduler.
-    #[arg(long)]
-    theirs_pid: Vec<u32>,
+    #[command(flatten)]
+    peers: Peers,
     /// Nodes; a list is worked off in order, nodes are added.
     #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
     nodes: Vec<u32>,
@@ -115,8 +105,9 @@ struct Side {
 
 /// Runs it.
 pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
-    let ours = Side::connect(&options.ours, &options.ours_pid).await.context("ours")?;
-    let theirs = Side::connect(&options.theirs, &options.theirs_pid).await.context("upstream's")?;
+    let ours = Side::connect(&options.peers.ours, &options.peers.ours_pid).await.context("ours")?;
+    let theirs =
+        Side::connect(&options.peers.theirs, &options.peers.theirs_pid).await.context("upstream's")?;
     let mut rows = Vec::new();
     let mut there = 0;
     for nodes in &options.nodes {
