@@ -103,9 +103,9 @@ pub(crate) fn busybox(tools: &Path) -> Result<PathBuf> {
     newer(tools, "busybox-static", "usr/bin/busybox")
 }
 
-/// Prometheus' own tool, below `tools`, to check what a cluster serves. Installing its package would start a server.
+/// Prometheus' own tool, below `tools`, to check what a cluster serves.
 pub(crate) fn promtool(tools: &Path) -> Result<PathBuf> {
-    newer(tools, "prometheus", "usr/bin/promtool")
+    newer(tools, "promtool", "usr/bin/promtool")
 }
 
 /// A program of Debian's package from a newer suite, unpacked, not installed. The suite is read from a scratch list; the
