@@ -4,6 +4,7 @@
 //! -> `nodes` -> agents. Imports go down only: `app > {api, controllers, nodes, serve} > objects > {kinds,
 //! patch, store} > model`. `placement` and every controller's `plan` are pure: no IO, no clock.
 
+pub mod access;
 pub mod admission;
 pub mod api;
 pub mod app;

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use axum::body::{Body, to_bytes};
 use flate2::read::GzDecoder;
 use gantry_scheduler::{
+    access::{Certified, Connection},
     admission::{PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges},
     api::{Api, Parts},
     cache::Cache,
@@ -77,7 +78,7 @@ impl Server {
             .header(header::CONTENT_TYPE, text(3))
             .header(header::USER_AGENT, "oracle")
             .body(Body::from(ask[2].to_string()))?;
-        let response = self.api.clone().handle(Some(Actor::controller("oracle")), request).await;
+        let response = self.api.clone().handle(administrator(), request).await;
         let code = response.status().as_u16();
         let mut warnings: Vec<String> = response
             .headers()
@@ -89,6 +90,13 @@ impl Server {
         let bytes = to_bytes(response.into_body(), usize::MAX).await?;
         Ok((code, serde_json::from_slice(&bytes).unwrap_or_default(), warnings))
     }
+}
+
+/// A connection that an administrator's certificate opened.
+fn administrator() -> Arc<Connection> {
+    let until = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let certificate = Some(Certified { actor: Actor::controller("oracle"), until });
+    Arc::new(Connection { peer: ([127, 0, 0, 1], 1).into(), certificate })
 }
 
 /// An answer in the form that is recorded.

@@ -8,6 +8,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::route::Route;
+use crate::{
+    access::RequestInfo,
+    kinds::{Kind, Subresource},
+};
+
 /// Upstream's buckets of request latency, thinned.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -27,6 +33,31 @@ struct Answer {
     resource: &'static str,
     subresource: &'static str,
     code: u16,
+}
+
+/// What a request counts as. Verbs are as upstream's metrics have them; what leads into a container is a connection,
+/// whatever its method.
+pub(super) fn label(route: &Route<'_>, info: &RequestInfo<'_>) -> Request {
+    let of = |kind: &Kind| (kind.group, kind.plural);
+    let ((group, resource), sub) = match route {
+        Route::Collection(kind, _) | Route::Watch(kind, ..) => (of(kind), None),
+        Route::Object(kind, _, _, sub) => (of(kind), *sub),
+        Route::Review(_) => (("authorization.k8s.io", "reviews"), None),
+        Route::Other => (("", ""), None),
+    };
+    let verb = match info.verb {
+        _ if sub.is_some_and(super::connects) => "CONNECT",
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        _ => "OTHER",
+    };
+    Request { verb, group, resource, subresource: sub.map_or("", Subresource::name) }
 }
 
 /// The API's metrics.

@@ -1,13 +1,10 @@
 //! The Kubernetes REST API over HTTPS: routes, negotiation, authentication; no object logic of its own.
 //!
-//! In: HTTP requests with the identity of their TLS connection. Out: stored bytes as they are, tables,
+//! In: HTTP requests with what their TLS connection proved. Out: stored bytes as they are, tables,
 //! metadata, `Status` failures. Never: a rule about an object (that is in [`crate::objects`] and the kind's
 //! row), or a request's body in a log.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use axum::{extract::Request, response::Response};
@@ -18,14 +15,15 @@ use tokio::sync::watch as ready_watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kinds::{Column, Kind, Subresource},
+    access::{self, Authenticator},
+    kinds::{Column, Subresource},
     model::{ApiError, Object, Reason, Resource},
     objects::{Actor, Objects},
 };
 
-mod access;
 mod body;
 pub mod discovery;
+mod handle;
 mod health;
 mod issuer;
 mod listing;
@@ -37,6 +35,7 @@ mod query;
 mod read;
 mod request;
 mod respond;
+mod reviews;
 mod route;
 mod server;
 pub mod streams;
@@ -125,6 +124,8 @@ pub struct Parts {
 /// The API. Shared by all connections.
 pub struct Api {
     objects: Objects,
+    authenticators: Vec<Box<dyn Authenticator>>,
+    authorizer: access::Union,
     connect: Option<Arc<dyn Connect>>,
     computed: Vec<Arc<dyn Computed>>,
     server: String,
@@ -139,62 +140,30 @@ impl Api {
     pub fn new(parts: Parts, registry: &mut Registry) -> Arc<Self> {
         let Parts { objects, connect, computed, server, ready, measures, stop } = parts;
         let metrics = Metrics::new(registry);
-        Arc::new(Self { objects, connect, computed, server, ready, measures, stop, metrics })
-    }
-
-    /// Answers one request of a caller, who is known by the connection.
-    pub async fn handle(self: Arc<Self>, actor: Option<Actor>, request: Request) -> Response {
-        let started = Instant::now();
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let path = query::unescaped(uri.path(), false).unwrap_or_else(|| uri.path().to_owned());
-        let route = Route::of(&path);
-        let label = label(&route, &method, &uri);
-        let kept = respond::Kept::of(request.headers());
-        let mut response = match self.answer(actor.clone(), &path, route, request).await {
-            Ok(response) => response,
-            Err(error) => {
-                let error = if matches!(route, Route::Other) {
-                    respond::absent(error, &method, &path)
-                } else {
-                    error
-                };
-                let error = route::named_as_asked(error, &route);
-                refused(actor.as_ref(), &method, &path, &error);
-                respond::failure(&error, kept.wishes(&Params::of(&uri)))
-            }
-        };
-        if let Route::Collection(kind, _) | Route::Object(kind, ..) | Route::Watch(kind, ..) = route
-            && let Some(warning) = kind.deprecated
-        {
-            respond::warn(&mut response, &[warning.to_owned()]);
-        }
-        self.metrics.answered(&label, response.status().as_u16(), started.elapsed());
-        if label.verb == "WATCH" && response.status().is_success() {
-            let watching = self.metrics.watching(&label);
-            response = response.map(|body| {
-                use futures::StreamExt as _;
-                axum::body::Body::from_stream(body.into_data_stream().inspect(move |_| {
-                    let _ = &watching;
-                }))
-            });
-        }
-        response
+        let authenticators: Vec<Box<dyn Authenticator>> = vec![Box::new(access::ClientCertificates)];
+        let authorizer = access::standard();
+        Arc::new(Self {
+            objects,
+            authenticators,
+            authorizer,
+            connect,
+            computed,
+            server,
+            ready,
+            measures,
+            stop,
+            metrics,
+        })
     }
 
     async fn answer(
         &self,
-        actor: Option<Actor>,
+        actor: &Actor,
         path: &str,
         route: Route<'_>,
+        params: Params,
         request: Request,
     ) -> Result<Response, ApiError> {
-        let params = Params::of(request.uri());
-        if access::is_open(path) {
-            return system::open(self, path, &params, request.method(), request.headers());
-        }
-        let Some(actor) = actor else { return Err(ApiError::new(Reason::Unauthorized, "Unauthorized")) };
-        let actor = access::impersonated(actor, request.headers())?;
-        access::authorize(&actor, request.method(), path, &route)?;
         match route {
             Route::Object(_, _, _, Some(sub)) if connects(sub) && !is_connect(sub, request.method()) => {
                 Err(respond::method_not_allowed())
@@ -213,7 +182,7 @@ impl Api {
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
                 connect.connect(pod, sub, params, request).await
             }
-            Route::Other => self.other(path, params, &actor, request).await,
+            Route::Other => self.other(path, params, actor, request).await,
             _ => {
                 let (head, body) = request.into_parts();
                 route::check_method(&route, &head.method)?;
@@ -221,7 +190,7 @@ impl Api {
                     head.method == Method::GET && matches!(route, Route::Collection(..) | Route::Watch(..));
                 negotiate::check_media(&head.method, &head.headers, streams)?;
                 let offer = if matches!(route, Route::Review(_)) { Offer::Review } else { Offer::Kind };
-                let ask = RequestContext::new(&head.headers, params, &actor, offer)?;
+                let ask = RequestContext::new(&head.headers, params, actor, offer)?;
                 self.resource(&head.method, route, &ask, body).await
             }
         }
@@ -269,7 +238,7 @@ impl Api {
                     _ => Err(respond::method_not_allowed()),
                 }
             }
-            Route::Review(review) => access::review(review, ask, body).await,
+            Route::Review(review) => reviews::review(review, ask, body, &self.authorizer).await,
             Route::Other => Err(respond::no_such_path()),
         }
     }
@@ -313,45 +282,4 @@ fn is_connect(sub: Subresource, method: &Method) -> bool {
 
 const fn is_stream(sub: Subresource) -> bool {
     matches!(sub, Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward)
-}
-
-/// One line per refused request. Never the body, and of the query nothing: names in paths are enough to find
-/// the client.
-fn refused(actor: Option<&Actor>, method: &Method, path: &str, error: &ApiError) {
-    let user = actor.map_or(access::ANONYMOUS, |a| &*a.user);
-    let (code, reason) = (error.reason.code(), error.reason.as_str());
-    match code {
-        401 | 403 => tracing::warn!(user, %method, path, code, reason, "request refused"),
-        500.. => tracing::error!(user, %method, path, code, reason, message = %error, "request failed"),
-        _ => tracing::debug!(user, %method, path, code, reason, "request refused"),
-    }
-}
-
-fn label(route: &Route<'_>, method: &Method, uri: &http::Uri) -> metrics::Request {
-    let of = |kind: &Kind| (kind.group, kind.plural);
-    let ((group, resource), sub, collection) = match route {
-        Route::Collection(kind, _) | Route::Watch(kind, ..) => (of(kind), None, true),
-        Route::Object(kind, _, _, sub) => (of(kind), *sub, false),
-        Route::Review(_) => (("authorization.k8s.io", "reviews"), None, true),
-        Route::Other => (("", ""), None, false),
-    };
-    let watching = || {
-        uri.query().is_some_and(|q| {
-            q.split('&').any(|p| p.starts_with("watch=") && p != "watch=false" && p != "watch=0")
-        })
-    };
-    let verb = match (method.as_str(), collection) {
-        _ if sub.is_some_and(connects) => "CONNECT",
-        ("GET", true) if watching() || matches!(route, Route::Watch(..)) => "WATCH",
-        ("GET", true) => "LIST",
-        ("GET", false) => "GET",
-        ("POST", _) => "POST",
-        ("PUT", _) => "PUT",
-        ("PATCH", _) => "PATCH",
-        ("DELETE", true) => "DELETECOLLECTION",
-        ("DELETE", false) => "DELETE",
-        _ => "OTHER",
-    };
-    let subresource = sub.map_or("", Subresource::name);
-    metrics::Request { verb, group, resource, subresource }
 }

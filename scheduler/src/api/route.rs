@@ -56,6 +56,14 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// What clients are told of a kind that is on its way out.
+    pub(super) fn deprecation(&self) -> Option<&'static str> {
+        match self {
+            Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => kind.deprecated,
+            Self::Review(_) | Self::Other => None,
+        }
+    }
+
     fn resource(group: &str, version: &str, rest: &[&'a str]) -> Option<Self> {
         let find = |plural: &str| kinds::by_path(group, version, plural);
         let cluster = |plural: &str| find(plural).filter(|k| k.scope == Scope::Cluster);

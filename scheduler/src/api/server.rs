@@ -16,8 +16,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Api, Peer, access};
-use crate::{model::Chain, objects::Actor, pki::Identity};
+use super::{Api, Peer};
+use crate::{
+    access::{Certified, Connection},
+    model::Chain,
+};
 
 /// A client that does not finish its handshake or its request head is not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,9 +113,9 @@ async fn connection(
         Err(_) => return,
     };
     let certificates = tls.get_ref().1.peer_certificates();
-    let identity = certificates.and_then(|c| c.first()).and_then(|leaf| Identity::of(leaf));
-    let actor = identity.map(access::actor);
-    let service = service_fn(move |request| serve(api.clone(), actor.clone(), peer, request));
+    let certificate = certificates.and_then(|c| c.first()).and_then(|leaf| Certified::of(leaf));
+    let from = Arc::new(Connection { peer, certificate });
+    let service = service_fn(move |request| serve(api.clone(), from.clone(), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
@@ -137,12 +140,11 @@ async fn connection(
 
 async fn serve(
     api: Arc<Api>,
-    actor: Option<Actor>,
-    peer: SocketAddr,
+    from: Arc<Connection>,
     mut request: http::Request<Incoming>,
 ) -> Result<axum::response::Response, std::convert::Infallible> {
-    request.extensions_mut().insert(Peer(peer.ip()));
-    Ok(api.handle(actor, request.map(Body::new)).await)
+    request.extensions_mut().insert(Peer(from.peer.ip()));
+    Ok(api.handle(from, request.map(Body::new)).await)
 }
 
 /// Small answers leave at once, and a client that is gone or does not read is noticed by the kernel.

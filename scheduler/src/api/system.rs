@@ -13,8 +13,8 @@ use super::{
 };
 use crate::model::{ApiError, Reason, encode_pretty};
 
-/// Health and version: open to everyone.
-pub(super) fn open(
+/// Health and version.
+fn open(
     api: &Api,
     path: &str,
     params: &Params,
@@ -75,6 +75,7 @@ pub(super) async fn discover(
     let parts = route::parts(path);
     match parts.as_slice() {
         [""] => Ok(plain_json(StatusCode::OK, &paths())),
+        ["healthz" | "livez" | "readyz" | "version", ..] => open(api, path, params, method, headers),
         ["metrics"] if !path.ends_with('/') => Ok(metrics(api, headers)),
         [".well-known", "openid-configuration"] => issuer::configuration(method, headers, &api.server),
         ["openid", "v1", "jwks"] => issuer::keys(method, headers),

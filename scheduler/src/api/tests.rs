@@ -6,6 +6,7 @@ use http::{Method, Request, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::{Certified, Connection};
 
 mod forms;
 mod own_bodies;
@@ -36,7 +37,7 @@ impl Fixture {
     }
 
     async fn send(&self, request: Request<Body>) -> Response {
-        self.api.clone().handle(Some(Actor::controller("test")), request).await
+        self.api.clone().handle(connection(Some(Actor::controller("test"))), request).await
     }
 
     async fn ask(&self, method: Method, uri: &str, body: &str) -> (StatusCode, Value) {
@@ -54,6 +55,13 @@ impl Fixture {
         assert_eq!(status, StatusCode::CREATED, "{made}");
         made
     }
+}
+
+/// A connection with a certificate of somebody, or none.
+fn connection(actor: Option<Actor>) -> Arc<Connection> {
+    let until = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let certificate = actor.map(|actor| Certified { actor, until });
+    Arc::new(Connection { peer: "192.0.2.1:40000".parse().unwrap(), certificate })
 }
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -109,12 +117,12 @@ async fn nobody_gets_in_without_an_identity() {
         ("/version", 200),
     ] {
         let request = request(Method::GET, uri, "", "");
-        let response = f.api.clone().handle(None, request).await;
+        let response = f.api.clone().handle(connection(None), request).await;
         assert_eq!(response.status().as_u16(), code, "{uri}");
     }
-    let node = Actor { user: "system:node:n1".into(), groups: vec!["system:nodes".into()] };
+    let node = Actor::new("system:node:n1", ["system:nodes"]);
     let request = request(Method::GET, "/api/v1/namespaces/default/secrets", "", "");
-    let (status, body) = parsed(f.api.clone().handle(Some(node), request).await).await;
+    let (status, body) = parsed(f.api.clone().handle(connection(Some(node)), request).await).await;
     assert_eq!((status, &body["reason"]), (StatusCode::FORBIDDEN, &json!("Forbidden")));
 }
 

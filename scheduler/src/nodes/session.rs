@@ -380,7 +380,7 @@ async fn send(
 
 /// The node writes in its own name.
 fn node_options(node: &str) -> WriteOptions {
-    let actor = Actor { user: format!("{NODE_USER_PREFIX}{node}").into(), groups: vec![NODES_GROUP.into()] };
+    let actor = Actor::new(&format!("{NODE_USER_PREFIX}{node}"), [NODES_GROUP]);
     WriteOptions { actor, ..WriteOptions::controller("gantry-agent") }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
+mod actor;
 pub mod admission;
 mod binding;
 mod body;
@@ -39,28 +40,13 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
+pub use actor::{Actor, Extra};
 pub use admission::{Admission, NamespaceLifecycle, Operation};
 pub use binding::Binding;
 pub use body::{check_name, own_body};
 pub use delete::Deleted;
 pub use read::{Page, VersionMatch};
 pub use token::check as check_token;
-
-/// Who asks: the authenticated identity, for admission, managed fields and audit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor {
-    /// `system:node:node-1`, `kubernetes-admin`, `system:controller:deployment`.
-    pub user: Arc<str>,
-    /// `system:masters`, `system:nodes`.
-    pub groups: Vec<Arc<str>>,
-}
-
-impl Actor {
-    /// One of our own control loops.
-    pub fn controller(name: &str) -> Self {
-        Self { user: format!("system:controller:{name}").into(), groups: vec!["system:masters".into()] }
-    }
-}
 
 /// How strictly unknown and duplicate fields are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
