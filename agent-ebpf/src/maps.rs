@@ -6,10 +6,11 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use agent_ebpf_common::{
     abi::{
-        AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Head,
-        Reason, Settings, SlotRow, SocketState, SourceRangeKey, TCP,
+        AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, Reason, Settings,
+        SlotRow, SocketState, SourceRangeKey, TCP,
     },
     select::Tables,
+    tag::{Digest, Tagged},
     words::{Handle, TICK_SHIFT},
 };
 use aya_ebpf::{
@@ -22,7 +23,7 @@ use aya_ebpf::{
 
 /// Frontend to index into `HEADS`. Insert- and delete-only.
 #[map]
-pub(crate) static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FRONTENDS: HashMap<FrontendKey, Tagged> = HashMap::with_max_entries(1024, 0);
 
 #[map]
 static HEADS: Array<Head> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
@@ -41,7 +42,7 @@ static NODE_ADDRESSES: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
 
 /// Network namespace cookie to pod address. Insert- and delete-only.
 #[map]
-static POD_NETNS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+static POD_NETNS: HashMap<u64, Tagged> = HashMap::with_max_entries(4096, 0);
 
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -84,7 +85,7 @@ pub(crate) fn put_flow(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), i32
 }
 
 #[map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(4096, 0);
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Tagged> = LruHashMap::with_max_entries(4096, 0);
 
 /// The settings the agent wrote.
 #[inline(always)]
@@ -103,8 +104,7 @@ pub(crate) fn settings() -> Settings {
 #[inline(always)]
 pub(crate) fn frontend(addr_be: u32, port_be: u16, proto: u8, scope: u8) -> Option<u32> {
     let key = FrontendKey { addr_be, port_be, proto, scope };
-    // SAFETY: elements of this map are never replaced, so the value cannot change under the read.
-    unsafe { FRONTENDS.get(&key) }.copied()
+    own(FRONTENDS.get_ptr(&key), &key)
 }
 
 /// Whether this is an address of the node.
@@ -116,8 +116,16 @@ pub(crate) fn is_node_address(addr_be: u32) -> bool {
 /// The pod that owns a network namespace; 0 is the node itself.
 #[inline(always)]
 pub(crate) fn client_of(netns: u64) -> u32 {
-    // SAFETY: elements of this map are never replaced.
-    unsafe { POD_NETNS.get(&netns) }.copied().unwrap_or(0)
+    own(POD_NETNS.get_ptr(&netns), &netns).unwrap_or(0)
+}
+
+/// What an element of a hash map holds for `key`. It may have been deleted since it was looked up, and already be
+/// another key's: then there is none.
+#[inline(always)]
+pub(crate) fn own<K: Digest>(element: Option<*const Tagged>, key: &K) -> Option<u32> {
+    // SAFETY: an element of the map, which the kernel frees at the earliest when the program has ended. It may be
+    // recycled under the read, which the tag shows.
+    unsafe { read_volatile(element?) }.of(key)
 }
 
 /// Counts a refusal or drop.
@@ -171,12 +179,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<Backend> {
         let backend = BACKENDS.get_ptr(index)?;
-        // SAFETY: in bounds by the verifier; two aligned words, checked against the handle's generation after.
+        // SAFETY: in bounds by the verifier; two aligned words, checked against the handle's generation after. The
+        // state first: while it says "active" of the old owner, the grace period before a new one waits for this run.
         Some(unsafe {
-            Backend {
-                target: read_volatile(addr_of!((*backend).target)),
-                state: read_volatile(addr_of!((*backend).state)),
-            }
+            let state = read_volatile(addr_of!((*backend).state));
+            Backend { target: read_volatile(addr_of!((*backend).target)), state }
         })
     }
 

@@ -4,8 +4,9 @@
 use core::mem::MaybeUninit;
 
 use agent_ebpf_common::{
-    abi::{FragmentKey, FragmentPorts, Reason, TCP, UDP},
+    abi::{FragmentKey, Reason, TCP, UDP},
     nat::Tuple,
+    tag::Tagged,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -15,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::maps::{FRAGMENTS, count_drop};
+use crate::maps::{FRAGMENTS, count_drop, own};
 
 /// Bytes of the Ethernet header in front of every packet here.
 pub(crate) const ETHERNET: u32 = 14;
@@ -111,17 +112,16 @@ pub(crate) fn parse(ctx: &TcContext, leg: u8) -> Option<Packet> {
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     let key = FragmentKey { src_be, dst_be, id_be: half([ip[4], ip[5]]), proto, leg };
     if fragment & FRAGMENT_OFFSET != 0 {
-        // SAFETY: a recycled element can at worst lead to another flow's ports, for which there is then no flow
-        // entry with these addresses.
-        let ports = unsafe { FRAGMENTS.get(&key) }?;
-        let tuple = Tuple { src_be, dst_be, sport_be: ports.sport_be, dport_be: ports.dport_be, proto };
+        let ports = own(FRAGMENTS.get_ptr(&key), &key)?.to_ne_bytes();
+        let (sport_be, dport_be) = (half([ports[0], ports[1]]), half([ports[2], ports[3]]));
+        let tuple = Tuple { src_be, dst_be, sport_be, dport_be, proto };
         return Some(Packet { tuple, l4, tcp_flags: 0, headless: true });
     }
     let ports: [u8; 4] = load(ctx, l4)?;
     let (sport_be, dport_be) = (half([ports[0], ports[1]]), half([ports[2], ports[3]]));
     if fragment & MORE_FRAGMENTS != 0 {
         // A full table evicts; the worst is a datagram that its later fragments do not complete.
-        let _ = FRAGMENTS.insert(&key, &FragmentPorts { sport_be, dport_be }, BPF_ANY as u64);
+        let _ = FRAGMENTS.insert(&key, &Tagged::new(&key, word(ports)), BPF_ANY as u64);
     }
     let tcp_flags = if proto == TCP { load::<1>(ctx, l4 + 13)?[0] } else { 0 };
     let tuple = Tuple { src_be, dst_be, sport_be, dport_be, proto };

@@ -3,6 +3,8 @@
 
 use core::mem::size_of;
 
+use crate::tag::{self, Digest, Tagged};
+
 /// IP protocol numbers the load balancer knows.
 pub const TCP: u8 = 6;
 /// See [`TCP`].
@@ -36,6 +38,14 @@ pub struct FrontendKey {
     pub proto: u8,
     /// [`INSIDE`] or [`OUTSIDE`].
     pub scope: u8,
+}
+
+impl Digest for FrontendKey {
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        let rest = (self.port_be as u32) << 16 | (self.proto as u32) << 8 | self.scope as u32;
+        tag::mix(tag::mix(0, self.addr_be), rest)
+    }
 }
 
 /// What a frontend's index leads to: see [`crate::words`] for the fields packed into each word.
@@ -179,7 +189,7 @@ pub struct Flow {
     pub tag: u32,
 }
 
-/// Ports of a datagram whose first fragment was seen.
+/// A datagram whose first fragment was seen; leads to its ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentKey {
@@ -195,14 +205,12 @@ pub struct FragmentKey {
     pub leg: u8,
 }
 
-/// See [`FragmentKey`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentPorts {
-    /// Source port.
-    pub sport_be: u16,
-    /// Destination port.
-    pub dport_be: u16,
+impl Digest for FragmentKey {
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        let rest = (self.id_be as u32) << 16 | (self.proto as u32) << 8 | self.leg as u32;
+        tag::mix(tag::mix(tag::mix(0, self.src_be), self.dst_be), rest)
+    }
 }
 
 /// Allowed client ranges of a load balancer address: a trie over (service, address).
@@ -282,18 +290,18 @@ const fn schema(name: &'static str, key: usize, value: usize) -> MapSchema {
 
 /// All pinned maps.
 pub const MAPS: [MapSchema; 15] = [
-    schema("FRONTENDS", size_of::<FrontendKey>(), 4),
+    schema("FRONTENDS", size_of::<FrontendKey>(), size_of::<Tagged>()),
     schema("HEADS", 4, size_of::<Head>()),
     schema("SLOTS", 4, size_of::<SlotRow>()),
     schema("BACKENDS", 4, size_of::<Backend>()),
     schema("AFFINITY", size_of::<AffinityKey>(), size_of::<AffinityValue>()),
     schema("NODE_ADDRESSES", 4, 4),
-    schema("POD_NETNS", 8, 4),
+    schema("POD_NETNS", 8, size_of::<Tagged>()),
     schema("SETTINGS", 4, size_of::<Settings>()),
     schema("SOCKETS", 4, size_of::<SocketState>()),
     schema("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
     schema("DATAGRAMS", size_of::<FlowKey>(), size_of::<Flow>()),
-    schema("FRAGMENTS", size_of::<FragmentKey>(), size_of::<FragmentPorts>()),
+    schema("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Tagged>()),
     schema("SOURCE_RANGES", 4 + size_of::<SourceRangeKey>(), 4),
     schema("DROPS", 4, 8),
     schema("CONNECTIONS", 4, 8),
@@ -339,7 +347,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 32);
     assert!(size_of::<FragmentKey>() == 12);
-    assert!(size_of::<FragmentPorts>() == 4);
+    assert!(size_of::<Tagged>() == 8);
     assert!(size_of::<SourceRangeKey>() == 8);
     assert!(size_of::<Settings>() == 16);
 };
@@ -361,7 +369,7 @@ mod pod {
         super::FlowKey,
         super::Flow,
         super::FragmentKey,
-        super::FragmentPorts,
+        super::Tagged,
         super::SourceRangeKey,
     );
 }

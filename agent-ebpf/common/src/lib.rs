@@ -7,7 +7,8 @@
 //!
 //! Rules of the maps (measured reasons in docs/adr): a hash map that the datapath reads is insert- and
 //! delete-only and holds an index; whatever changes sits behind the index in a memory-mapped array and is
-//! published by one aligned 64-bit store.
+//! published by one aligned 64-bit store. The kernel recycles deleted elements at once, under readers too, so that every
+//! value says whose it is ([`tag`]).
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
@@ -15,4 +16,5 @@ pub mod checksum;
 pub mod nat;
 pub mod reply;
 pub mod select;
+pub mod tag;
 pub mod words;

@@ -8,7 +8,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use agent_ebpf_common::abi::{DROP_REASONS, FrontendKey, SETTING_POD_SOCKETS_OFF, SourceRangeKey};
+use agent_ebpf_common::{
+    abi::{DROP_REASONS, FrontendKey, SETTING_POD_SOCKETS_OFF, SourceRangeKey},
+    tag::Tagged,
+};
 use aya::{
     Pod,
     maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
@@ -25,7 +28,7 @@ const NO_EXIST: u64 = 1;
 
 /// The maps the table writes.
 pub(super) struct KernelMaps {
-    frontends: HashMap<MapData, FrontendKey, u32>,
+    frontends: HashMap<MapData, FrontendKey, Tagged>,
     frontend_capacity: u32,
     ranges: LpmTrie<MapData, SourceRangeKey, u32>,
     range_capacity: u32,
@@ -38,7 +41,7 @@ pub(super) struct KernelMaps {
 /// The maps the rest of the agent's side uses.
 pub(super) struct NodeMaps {
     addresses: HashMap<MapData, u32, u32>,
-    pods: HashMap<MapData, u64, u32>,
+    pods: HashMap<MapData, u64, Tagged>,
     pod_capacity: u32,
     /// The namespace last known for each pod address. A pod that went while no agent ran is forgotten when its
     /// address is given out again, so the map never holds more than the node has addresses.
@@ -125,7 +128,8 @@ impl TableMaps for KernelMaps {
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError> {
-        self.frontends.iter().collect::<Result<_, _>>().map_err(|source| kernel("read", "FRONTENDS", source))
+        let known = self.frontends.iter().map(|entry| entry.map(|(key, index)| (key, index.value())));
+        known.collect::<Result<_, _>>().map_err(|source| kernel("read", "FRONTENDS", source))
     }
 
     fn frontend_capacity(&self) -> u32 {
@@ -149,7 +153,7 @@ impl TableMaps for KernelMaps {
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), DataplaneError> {
         let capacity = self.frontend_capacity;
         self.frontends
-            .insert(key, index, NO_EXIST)
+            .insert(key, Tagged::new(&key, index), NO_EXIST)
             .map_err(|source| full_or(source, "FRONTENDS", capacity, "frontends"))
     }
 
@@ -180,8 +184,8 @@ impl TableMaps for KernelMaps {
 impl NodeMaps {
     /// Opens the pinned maps.
     pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
-        let (pods, pod_capacity) = open_hash::<u64, u32>(directory, "POD_NETNS")?;
-        let known = pods.iter().map(|entry| entry.map(|(cookie, address)| (address, cookie)));
+        let (pods, pod_capacity) = open_hash::<u64, Tagged>(directory, "POD_NETNS")?;
+        let known = pods.iter().map(|entry| entry.map(|(cookie, address)| (address.value(), cookie)));
         let namespaces =
             known.collect::<Result<_, _>>().map_err(|source| kernel("read", "POD_NETNS", source))?;
         Ok(Self {
@@ -226,7 +230,7 @@ impl NodeMaps {
     /// Says which pod a network namespace belongs to.
     pub(super) fn add_pod(&mut self, cookie: u64, address: Ipv4Addr) -> Result<(), DataplaneError> {
         let address = u32::from_ne_bytes(address.octets());
-        if self.pods.get(&cookie, 0).is_ok_and(|old| old == address) {
+        if self.pods.get(&cookie, 0).is_ok_and(|old| old.value() == address) {
             return Ok(());
         }
         self.remove_pod(cookie)?;
@@ -234,7 +238,7 @@ impl NodeMaps {
             self.remove_pod(gone)?;
         }
         self.pods
-            .insert(cookie, address, NO_EXIST)
+            .insert(cookie, Tagged::new(&cookie, address), NO_EXIST)
             .map_err(|source| full_or(source, "POD_NETNS", self.pod_capacity, "pods"))?;
         self.namespaces.insert(address, cookie);
         Ok(())

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_ebpf_common::abi::{HAIRPIN, TCP, UDP};
+use agent_ebpf_common::{
+    abi::{FrontendKey, HAIRPIN, INSIDE, TCP, UDP},
+    tag::Tagged,
+};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 
 use super::*;
@@ -287,4 +290,25 @@ fn a_flood_of_datagrams_pushes_out_no_connection() {
         let (_, out) = bench.run("from_pod", &packet(TCP, (CLIENT, port), (VIP, 80), 0x10, b""));
         assert_eq!(ends(&out).1, backend, "port {port}");
     }
+}
+
+/// The kernel gives the element of a removed frontend to the next one at once, under a program that still reads it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_element_of_another_frontend_is_nobodys() {
+    let bench = Bench::new(&both(&["10.244.0.3:8080"]));
+    let maps = loader::maps_directory(&bench.config.pins, &bench.config.sizes);
+    let data = aya::maps::MapData::from_pin(maps.join("FRONTENDS")).unwrap();
+    let map = aya::maps::Map::HashMap(data);
+    let mut frontends: aya::maps::HashMap<_, FrontendKey, Tagged> = map.try_into().unwrap();
+    let served =
+        FrontendKey { addr_be: u32::from_ne_bytes(VIP), port_be: 80_u16.to_be(), proto: TCP, scope: INSIDE };
+    let other = FrontendKey { port_be: 81_u16.to_be(), ..served };
+    let element = frontends.get(&served, 0).unwrap();
+    frontends.insert(other, element, 0).unwrap();
+    let sent = packet(TCP, (CLIENT, 4000), (VIP, 81), SYN, b"");
+    assert_eq!(bench.run("from_pod", &sent), (PASS, sent.clone()));
+    // The same set under a tag of its own is served.
+    frontends.insert(other, Tagged::new(&other, element.value()), 0).unwrap();
+    assert_eq!(ends(&bench.run("from_pod", &sent).1).1, (BACKEND, 8080));
 }

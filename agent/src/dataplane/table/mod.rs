@@ -307,7 +307,8 @@ impl<M: TableMaps> Table<M> {
         Backend { target: words[0].load(Ordering::Acquire), state: words[1].load(Ordering::Relaxed) }
     }
 
-    /// Writes a new backend of `service`. Nothing refers to it yet, so the order of its words does not matter.
+    /// Writes a new backend of `service`. Only handles of an earlier generation can lead to it yet: for their readers,
+    /// who read the state first, it is last.
     fn new_backend(&mut self, target: Target, service: u32) -> Result<Handle, DataplaneError> {
         let index = self.backends.allocate().ok_or(DataplaneError::Full {
             map: "BACKENDS",
@@ -325,7 +326,7 @@ impl<M: TableMaps> Table<M> {
         );
         let slot = &self.maps.backends()[index as usize * 2..][..2];
         slot[0].store(backend.target, Ordering::Relaxed);
-        slot[1].store(backend.state, Ordering::Relaxed);
+        slot[1].store(backend.state, Ordering::Release);
         Ok(Handle::new(index, generation))
     }
 
