@@ -16,7 +16,7 @@ use gantry_agent::{
 };
 use nix::mount::{MsFlags, mount};
 use prometheus_client::registry::Registry;
-use support::{cluster, network, on_own_host, pod};
+use support::{cluster, configure, network, on_own_host, pod};
 use tokio_util::sync::CancellationToken;
 
 fn table(address: &str) -> Arc<ServiceTable> {
@@ -76,7 +76,7 @@ fn a_pods_resolver_follows_the_service_table() {
         mount(Some(&resolv_conf), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
 
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let netns = network.ensure_pod(&pod(1)).await.unwrap().netns;
         let names: SharedNames = Arc::new(ArcSwapOption::empty());
         let stop = CancellationToken::new();
@@ -106,7 +106,7 @@ fn a_pods_resolver_follows_the_service_table() {
 fn an_address_in_use_is_told() {
     on_own_host(|| async {
         let root = tempfile::tempdir().unwrap();
-        network(root.path()).configure(&cluster()).await.unwrap();
+        configure(&network(root.path()), cluster()).await;
         let stop = CancellationToken::new();
         let names: SharedNames = Arc::new(ArcSwapOption::empty());
         serve(names.clone(), &stop).await.unwrap();

@@ -2,27 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
+#[expect(dead_code, reason = "shared by several suites, each of which uses a part")]
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
-    io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         process::ExitStatusExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use gantry_agent::{
-    model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodUid},
+    model::{ClusterNetwork, NetworkStatus, PodUid},
     net::{NetError, Network},
 };
-use support::{Neighbour, cluster, network, on_own_host, pod, run, seen_from, sh, wait, within};
+use support::{Neighbour, cluster, configure, network, on_own_host, pod, run, seen_from, sh, wait, within};
 
 /// Set in the environment of the process that [`killed_at_any_moment_it_goes_on`] kills.
 const ROOT_OF_KILLED: &str = "GANTRY_TEST_ROOT_OF_KILLED";
@@ -36,10 +35,6 @@ fn pod_links() -> usize {
     sh("ip -o link").lines().filter(|line| line.contains(": gnt")).count()
 }
 
-fn peer(address: &str, range: &str) -> PeerNode {
-    PeerNode { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![range.parse().unwrap()] }
-}
-
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn pods_reach_each_other_the_node_and_the_outside() {
@@ -47,7 +42,7 @@ fn pods_reach_each_other_the_node_and_the_outside() {
         let outside = Neighbour::connect();
         let root = tempfile::tempdir().unwrap();
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let one = network.ensure_pod(&pod(1)).await.unwrap();
         let two = network.ensure_pod(&pod(2)).await.unwrap();
         let (a, b) = (one.addresses.clone().unwrap().v4, two.addresses.clone().unwrap().v4);
@@ -60,7 +55,6 @@ fn pods_reach_each_other_the_node_and_the_outside() {
         assert_eq!(seen_from(node, "192.0.2.1".parse().unwrap(), Some(&one.netns)), IpAddr::V4(a));
         let as_seen = seen_from(&outside.netns(), "192.0.2.2".parse().unwrap(), Some(&one.netns));
         assert_eq!(as_seen, "192.0.2.1".parse::<IpAddr>().unwrap(), "masqueraded");
-        assert_eq!(network.node_addresses().await.unwrap(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     });
 }
 
@@ -71,7 +65,7 @@ fn a_pod_has_what_the_cri_gives_it() {
         let _outside = Neighbour::connect();
         let root = tempfile::tempdir().unwrap();
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let made = network.ensure_pod(&pod(1)).await.unwrap();
         let inside = |line: &str| {
             let enter = format!(
@@ -107,7 +101,7 @@ fn everything_outlives_the_agent_and_calls_can_be_repeated() {
         };
         let before = {
             let network = network(root.path());
-            network.configure(&cluster()).await.unwrap();
+            configure(&network, cluster()).await;
             network.ensure_pod(&pod(1)).await.unwrap();
             network.ensure_pod(&host_pod).await.unwrap();
             network.list().await.unwrap()
@@ -116,7 +110,7 @@ fn everything_outlives_the_agent_and_calls_can_be_repeated() {
         assert_eq!(before[&host_pod.uid].netns, Path::new("/proc/self/ns/net"));
 
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         assert_eq!(network.list().await.unwrap(), before);
         for pod in [pod(1), host_pod] {
             assert_eq!(network.ensure_pod(&pod).await.unwrap(), before[&pod.uid]);
@@ -137,7 +131,7 @@ fn a_lost_wire_is_replaced_without_ending_the_namespace() {
         let _outside = Neighbour::connect();
         let root = tempfile::tempdir().unwrap();
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let before = network.ensure_pod(&pod(1)).await.unwrap();
         let inode = fs::metadata(&before.netns).unwrap().ino();
         let links = sh("ip -o link");
@@ -160,12 +154,12 @@ fn pods_of_a_lost_address_file_keep_their_addresses() {
         let root = tempfile::tempdir().unwrap();
         {
             let network = network(root.path());
-            network.configure(&cluster()).await.unwrap();
+            configure(&network, cluster()).await;
             network.ensure_pod(&pod(1)).await.unwrap();
         }
         fs::remove_file(root.path().join("state/addresses.json")).unwrap();
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let second = network.ensure_pod(&pod(2)).await.unwrap().addresses.unwrap();
         assert_eq!(second.v4, Ipv4Addr::new(10, 244, 3, 3));
     });
@@ -181,7 +175,7 @@ fn make_pods_until_killed(root: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let network = network(root);
-        network.configure(&large_cluster()).await.unwrap();
+        configure(&network, large_cluster()).await;
         for round in 0..1000 {
             network.ensure_pod(&pod(round % 7)).await.unwrap();
             network.remove_pod(&pod((round + 4) % 7).uid).await.unwrap();
@@ -224,7 +218,7 @@ fn killed_at_any_moment_it_goes_on() {
             assert_eq!(end.signal(), Some(libc::SIGKILL), "it was still making pods: {end}");
 
             let network = network(root.path());
-            network.configure(&large_cluster()).await.unwrap();
+            configure(&network, large_cluster()).await;
             let mut listed = network.list().await.unwrap();
             // One whose removal had begun is still listed, without its wire.
             listed.retain(|_, status| status.addresses.is_some());
@@ -254,66 +248,6 @@ fn killed_at_any_moment_it_goes_on() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn routes_to_peers_follow_and_foreign_routes_stay() {
-    on_own_host(|| async {
-        let _outside = Neighbour::connect();
-        sh("ip route add 10.50.0.0/16 via 192.0.2.2 dev up0");
-        sh("ip route add 198.51.100.0/24 via 192.0.2.254 dev up0");
-        let root = tempfile::tempdir().unwrap();
-        let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
-        let mut peers = BTreeMap::from([
-            (NodeName::from("two"), peer("192.0.2.2", "10.244.4.0/24")),
-            (NodeName::from("three"), peer("192.0.2.3", "10.244.5.0/24")),
-            (NodeName::from("self"), peer("192.0.2.1", "10.244.3.0/24")),
-        ]);
-        network.set_peers(&peers).await.unwrap();
-        network.set_peers(&peers).await.unwrap();
-        let routes = sh("ip route");
-        assert!(routes.contains("10.244.4.0/24 via 192.0.2.2 dev up0"), "{routes}");
-        assert!(routes.contains("10.244.5.0/24 via 192.0.2.3 dev up0"), "{routes}");
-        assert!(!routes.contains("10.244.3.0/24 via"), "{routes}");
-
-        peers.remove(&NodeName::from("two"));
-        peers.insert("three".into(), peer("192.0.2.4", "10.244.5.0/24"));
-        peers.insert("far".into(), peer("198.51.100.7", "10.244.6.0/24"));
-        let refused = network.set_peers(&peers).await.unwrap_err();
-        assert!(matches!(refused, NetError::NotOnLink { .. }), "{refused}");
-        let routes = sh("ip route");
-        assert!(routes.contains("10.244.5.0/24 via 192.0.2.4 dev up0"), "{routes}");
-        assert!(!routes.contains("10.244.4.0/24") && !routes.contains("10.244.6.0/24"), "{routes}");
-        assert!(routes.contains("10.50.0.0/16 via 192.0.2.2"), "{routes}");
-    });
-}
-
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn announced_addresses_are_told_to_the_neighbours_and_taken_back() {
-    on_own_host(|| async {
-        let outside = Neighbour::connect();
-        sh("ip addr add 192.0.2.77/32 dev up0");
-        outside.sh("sysctl -qw net.ipv4.conf.all.arp_accept=1 net.ipv4.conf.eth0.arp_accept=1");
-        let root = tempfile::tempdir().unwrap();
-        let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
-        network.set_announced(&["192.0.2.100".parse().unwrap()]).await.unwrap();
-        wait(|| outside.sh("ip neigh").contains("192.0.2.100"));
-        assert!(!network.node_addresses().await.unwrap().contains(&"192.0.2.100".parse().unwrap()));
-        seen_from(
-            Path::new("/proc/thread-self/ns/net"),
-            "192.0.2.100".parse().unwrap(),
-            Some(&outside.netns()),
-        );
-
-        network.set_announced(&[]).await.unwrap();
-        let addresses = sh("ip -o -4 addr show up0");
-        assert!(!addresses.contains("192.0.2.100"), "{addresses}");
-        assert!(addresses.contains("192.0.2.77/32") && addresses.contains("192.0.2.1/24"), "{addresses}");
-    });
-}
-
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
 fn a_pod_before_the_ranges_are_known_is_refused_without_traces() {
     on_own_host(|| async {
         let root = tempfile::tempdir().unwrap();
@@ -326,77 +260,13 @@ fn a_pod_before_the_ranges_are_known_is_refused_without_traces() {
     });
 }
 
-/// As systemd-networkd and nftables do when they are restarted.
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn what_others_removed_comes_back() {
-    on_own_host(|| async {
-        let outside = Neighbour::connect();
-        let root = tempfile::tempdir().unwrap();
-        let network = network(root.path());
-        let peers = BTreeMap::from([(NodeName::from("two"), peer("192.0.2.2", "10.244.4.0/24"))]);
-        let announced = ["192.0.2.100".parse().unwrap()];
-        let state = || {
-            let rules = sh("nft --stateless list ruleset");
-            (sh("ip route"), sh("ip -o -4 addr"), rules, sh("cat /proc/sys/net/ipv4/ip_forward"))
-        };
-        network.configure(&cluster()).await.unwrap();
-        let pod = network.ensure_pod(&pod(1)).await.unwrap();
-        network.set_peers(&peers).await.unwrap();
-        network.set_announced(&announced).await.unwrap();
-        let before = state();
-
-        sh("nft flush ruleset");
-        sh("ip route flush proto 71 via 192.0.2.2");
-        sh("ip route flush proto 71 type unreachable");
-        sh("ip addr del 10.96.0.10/32 dev lo");
-        sh("ip addr del 192.0.2.100/32 dev up0");
-        sh("sysctl -qw net.ipv4.ip_forward=0");
-        let without = state();
-        assert!(!without.0.contains("10.96.0.0/16") && !without.0.contains("10.244.4.0/24"), "{without:?}");
-        network.configure(&cluster()).await.unwrap();
-        network.set_peers(&peers).await.unwrap();
-        network.set_announced(&announced).await.unwrap();
-        assert_eq!(state(), before);
-        let as_seen = seen_from(&outside.netns(), "192.0.2.2".parse().unwrap(), Some(&pod.netns));
-        assert_eq!(as_seen, "192.0.2.1".parse::<IpAddr>().unwrap(), "masqueraded");
-    });
-}
-
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn an_address_that_nobody_has_is_unreachable_at_once() {
-    on_own_host(|| async {
-        let outside = Neighbour::connect();
-        sh("ip route add default via 192.0.2.2");
-        let root = tempfile::tempdir().unwrap();
-        let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
-        let pod = network.ensure_pod(&pod(1)).await.unwrap();
-        let node = PathBuf::from("/proc/thread-self/ns/net");
-        for from in [&pod.netns, &node] {
-            for address in ["10.96.7.7:80", "10.244.3.200:80"] {
-                let to = address.parse().unwrap();
-                let refused = within(from, move || TcpStream::connect_timeout(&to, Duration::from_secs(5)));
-                assert_eq!(refused.unwrap_err().kind(), ErrorKind::HostUnreachable, "{address}");
-            }
-        }
-        // Other ranges are the cluster's no more.
-        let moved = ClusterNetwork { service_cidr: "10.97.0.0/16".parse().unwrap(), ..cluster() };
-        network.configure(&moved).await.unwrap();
-        let routes = sh("ip route");
-        assert!(routes.contains("unreachable 10.97.0.0/16") && !routes.contains("10.96.0.0/16"), "{routes}");
-        drop(outside);
-    });
-}
-
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_pod_cannot_speak_for_another() {
     on_own_host(|| async {
         let root = tempfile::tempdir().unwrap();
         let network = network(root.path());
-        network.configure(&cluster()).await.unwrap();
+        configure(&network, cluster()).await;
         let one = network.ensure_pod(&pod(1)).await.unwrap();
         let two = network.ensure_pod(&pod(2)).await.unwrap();
         let (a, b) = (one.addresses.clone().unwrap().v4, two.addresses.clone().unwrap().v4);

@@ -11,7 +11,7 @@ use crate::{
     images::{ContainerdImages, ImageSettings},
     logs::Rotation,
     model::Limits,
-    net::{KernelNetwork, NetError, Network},
+    net::{KernelNetwork, NetError},
     observe::{Host, Ports},
     runtime::{ContainerdRuntime, Handler, Options},
     volumes::NodeVolumes,

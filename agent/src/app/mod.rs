@@ -18,24 +18,25 @@ use tokio::sync::watch;
 
 use crate::{
     apply::{Apply, Events, Wires},
-    config::Config,
+    config::{Config, DnsConfig},
     control::{CaPin, Control, ControlConfig, ControlError, ControlParts, JoinToken, TlsError},
     dataplane::Snapshot,
-    dns::{self, SharedNames},
+    dns::{self, DnsSettings, SharedNames, Upstreams},
     lifecycle::{Drain, Gates},
-    model::Desired,
-    observe::{Clock, Host, Observer, Ports, Records, TerminationMessages},
+    observe::{Clock, Heard, Host, Observer, Ports, Pulse, Records, TerminationMessages},
     probes::Prober,
-    reconcile::{Metrics, Pods, Programmer, Tools, programming},
+    reconcile::{
+        Metrics, NameServer, NodeConditions, NodeNetworker, NodeNetworking, Pods, Programmer, TableNetwork,
+        Tools, known, programming,
+    },
     runtime::Timed,
     serve::{Answers, Endpoints, ServeError, Sources, service_health},
     streams::NodeStreams,
 };
 
 mod adapters;
-mod cluster;
-mod pulse;
 mod reporter;
+mod view;
 
 pub use adapters::{AdapterError, open};
 
@@ -106,13 +107,19 @@ impl App {
         let records = Records::open(config.layout.records_dir(), &machine.boot_id)
             .map_err(|source| StartError::Directory { path: config.layout.records_dir(), source })?;
         let records = Arc::new(records);
-        let (view, node) = watch::channel(Arc::new(cluster::view(config, &host, &machine, &*ports.cgroups)));
+        let (view, node) = watch::channel(Arc::new(view::view(config, &host, &machine, &*ports.cgroups)));
         let (runtime, network) = (ports.runtime.clone(), ports.network.clone());
         let streams = Arc::new(NodeStreams::new(runtime, network, records.clone(), node.clone()));
         let (health, unhealthy) = watch::channel(None);
-        let (hearing, heard) = watch::channel(pulse::Heard::default());
+        let (hearing, heard) = watch::channel(Heard::default());
         let (runtime, images) = (ports.runtime.clone(), ports.images.clone());
-        let pulse = pulse::Pulse { runtime, images, health, heard: hearing };
+        let pulse = Pulse { runtime, images, health, heard: hearing };
+        let conditions = NodeConditions {
+            host: host.clone(),
+            cgroups: ports.cgroups.clone(),
+            view: node.clone(),
+            health: unhealthy.clone(),
+        };
         let reporter = Arc::new(reporter::Reporter {
             node: config.node.clone(),
             port: config.metrics_listen.map(|address| address.port()),
@@ -122,7 +129,7 @@ impl App {
             heard,
             cgroups: ports.cgroups.clone(),
             records: records.clone(),
-            health: unhealthy.clone(),
+            conditions,
             clock: clock.clone(),
         });
         let control = Control::start(
@@ -131,7 +138,7 @@ impl App {
             &drain.stop,
             &drain.tasks,
         )?;
-        let desired = known(&control, &gates, &drain);
+        let desired = known(control.desired.clone(), gates.register("desired state"), &drain);
         let metrics = Arc::new(Metrics::new(&mut registry));
         let wires = Wires::default();
         let names = SharedNames::default();
@@ -157,24 +164,32 @@ impl App {
             node: node.clone(),
             metrics: metrics.clone(),
         };
-        let cluster = cluster::Cluster {
-            networks: control.network.clone(),
+        let table_network = TableNetwork::default();
+        let networking = NodeNetworking {
             network: ports.network.clone(),
-            addresses: config.node.addresses.clone(),
-            dns: config.dns.clone(),
-            names: names.clone(),
-            dns_metrics,
+            dataplane: ports.dataplane.clone(),
+            ranges: control.network.clone(),
+            table: table_network.clone(),
             view,
+            fixed_addresses: !config.node.addresses.is_empty(),
             configured: gates.register("network"),
-            named: gates.register("dns"),
-            drain: drain.clone(),
         };
         // Ranges from the ledger take effect before the first pod is looked at.
-        let cluster = cluster.first().await;
-        drain.spawn(cluster.run());
+        let networker = NodeNetworker::start(networking).await;
+        drain.spawn(networker.run(drain.stop.clone()));
+        let name_server = NameServer {
+            view: node.clone(),
+            settings: dns_settings(&config.dns),
+            names: names.clone(),
+            metrics: dns_metrics,
+            served: gates.register("dns"),
+            drain: drain.clone(),
+        };
+        drain.spawn(name_server.run());
         let programmer = Programmer {
             dataplane: ports.dataplane.clone(),
             network: ports.network.clone(),
+            table_network,
             upstream: control.upstream.clone(),
             node: node.clone(),
             names,
@@ -186,7 +201,8 @@ impl App {
         drain.spawn(service_health(desired.clone(), node.clone(), drain.stop.clone()));
         drain.spawn(prober.run(drain.stop.clone()));
         drain.spawn(pulse.run(drain.stop.clone()));
-        drain.spawn(cluster::watch_runtime(unhealthy, gates.register("runtime"), drain.stop.clone()));
+        let runtime = gates.register("runtime");
+        drain.spawn(runtime.follow(unhealthy, Option::is_none, drain.stop.clone()));
         let pods = Pods::new(tools, ports.runtime.clone(), desired.clone(), drain.stop.clone());
         drain.spawn(pods.run());
         let answers = Answers::new(Sources {
@@ -231,32 +247,13 @@ async fn serve(address: std::net::SocketAddr, answers: &Answers, drain: &Drain) 
     Ok(())
 }
 
-/// The desired state, once there is one: from the ledger or a whole snapshot. Until then nothing on the node may be
-/// taken for an orphan.
-fn known(control: &Control, gates: &Gates, drain: &Drain) -> watch::Receiver<Option<Arc<Desired>>> {
-    let is_known = |desired: &Arc<Desired>| desired.epoch != 0 || !desired.pods.is_empty();
-    let mut from = control.desired.clone();
-    let gate = gates.register("desired state");
-    let first = from.borrow_and_update().clone();
-    let (to, known) = watch::channel(Some(first).filter(is_known));
-    let stop = drain.stop.clone();
-    drain.spawn(async move {
-        loop {
-            if to.borrow().is_some() {
-                gate.open();
-            }
-            // Both cancel-safe: a watch and a flag.
-            tokio::select! {
-                changed = from.changed() => if changed.is_err() { return },
-                () = stop.cancelled() => return,
-            }
-            let now = from.borrow_and_update().clone();
-            if is_known(&now) || to.borrow().is_some() {
-                to.send_replace(Some(now));
-            }
-        }
-    });
-    known
+fn dns_settings(config: &DnsConfig) -> DnsSettings {
+    let upstreams = if config.servers.is_empty() {
+        Upstreams::ResolvConf(config.resolv_conf.clone())
+    } else {
+        Upstreams::Servers(config.servers.clone())
+    };
+    DnsSettings { upstreams, timeout: config.timeout, cache_entries: config.cache_entries }
 }
 
 fn control_config(config: &Config) -> Result<ControlConfig, StartError> {

@@ -5,14 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::pulse::Heard;
 use crate::{
-    cgroup::{Cgroups, Enforcement},
+    cgroup::Cgroups,
     config::NodeConfig,
     control::NodeReporter,
-    model::{ContainerName, ContainerUsage, NodeCondition, NodeFacts, NodeView, PodUid, Vitals},
-    observe::{Clock, Host, Machine, Records},
-    plan::OOM_GUARANTEED,
+    model::{ContainerName, ContainerUsage, NodeFacts, NodeView, PodUid, Vitals},
+    observe::{Clock, Heard, Host, Machine, Records},
+    reconcile::NodeConditions,
 };
 
 /// How long the hello of the first session waits for the runtime's version.
@@ -30,8 +29,7 @@ pub(super) struct Reporter {
     pub(super) heard: watch::Receiver<Heard>,
     pub(super) cgroups: Arc<dyn Cgroups>,
     pub(super) records: Arc<Records>,
-    /// Why the runtime does not answer.
-    pub(super) health: watch::Receiver<Option<String>>,
+    pub(super) conditions: NodeConditions,
     pub(super) clock: Clock,
 }
 
@@ -79,22 +77,6 @@ impl Reporter {
         labels
     }
 
-    fn conditions(&self) -> Vec<NodeCondition> {
-        let view = self.view.borrow().clone();
-        let mut conditions = self.host.pressure(&view.layout.state_dir);
-        conditions.push(limits(&self.cgroups.enforcement()));
-        conditions.push(priorities(view.oom_floor));
-        if let Some(why) = self.health.borrow().as_ref() {
-            conditions.push(NodeCondition {
-                kind: "Ready".to_owned(),
-                status: "False".to_owned(),
-                reason: "ContainerRuntimeUnhealthy".to_owned(),
-                message: format!("the container runtime does not answer: {why}"),
-            });
-        }
-        conditions
-    }
-
     fn containers(&self) -> Vec<ContainerUsage> {
         let time_ms = (self.clock)();
         let usage = |(pod, container): (PodUid, ContainerName)| {
@@ -126,45 +108,10 @@ impl Reporter {
     }
 }
 
-/// Whether limits hold, where everybody looks.
-fn limits(enforcement: &Enforcement) -> NodeCondition {
-    let (status, reason, message) = match enforcement {
-        Enforcement::Enforced => {
-            ("True", "ControllersDelegated", "CPU, memory and process limits are enforced".to_owned())
-        }
-        Enforcement::BestEffort { missing } => (
-            "False",
-            "ControllersMissing",
-            format!(
-                "limits are NOT enforced on this node: the cgroup v2 controllers {} are missing and enforcement is best-effort",
-                missing.join(", ")
-            ),
-        ),
-    };
-    NodeCondition {
-        kind: "LimitsEnforced".to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
-/// Whether containers get the oom_score_adj that their class has.
-fn priorities(floor: i32) -> NodeCondition {
-    let full = floor <= OOM_GUARANTEED;
-    let message = match full {
-        true => "containers get the oom_score_adj of their class".to_owned(),
-        false => format!(
-            "the runtime may not give a container an oom_score_adj below {floor} on this node (it lacks \
-             CAP_SYS_RESOURCE): Guaranteed and critical containers get {floor} instead of {OOM_GUARANTEED}"
-        ),
-    };
-    NodeCondition {
-        kind: "OOMScoresEnforced".to_owned(),
-        status: if full { "True" } else { "False" }.to_owned(),
-        reason: if full { "LowestScoreAllowed" } else { "CapabilityMissing" }.to_owned(),
-        message,
-    }
+/// As the Node has them.
+fn addresses(view: &NodeView) -> Vec<(String, String)> {
+    let internal = view.addresses.iter().map(|address| ("InternalIP".to_owned(), address.to_string()));
+    internal.chain([("Hostname".to_owned(), view.name.to_string())]).collect()
 }
 
 /// As Go and the container world name it.
@@ -182,29 +129,26 @@ impl NodeReporter for Reporter {
         let view = self.view.borrow().clone();
         let memory = i64::try_from(self.machine.memory).unwrap_or(i64::MAX);
         let (cpu, allocatable_memory) = allocatable(&self.node, &self.machine);
-        let mut addresses: Vec<_> =
-            view.addresses.iter().map(|address| ("InternalIP".to_owned(), address.to_string())).collect();
-        addresses.push(("Hostname".to_owned(), self.node.name.to_string()));
         NodeFacts {
             capacity: self.resources(i64::from(self.machine.cpus) * 1000, memory),
             allocatable: self.resources(cpu, allocatable_memory),
             labels: self.labels(),
             taints: self.node.taints.clone(),
-            addresses,
+            addresses: addresses(&view),
             kernel_version: self.machine.kernel.clone(),
             os_image: self.machine.os_image.clone(),
             container_runtime: self.runtime_version().await,
             architecture: architecture().to_owned(),
             machine_id: self.machine.machine_id.clone(),
             boot_id: self.machine.boot_id.clone(),
-            conditions: self.conditions(),
+            conditions: self.conditions.now(),
             kubelet_port: self.port,
         }
     }
 
     async fn vitals(&self) -> Vitals {
         Vitals {
-            conditions: self.conditions(),
+            conditions: self.conditions.now(),
             node: self.host.usage((self.clock)()),
             containers: self.containers(),
             images: self.heard.borrow().images.to_vec(),

@@ -81,6 +81,23 @@ impl Gate {
     pub fn close(&self) {
         self.gates.set(self.name, false);
     }
+
+    /// Is, from the first change on, as a value says, until the agent stops.
+    pub async fn follow<T>(
+        self,
+        mut value: watch::Receiver<T>,
+        is_open: impl Fn(&T) -> bool,
+        stop: CancellationToken,
+    ) {
+        loop {
+            // Both cancel-safe: a watch and a flag.
+            tokio::select! {
+                changed = value.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            if is_open(&value.borrow_and_update()) { self.open() } else { self.close() }
+        }
+    }
 }
 
 /// The tasks of the agent and the token that ends them.

@@ -60,6 +60,11 @@ impl Pool {
         true
     }
 
+    /// Who has which.
+    pub(super) fn allocated(&self) -> &BTreeMap<PodUid, Ipv4Addr> {
+        &self.allocated
+    }
+
     /// Takes over what exists: unknown pods are adopted, pods that are no more are released.
     pub(super) fn settle(&mut self, existing: &BTreeMap<PodUid, Option<Ipv4Addr>>, now: SystemTime) {
         let gone: Vec<PodUid> =
@@ -125,6 +130,11 @@ impl Book {
             Err(source) => return Err(NetError::State { operation: "read", path, source }),
         };
         Ok(Self { path, pool })
+    }
+
+    /// As it is on disk.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Changes a copy, stores it, then takes it over.

@@ -1,10 +1,13 @@
 //! The adapter of the [`Network`] port: joins namespaces, wires, addresses and the node's own settings, and
 //! decides what a killed agent left behind. Every step can be repeated.
+//!
+//! A pod's wire is whole when the host's side is up, and its address is the one that the host's route leads to it, or that
+//! it was given where somebody has removed the route: that is put back by a pass, and is no end of the pod's network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::fd::OwnedFd,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -14,19 +17,20 @@ use std::{
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::{
-    NetError, Network, PodNetwork,
+    NetError, Network, NodeNetwork, NodeWants, Part, PodNetwork,
     addresses::{Book, Pool},
-    masquerade,
+    changes,
     namespaces::{self, Pins},
     netlink::{Link, Netlink},
-    node,
+    passes::Passes,
+    plan::PodEnd,
     pod::{self, Pair},
     v4,
 };
-use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodAddresses, PodUid};
+use crate::model::{NetworkStatus, PodAddresses, PodUid};
 
 /// MTU of pods on a host without an uplink.
 const DEFAULT_MTU: u32 = 1500;
@@ -55,14 +59,27 @@ pub struct KernelNetwork {
     book: Arc<Mutex<Book>>,
     /// This node's IPv4 ranges; empty until configured.
     ranges: Mutex<Vec<Ipv4Net>>,
+    changes: watch::Receiver<()>,
+    node: Passes,
     /// Whether left-overs were dealt with; held while they are.
     swept: AsyncMutex<bool>,
 }
 
 /// What the kernel has of one pod.
+#[derive(Clone, Copy)]
 struct Wire {
     index: u32,
-    address: Option<Ipv4Addr>,
+    /// The host's side is up.
+    whole: bool,
+    /// Where a route leads here.
+    routed: Option<Ipv4Addr>,
+}
+
+impl Wire {
+    /// The pod's address, given the one that is on record.
+    fn address(self, given: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        self.routed.or(given.filter(|_| self.whole))
+    }
 }
 
 impl KernelNetwork {
@@ -74,7 +91,16 @@ impl KernelNetwork {
             make_directory(parent, 0o700)?;
         }
         let book = Arc::new(Mutex::new(Book::open(settings.addresses_file.clone())?));
-        Ok(Self { settings, netlink, book, ranges: Mutex::default(), swept: AsyncMutex::new(false) })
+        let node = Passes::new(netlink.clone(), settings.uplink.clone(), settings.masquerade);
+        Ok(Self {
+            settings,
+            netlink,
+            book,
+            ranges: Mutex::default(),
+            changes: changes::follow()?,
+            node,
+            swept: AsyncMutex::new(false),
+        })
     }
 
     fn pins(&self, pod: &PodUid, host_network: bool) -> Pins {
@@ -108,15 +134,28 @@ impl KernelNetwork {
         .await
     }
 
-    async fn uplink(&self) -> Result<Option<Link>, NetError> {
-        node::uplink(&self.netlink, self.settings.uplink.as_deref()).await
+    /// Addresses on record.
+    async fn given(&self) -> Result<BTreeMap<PodUid, Ipv4Addr>, NetError> {
+        let book = self.book.clone();
+        blocking(move || Ok(book.lock().unwrap_or_else(PoisonError::into_inner).pool().allocated().clone()))
+            .await
+    }
+
+    /// The interface by which the node is reached, as it is now; one that is configured may be missing still.
+    pub async fn uplink_interface(&self) -> Result<Option<String>, NetError> {
+        Ok(self.node.uplink().await?.map(|link| link.name))
     }
 
     async fn mtu(&self) -> Result<u32, NetError> {
         if let Some(mtu) = self.settings.mtu {
             return Ok(mtu);
         }
-        Ok(self.uplink().await?.map_or(DEFAULT_MTU, |link| link.mtu))
+        match (self.node.uplink().await?, &self.settings.uplink) {
+            (Some(link), _) => Ok(link.mtu),
+            // Its MTU may be another one than is common.
+            (None, Some(name)) => Err(NetError::UplinkMissing(name.clone())),
+            (None, None) => Ok(DEFAULT_MTU),
+        }
     }
 
     /// Host sides by name, with the address that the kernel routes to each.
@@ -128,11 +167,12 @@ impl KernelNetwork {
             .filter(|route| route.ours && route.gateway.is_none() && route.to.prefix_len() == 32)
             .filter_map(|route| Some((route.link?, route.to.addr())))
             .collect();
-        Ok(links
-            .into_iter()
-            .filter(|link| pod::is_host_side(&link.name))
-            .map(|link| (link.name, Wire { index: link.index, address: to.get(&link.index).copied() }))
-            .collect())
+        let wire = |link: &Link| {
+            let routed = to.get(&link.index).copied();
+            Wire { index: link.index, whole: link.up, routed }
+        };
+        let host_sides = links.iter().filter(|link| pod::is_host_side(&link.name));
+        Ok(host_sides.map(|link| (link.name.clone(), wire(link))).collect())
     }
 
     /// Removes what a killed agent had begun or not finished removing, and learns what is there.
@@ -145,7 +185,7 @@ impl KernelNetwork {
                 source,
             })?;
         }
-        let wires = self.wires().await?;
+        let (wires, given) = (self.wires().await?, self.given().await?);
         let mut existing = BTreeMap::new();
         let mut named = BTreeSet::new();
         for pod in pods {
@@ -155,7 +195,8 @@ impl KernelNetwork {
                 continue;
             }
             let name = Pair::of(&pod).host_name;
-            existing.insert(pod, wires.get(&name).and_then(|wire| wire.address));
+            let address = wires.get(&name).and_then(|wire| wire.address(given.get(&pod).copied()));
+            existing.insert(pod, address);
             named.insert(name);
         }
         for name in wires.keys().filter(|name| !named.contains(*name)) {
@@ -192,37 +233,56 @@ impl KernelNetwork {
         Ok(addresses)
     }
 
+    /// The addresses of a pod whose wire is whole; the host's way to it is put back where it is missing.
     async fn addresses_of(&self, pod: &PodUid) -> Result<Option<PodAddresses>, NetError> {
-        let wires = self.wires().await?;
-        let wire = wires.get(&Pair::of(pod).host_name);
-        Ok(wire.and_then(|wire| Some(PodAddresses { v4: wire.address?, host_ifindex: wire.index })))
+        let (wires, given) = (self.wires().await?, self.given().await?);
+        let pair = Pair::of(pod);
+        let Some(wire) = wires.get(&pair.host_name) else { return Ok(None) };
+        let Some(v4) = wire.address(given.get(pod).copied()) else { return Ok(None) };
+        if wire.routed.is_none() {
+            pair.lead(&self.netlink, wire.index, v4).await?;
+        }
+        Ok(Some(PodAddresses { v4, host_ifindex: wire.index }))
+    }
+
+    /// The host's sides of the pods that are on record.
+    async fn pod_ends(&self) -> Result<BTreeMap<String, PodEnd>, NetError> {
+        let end = |(pod, address)| {
+            let pair = Pair::of(&pod);
+            (pair.host_name, PodEnd { address, mac: pair.pod_mac })
+        };
+        Ok(self.given().await?.into_iter().map(end).collect())
+    }
+
+    /// The same, once what an earlier agent left is dealt with, which the first known ranges set off.
+    async fn settled_pods(&self, known: bool) -> Result<Option<BTreeMap<String, PodEnd>>, NetError> {
+        let mut swept = self.swept.lock().await;
+        if known && !*swept {
+            self.sweep().await?;
+            *swept = true;
+        }
+        if *swept { self.pod_ends().await.map(Some) } else { Ok(None) }
     }
 }
 
 #[async_trait]
 impl Network for KernelNetwork {
-    async fn configure(&self, cluster: &ClusterNetwork) -> Result<(), NetError> {
-        node::enable_forwarding()?;
-        {
-            let mut swept = self.swept.lock().await;
-            if !*swept {
-                self.sweep().await?;
-                *swept = true;
-            }
+    async fn settle(&self, wants: &NodeWants, thorough: bool) -> Result<NodeNetwork, NetError> {
+        let pods = self.settled_pods(wants.cluster.is_some()).await?;
+        let found = self.node.run(wants, pods, thorough).await?;
+        let in_force = found.failures.iter().all(|(part, _)| *part != Part::Ranges);
+        if let Some(cluster) = wants.cluster.as_ref().filter(|_| in_force) {
+            *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = v4(&cluster.node_pod_cidrs);
         }
-        node::set_dns_address(&self.netlink, cluster.dns_ip).await?;
-        if self.settings.masquerade {
-            masquerade::install(cluster).await?;
-        }
-        let own = v4(&cluster.node_pod_cidrs);
-        let unanswered = [own.clone(), v4(&[cluster.service_cidr])].concat();
-        node::set_unreachable(&self.netlink, &unanswered).await?;
-        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = own;
-        Ok(())
+        Ok(found)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
     }
 
     async fn list(&self) -> Result<BTreeMap<PodUid, NetworkStatus>, NetError> {
-        let wires = self.wires().await?;
+        let (wires, given) = (self.wires().await?, self.given().await?);
         let (pods, _) = namespaces::listed(&self.settings.namespaces_dir)?;
         let mut found = BTreeMap::new();
         for pod in pods {
@@ -231,8 +291,10 @@ impl Network for KernelNetwork {
                 continue;
             }
             let wire = wires.get(&Pair::of(&pod).host_name);
-            let addresses =
-                wire.and_then(|wire| Some(PodAddresses { v4: wire.address?, host_ifindex: wire.index }));
+            let addresses = wire.and_then(|wire| {
+                let v4 = wire.address(given.get(&pod).copied())?;
+                Some(PodAddresses { v4, host_ifindex: wire.index })
+            });
             found.insert(pod, status(&pins, addresses));
         }
         Ok(found)
@@ -269,29 +331,6 @@ impl Network for KernelNetwork {
         // Last: while the pins are there the pod is listed, and its removal is tried again.
         let pins = Pins::existing(&self.settings.namespaces_dir, pod);
         blocking(move || pins.remove()).await
-    }
-
-    async fn set_peers(&self, peers: &BTreeMap<NodeName, PeerNode>) -> Result<(), NetError> {
-        node::set_peers(&self.netlink, peers).await
-    }
-
-    async fn set_announced(&self, addresses: &[IpAddr]) -> Result<(), NetError> {
-        match self.uplink().await? {
-            Some(uplink) => node::set_announced(&self.netlink, &uplink, addresses).await,
-            None if addresses.is_empty() => Ok(()),
-            None => Err(NetError::NoUplink),
-        }
-    }
-
-    async fn uplink_interface(&self) -> Result<Option<String>, NetError> {
-        Ok(self.uplink().await?.map(|link| link.name))
-    }
-
-    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
-        match self.uplink().await? {
-            Some(uplink) => node::addresses(&self.netlink, &uplink).await,
-            None => Ok(Vec::new()),
-        }
     }
 }
 

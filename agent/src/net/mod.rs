@@ -1,32 +1,34 @@
-//! Pod networking through netlink: namespaces (made and pinned by the agent), veth pairs, addresses, routes to
-//! other nodes' pods, load balancer addresses on the uplink. Never touches interfaces it did not make, except
-//! for routes and announced addresses on the configured uplink.
+//! The network of the node and of its pods through netlink: namespaces (made and pinned by the agent), veth pairs,
+//! addresses, routes to pods here and on other nodes, load balancer addresses on the uplink.
+//!
+//! In: a pod's network, one call each; what the node's own should be, as one value that a pass brings the kernel to.
+//! Out: what is there, and a bell for what others change. Never touches interfaces it did not make, except for routes
+//! and announced addresses on the uplink, nor a route or address of anybody else's.
 
 mod addresses;
+mod changes;
 mod kernel;
 mod masquerade;
 mod namespaces;
 mod netlink;
-mod node;
+mod passes;
+mod plan;
 mod pod;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
-    time::Duration,
+    sync::Arc,
 };
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
+use tokio::sync::watch;
 
 pub use kernel::{KernelNetwork, NetSettings};
 
 use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodName, PodUid};
-
-/// How often routes, rules and addresses are made as they should be again: a restart of the host's network or firewall
-/// service removes what is not its own.
-pub const REPAIR: Duration = Duration::from_secs(30);
 
 /// Failure of a network operation.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,15 @@ pub enum NetError {
     /// Load balancer addresses have nowhere to go.
     #[error("there is no uplink to announce addresses on: name one with uplink in [network]")]
     NoUplink,
+    /// The configured uplink is not there, or not yet.
+    #[error("the uplink {0} is not there")]
+    UplinkMissing(String),
+    /// Somebody else's route has the place of one of ours.
+    #[error("a route to {to} that is not this agent's is in the way")]
+    Occupied {
+        /// Where both lead.
+        to: Ipv4Net,
+    },
     /// A kernel setting, or state on disk.
     #[error("cannot {operation} {path:?}")]
     State {
@@ -116,26 +127,61 @@ pub struct PodNetwork {
     pub host_network: bool,
 }
 
+/// Other nodes by name.
+pub type Peers = BTreeMap<NodeName, PeerNode>;
+
+/// What the node's own network should be. `None` is what nobody knows yet: what the kernel has of it stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeWants {
+    /// The cluster's ranges: forwarding, the cluster DNS address, an answer for addresses that nobody has, the way out.
+    pub cluster: Option<ClusterNetwork>,
+    /// Routes to the other nodes' pods.
+    pub peers: Option<Arc<Peers>>,
+    /// Addresses that this node answers for on the uplink.
+    pub announced: Option<BTreeSet<IpAddr>>,
+}
+
+/// A part of the node's network that can fail by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The cluster's ranges.
+    Ranges,
+    /// Routes to the pods of this node.
+    Pods,
+    /// Routes to other nodes' pods.
+    Peers,
+    /// Announced addresses.
+    Announced,
+}
+
+/// The node's network as a pass left it.
+#[derive(Debug, Default)]
+pub struct NodeNetwork {
+    /// The interface by which the node is reached.
+    pub uplink: Option<String>,
+    /// The node's own addresses there, primary first.
+    pub addresses: Vec<IpAddr>,
+    /// How much had to be changed.
+    pub changed: usize,
+    /// What is not as it should be.
+    pub failures: Vec<(Part, NetError)>,
+}
+
 /// The port. Every call is idempotent.
 #[async_trait]
 pub trait Network: Send + Sync {
-    /// Takes the cluster's ranges; must come before the first `ensure_pod`. Sets sysctls, routes and rules, also when
-    /// somebody else has removed them.
-    async fn configure(&self, cluster: &ClusterNetwork) -> Result<(), NetError>;
+    /// One pass over the node's own network: reads it, sets what differs from `wants`, and tells how it is. The first
+    /// one that knows the cluster's ranges must come before the first `ensure_pod`. A `thorough` pass looks also at what
+    /// changes without a sound: rules, and the way to each peer.
+    async fn settle(&self, wants: &NodeWants, thorough: bool) -> Result<NodeNetwork, NetError>;
+    /// Rings when links, addresses or routes changed, whoever changed them.
+    fn changes(&self) -> watch::Receiver<()>;
     /// What exists, by pod, from the pins and the kernel.
     async fn list(&self) -> Result<BTreeMap<PodUid, NetworkStatus>, NetError>;
     /// Namespaces, veth pair, address, routes; returns the same addresses when called again.
     async fn ensure_pod(&self, pod: &PodNetwork) -> Result<NetworkStatus, NetError>;
     /// Removes all of it; the address is held back for a while before reuse.
     async fn remove_pod(&self, pod: &PodUid) -> Result<(), NetError>;
-    /// Routes to the other nodes' pod ranges; removes what is no longer there.
-    async fn set_peers(&self, peers: &BTreeMap<NodeName, PeerNode>) -> Result<(), NetError>;
-    /// Addresses this node answers for on the uplink (load balancer addresses); removes others of ours.
-    async fn set_announced(&self, addresses: &[IpAddr]) -> Result<(), NetError>;
-    /// The interface by which the node is reached, as it is now.
-    async fn uplink_interface(&self) -> Result<Option<String>, NetError>;
-    /// The node's own addresses on the uplink.
-    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError>;
 }
 
 /// The IPv4 ranges among these.

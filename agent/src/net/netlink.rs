@@ -12,7 +12,7 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkFlags, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::Mutex;
@@ -31,7 +31,7 @@ pub(super) struct Netlink {
 }
 
 /// A network interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
@@ -42,13 +42,13 @@ pub(super) struct Link {
 }
 
 /// An IPv4 address on an interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) index: u32,
     pub(super) address: Ipv4Addr,
+    pub(super) prefix_len: u8,
     pub(super) global: bool,
     pub(super) label: Option<String>,
-    message: AddressMessage,
 }
 
 /// An IPv4 route of the main table.
@@ -79,6 +79,11 @@ pub(super) fn failed<S: Into<String>>(operation: &'static str, subject: S) -> im
     move |source| NetError::Netlink { operation, subject, source: Box::new(source) }
 }
 
+pub(super) fn io_failed(operation: &'static str, subject: &str) -> impl FnOnce(std::io::Error) -> NetError {
+    let subject = subject.to_owned();
+    move |source| NetError::Netlink { operation, subject, source: Box::new(source) }
+}
+
 fn errno(error: &Error) -> Option<i32> {
     match error {
         Error::NetlinkError(message) => Some(-message.raw_code()),
@@ -95,14 +100,19 @@ fn absent_is_fine(result: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
+/// Whether the interface was there, and up, when something was put on it.
+fn present(result: Result<(), Error>) -> Result<bool, Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(errno(&error), Some(libc::ENODEV | libc::ENETDOWN)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace and drives it on the current runtime.
     pub(super) fn open() -> Result<Self, NetError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| NetError::Netlink {
-            operation: "open",
-            subject: "socket".into(),
-            source: Box::new(source),
-        })?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(io_failed("open", "socket"))?;
         tokio::spawn(connection);
         Ok(Self { handle, dump: Arc::default() })
     }
@@ -148,7 +158,7 @@ impl Netlink {
         let _alone = self.dump.lock().await;
         let all: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(failed("list", "addresses"))?;
-        Ok(all.into_iter().filter_map(Address::read).collect())
+        Ok(all.iter().filter_map(Address::read).collect())
     }
 
     /// Puts a /32 on an interface. With a `label` it can be told from addresses of other owners.
@@ -166,10 +176,16 @@ impl Netlink {
         request.execute().await.map_err(failed("add address", address.to_string()))
     }
 
-    pub(super) async fn delete_address(&self, address: Address) -> Result<(), NetError> {
-        let subject = address.address.to_string();
-        absent_is_fine(self.handle.address().del(address.message).execute().await)
-            .map_err(failed("remove address", subject))
+    /// Removes an address that has this label on this interface, and no other.
+    pub(super) async fn delete_address(&self, address: &Address) -> Result<(), NetError> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = address.prefix_len;
+        message.header.index = address.index;
+        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address)));
+        message.attributes.extend(address.label.clone().map(AddressAttribute::Label));
+        absent_is_fine(self.handle.address().del(message).execute().await)
+            .map_err(failed("remove address", address.address.to_string()))
     }
 
     pub(super) async fn routes(&self) -> Result<Vec<Route>, NetError> {
@@ -191,6 +207,12 @@ impl Netlink {
         self.handle.route().add(message).replace().execute().await.map_err(failed("add route", subject))
     }
 
+    /// Adds one of our routes, or replaces ours to the same place; `false` when its interface has gone.
+    pub(super) async fn put_route(&self, route: &Route) -> Result<bool, NetError> {
+        let set = self.handle.route().add(route.message()).replace().execute().await;
+        present(set).map_err(failed("add route", route.to.to_string()))
+    }
+
     pub(super) async fn delete_route(&self, route: &Route) -> Result<(), NetError> {
         let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(route.to.addr(), route.to.prefix_len())
@@ -205,7 +227,7 @@ impl Netlink {
         // The kernel compares the type unless there is none.
         message.header.kind = RouteType::Unspec;
         // And the scope unless it is the widest: "nowhere" matches any.
-        message.header.scope = netlink_packet_route::route::RouteScope::NoWhere;
+        message.header.scope = RouteScope::NoWhere;
         absent_is_fine(self.handle.route().del(message).execute().await)
             .map_err(failed("remove route", route.to.to_string()))
     }
@@ -240,20 +262,15 @@ impl Netlink {
         })
     }
 
+    /// A permanent entry; `false` when its interface has gone.
     pub(super) async fn set_neighbour(
         &self,
         index: u32,
         address: Ipv4Addr,
         mac: [u8; 6],
-    ) -> Result<(), NetError> {
-        self.handle
-            .neighbours()
-            .add(index, IpAddr::V4(address))
-            .link_layer_address(&mac)
-            .replace()
-            .execute()
-            .await
-            .map_err(failed("add neighbour", address.to_string()))
+    ) -> Result<bool, NetError> {
+        let add = self.handle.neighbours().add(index, IpAddr::V4(address)).link_layer_address(&mac).replace();
+        present(add.execute().await).map_err(failed("add neighbour", address.to_string()))
     }
 }
 
@@ -280,7 +297,7 @@ impl Link {
 }
 
 impl Address {
-    fn read(message: AddressMessage) -> Option<Self> {
+    fn read(message: &AddressMessage) -> Option<Self> {
         let mut local = None;
         let mut label = None;
         for attribute in &message.attributes {
@@ -293,9 +310,9 @@ impl Address {
         Some(Self {
             index: message.header.index,
             address: local?,
+            prefix_len: message.header.prefix_len,
             global: message.header.scope == AddressScope::Universe,
             label,
-            message,
         })
     }
 }
@@ -324,6 +341,22 @@ impl Route {
             metric,
             unreachable: header.kind == RouteType::Unreachable,
         })
+    }
+
+    /// The request that makes it.
+    fn message(&self) -> RouteMessage {
+        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(self.to.addr(), self.to.prefix_len())
+            .protocol(PROTOCOL);
+        if let Some(link) = self.link {
+            builder = builder.output_interface(link);
+        }
+        match self.gateway {
+            Some(gateway) => builder = builder.gateway(gateway).onlink(),
+            None if self.unreachable => builder = builder.kind(RouteType::Unreachable),
+            None => builder = builder.scope(RouteScope::Link),
+        }
+        builder.build()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The wire of one pod: a veth pair, the pod's /32 on its end, a default route through an address that exists
 //! only as a neighbour entry, and the host's route back. Every name and hardware address follows from the pod's
-//! uid, so whatever a killed agent left is recognised and replaced.
+//! uid, so whatever a killed agent left is recognised and replaced. That the host's side is up says that all before it
+//! was done: what may be missing then is the host's way to it, which is put back without touching the pair.
 
 use std::{
     net::Ipv4Addr,
@@ -8,10 +9,10 @@ use std::{
     path::Path,
 };
 
+use ipnet::Ipv4Net;
 use netlink_packet_route::{
     address::AddressScope,
     link::{InfoData, InfoKind, InfoVeth, LinkMessage},
-    route::{RouteMessage, RouteScope},
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{
     NetError,
     namespaces::write_file,
-    netlink::{Netlink, PROTOCOL},
+    netlink::{Netlink, PROTOCOL, Route},
 };
 use crate::model::PodUid;
 
@@ -38,7 +39,7 @@ const INSIDE: &str = "eth0";
 pub(super) struct Pair {
     pub(super) host_name: String,
     host_mac: [u8; 6],
-    pod_mac: [u8; 6],
+    pub(super) pod_mac: [u8; 6],
 }
 
 /// Whether an interface is the host side of some pod's pair.
@@ -93,9 +94,15 @@ impl Pair {
         self.set_host_side()?;
         self.set_pod_side(pod, address).await?;
         host.set_up(outside).await?;
-        host.set_neighbour(outside, address, self.pod_mac).await?;
-        host.set_route(route_to_pod(outside, address), &address.to_string()).await?;
+        self.lead(host, outside, address).await?;
         Ok(outside)
+    }
+
+    /// The host's way to a pod whose host side is up.
+    pub(super) async fn lead(&self, host: &Netlink, outside: u32, address: Ipv4Addr) -> Result<(), NetError> {
+        let there = host.set_neighbour(outside, address, self.pod_mac).await?
+            && host.put_route(&route_to_pod(outside, address)).await?;
+        if there { Ok(()) } else { Err(self.vanished("add route")) }
     }
 
     async fn set_pod_side(&self, pod: &Netlink, address: Ipv4Addr) -> Result<(), NetError> {
@@ -104,7 +111,9 @@ impl Pair {
         let inside = pod.link(INSIDE).await?.ok_or_else(|| self.vanished("get link"))?.index;
         pod.add_address(inside, address, AddressScope::Universe, None).await?;
         pod.set_up(inside).await?;
-        pod.set_neighbour(inside, GATEWAY, self.host_mac).await?;
+        if !pod.set_neighbour(inside, GATEWAY, self.host_mac).await? {
+            return Err(self.vanished("add neighbour"));
+        }
         let default = RouteMessageBuilder::<Ipv4Addr>::new()
             .gateway(GATEWAY)
             .output_interface(inside)
@@ -152,13 +161,16 @@ impl Pair {
     }
 }
 
-fn route_to_pod(link: u32, address: Ipv4Addr) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(address, 32)
-        .output_interface(link)
-        .scope(RouteScope::Link)
-        .protocol(PROTOCOL)
-        .build()
+/// The route to a pod at the host's side of its pair.
+pub(super) fn route_to_pod(link: u32, address: Ipv4Addr) -> Route {
+    Route {
+        to: Ipv4Net::from(address),
+        gateway: None,
+        link: Some(link),
+        ours: true,
+        metric: 0,
+        unreachable: false,
+    }
 }
 
 #[cfg(test)]

@@ -23,10 +23,12 @@ use crate::{
 };
 
 mod host;
+mod pulse;
 mod records;
 mod termination_message;
 
 pub use host::{Host, Machine};
+pub use pulse::{Heard, Pulse};
 pub use records::Records;
 pub use termination_message::TerminationMessages;
 

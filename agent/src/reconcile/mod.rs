@@ -25,20 +25,31 @@ use crate::{
     runtime::{Runtime, RuntimeEvent},
 };
 
+mod conditions;
 mod host_ports;
+mod known;
 mod metrics;
+mod names;
 mod network;
+mod node_network;
 mod pod;
 #[cfg(test)]
 mod tests;
 
+pub use conditions::NodeConditions;
+pub use known::known;
 pub use metrics::Metrics;
+pub use names::NameServer;
 pub use network::{Programmer, programming};
+pub use node_network::{NodeNetworker, NodeNetworking, TableNetwork};
 
 /// How often everything is looked at without a reason. It should find nothing.
 const RESYNC: Duration = Duration::from_secs(60);
 /// After the node could not be read.
 const RETRY: Duration = Duration::from_secs(1);
+/// First delay after network or services could not be set; doubles to the other.
+const NETWORK_RETRY: Duration = Duration::from_millis(200);
+const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// Desired state as `control` knows it; `None` until the ledger or a session told it.
 pub type DesiredState = watch::Receiver<Option<Arc<Desired>>>;

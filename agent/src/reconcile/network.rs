@@ -1,42 +1,37 @@
-//! Services into the datapath, other nodes into routes, load balancer addresses onto the uplink; then the
-//! generation that brought them is acknowledged. One worker: the last desired state counts, those between are skipped.
+//! Services into the datapath, names into DNS; other nodes and load balancer addresses are asked of the node's network.
+//! Then the generation that brought them is acknowledged. One worker: the last desired state counts, those between are
+//! skipped.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DesiredState, Metrics, host_ports};
+use super::{
+    DesiredState, MAX_RETRY, Metrics, NETWORK_RETRY, host_ports,
+    node_network::{Outcome, TableNetwork},
+};
 use crate::{
     apply::Wires,
     dataplane::{Dataplane, DataplaneError, Programmed, unserved},
     dns::{Names, SharedNames},
     lifecycle::Gate,
     model::{
-        ClusterNetwork, Desired, FailedKind, FailedObject, NodeName, NodeView, PeerNode, ServiceId,
-        ServiceSpec, ServiceTable, Table, Upstream, chain,
+        ClusterNetwork, Desired, FailedKind, FailedObject, NodeView, ServiceId, ServiceSpec, ServiceTable,
+        Table, Upstream, chain,
     },
-    net::{Network, REPAIR},
+    net::{Network, Part},
 };
-
-/// First delay after a failure; doubles to the other.
-const RETRY: Duration = Duration::from_millis(200);
-const MAX_RETRY: Duration = Duration::from_secs(30);
-/// How often the uplink is looked for: it may come after the agent.
-const UPLINK: Duration = Duration::from_secs(10);
 
 /// What programming needs.
 pub struct Programmer {
     /// eBPF.
     pub dataplane: Arc<dyn Dataplane>,
-    /// Routes and announced addresses.
+    /// Networks that pods have already.
     pub network: Arc<dyn Network>,
+    /// Routes and announced addresses.
+    pub table_network: TableNetwork,
     /// Where acks go.
     pub upstream: Arc<dyn Upstream>,
     /// The node: its name and addresses.
@@ -54,14 +49,12 @@ pub struct Programmer {
 /// What was programmed last. Each part by itself: one that fails is tried again without the others.
 #[derive(Default)]
 struct Done {
-    peers: Option<BTreeMap<NodeName, PeerNode>>,
     services: Option<Arc<Table>>,
     /// Ports of the node that were published with them.
     host_ports: ServiceTable,
     /// The node's addresses that the services were published with.
     addresses: Vec<IpAddr>,
     named: Option<(Arc<Table>, ClusterNetwork)>,
-    announced: Option<Vec<IpAddr>>,
     /// What no further try makes answer, told with every acknowledgement.
     unserved: Vec<FailedObject>,
 }
@@ -76,17 +69,18 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
         Err(error) => warn!(error = chain(&error), "ports of the node come with each pod's next look"),
     }
     let mut wires = programmer.wires.follow();
-    let mut retry = RETRY;
-    let mut uplink = tokio::time::interval(UPLINK);
-    uplink.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut repair = tokio::time::interval_at(tokio::time::Instant::now() + REPAIR, REPAIR);
-    repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut outcome = programmer.table_network.outcome();
+    let mut retry = NETWORK_RETRY;
     loop {
         let current = desired.borrow_and_update().clone();
-        let failed = match current {
-            Some(current) => programmer.program(&current, &mut done).await,
-            None => false,
+        let pass = async {
+            match current {
+                Some(current) => programmer.program(&current, &mut done, &mut outcome).await,
+                None => false,
+            }
         };
+        // Cancel-safe: what is not acknowledged is done again by the next agent.
+        let Some(failed) = stop.run_until_cancelled(pass).await else { return };
         let timer =
             async { if failed { tokio::time::sleep(retry).await } else { std::future::pending().await } };
         // All cancel-safe: watches, timers, a flag.
@@ -96,70 +90,46 @@ pub async fn programming(programmer: Programmer, mut desired: DesiredState, stop
             changed = node.changed() => if changed.is_err() { return },
             // A pod got its network, or lost it; this end of the channel is ours.
             Ok(()) = wires.changed() => {}
-            _ = uplink.tick() => programmer.uplink().await,
-            _ = repair.tick() => programmer.repair(&mut done).await,
+            // What was in force is not any more, or is again; so is this end.
+            Ok(()) = outcome.changed() => {}
             () = timer => retry = (retry * 2).min(MAX_RETRY),
             () = stop.cancelled() => return,
         }
         if !failed {
-            retry = RETRY;
+            retry = NETWORK_RETRY;
         }
     }
 }
 
 impl Programmer {
-    /// Attaches the datapath to the interface by which the node is reached, which may come late or change.
-    async fn uplink(&self) {
-        let set = match self.network.uplink_interface().await {
-            Ok(interface) => self.dataplane.set_uplink(interface.as_deref()).map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
-        };
-        if let Err(error) = set {
-            warn!(error, "NodePorts and load balancer addresses are not answered from outside");
-        }
-    }
-
-    /// Sets routes and announced addresses again. What fails counts as not programmed from then on, which is told.
-    async fn repair(&self, done: &mut Done) {
-        if let Some(peers) = &done.peers
-            && let Err(error) = self.network.set_peers(peers).await
-        {
-            warn!(error = chain(&error), "routes to other nodes cannot be set again");
-            done.peers = None;
-        }
-        if let Some(announced) = &done.announced
-            && let Err(error) = self.network.set_announced(announced).await
-        {
-            warn!(error = chain(&error), "load balancer addresses cannot be set again");
-            done.announced = None;
-        }
-    }
-
-    /// Brings kernel and routes to this state and acknowledges it. True when something failed.
+    /// Brings the kernel to this state and acknowledges it. True when something is to be tried again from here.
     ///
     /// Before the table is known, what the kernel has stays: it is of a table that was.
-    async fn program(&self, desired: &Arc<Desired>, done: &mut Done) -> bool {
+    async fn program(
+        &self,
+        desired: &Arc<Desired>,
+        done: &mut Done,
+        outcome: &mut watch::Receiver<Outcome>,
+    ) -> bool {
         let Some(table) = &desired.table else { return false };
         let began = Instant::now();
         let mut failed = Vec::new();
-        if done.peers.as_ref() != Some(&table.peers) {
-            match self.network.set_peers(&table.peers).await {
-                Ok(()) => done.peers = Some(table.peers.clone()),
-                Err(error) => failed.push(unnamed(FailedKind::Peer, desired.generation, chain(&error))),
-            }
-        }
+        self.table_network.want_peers(&table.peers);
         self.services(desired, table, done, &mut failed).await;
-        // After the services: a name never leads to an address that is not answered yet.
+        // After the services: no address and no name leads to one that is not answered yet.
+        self.table_network.want_announced(announced(&table.services, &self.node.borrow()));
         self.name(desired, table, done, &mut failed);
-        self.metrics.published(began.elapsed().as_secs_f64(), desired.generation, failed.is_empty());
+        let again = !failed.is_empty();
         for object in &failed {
             let FailedObject { kind, namespace, name, generation, message } = object;
             warn!(?kind, namespace, name, generation, error = message, "programming failed");
         }
-        let any = !failed.is_empty();
+        let settled = self.table_network.settled(outcome).await;
+        failed.extend(unsettled(settled, desired.generation));
+        self.metrics.published(began.elapsed().as_secs_f64(), desired.generation, failed.is_empty());
         failed.extend(done.unserved.iter().cloned());
         self.upstream.programmed(desired.epoch, desired.generation, failed);
-        any
+        again
     }
 
     /// Names come from the same table as the load balancer's.
@@ -192,21 +162,7 @@ impl Programmer {
         let same =
             done.services.as_ref().is_some_and(|before| same_services(&before.services, &table.services));
         let ports = host_ports::table(desired, &self.wires.follow().borrow(), &node, &done.host_ports);
-        let same = same && done.addresses == node.addresses && done.host_ports == ports;
-        if same && done.announced.is_some() {
-            return;
-        }
-        let announced = announced(&table.services, &node);
-        if done.announced.as_ref() != Some(&announced) {
-            match self.network.set_announced(&announced).await {
-                Ok(()) => done.announced = Some(announced),
-                Err(error) => {
-                    done.announced = None;
-                    failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error)));
-                }
-            }
-        }
-        if same {
+        if same && done.addresses == node.addresses && done.host_ports == ports {
             return;
         }
         let unserved = unserved_of(&table.services);
@@ -245,6 +201,18 @@ impl Programmer {
             Err(error) => failed.push(unnamed(FailedKind::Service, desired.generation, chain(&error))),
         }
     }
+}
+
+/// What the node's network lacks of this generation. Ranges and pods' routes are no object of the table.
+fn unsettled(outcome: Outcome, generation: u64) -> impl Iterator<Item = FailedObject> {
+    outcome.failures.into_iter().filter_map(move |(part, message)| {
+        let kind = match part {
+            Part::Peers => FailedKind::Peer,
+            Part::Announced => FailedKind::Service,
+            Part::Ranges | Part::Pods => return None,
+        };
+        Some(unnamed(kind, generation, message))
+    })
 }
 
 /// What was not told before in the same words: a service comes with a new generation whenever its endpoints change.
@@ -306,13 +274,10 @@ fn same_services(a: &ServiceTable, b: &ServiceTable) -> bool {
 }
 
 /// Load balancer addresses that this node answers for.
-fn announced(services: &ServiceTable, node: &NodeView) -> Vec<IpAddr> {
+fn announced(services: &ServiceTable, node: &NodeView) -> BTreeSet<IpAddr> {
     let addresses = services.values().flat_map(|service| &service.load_balancer_ips);
     let own = addresses.filter(|(_, announcer)| announcer.as_ref() == Some(&node.name));
-    let mut own: Vec<_> = own.map(|(address, _)| *address).collect();
-    own.sort_unstable();
-    own.dedup();
-    own
+    own.map(|(address, _)| *address).collect()
 }
 
 #[cfg(test)]

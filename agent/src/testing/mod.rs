@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,6 +17,7 @@ use crate::{
         ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, ObservedContainer, PodUid,
         Resolver, ServiceId,
     },
+    net::NodeWants,
     observe::Ports,
     runtime::{ContainerSpec, RuntimeEvent},
 };
@@ -34,6 +35,7 @@ pub struct FakeNode {
     events: broadcast::Sender<RuntimeEvent>,
     hanging: watch::Sender<bool>,
     changed: watch::Sender<()>,
+    network_changed: watch::Sender<()>,
 }
 
 /// The node's state while it is looked at; who waits for a state of it looks again once it was changed.
@@ -81,6 +83,14 @@ pub struct State {
     pub pull_time: Duration,
     /// Pod networks.
     pub networks: BTreeMap<PodUid, NetworkStatus>,
+    /// What the node's own network has.
+    pub node_network: NodeWants,
+    /// The interface by which the node is reached.
+    pub uplink: Option<String>,
+    /// The node's addresses there.
+    pub addresses: Vec<IpAddr>,
+    /// Those that services were last published with.
+    pub published_at: Vec<IpAddr>,
     /// Pods the datapath knows.
     pub attached: BTreeSet<PodUid>,
     /// Pods with a cgroup.
@@ -108,9 +118,19 @@ pub struct State {
 impl FakeNode {
     /// An empty node at a round time.
     pub fn new() -> Self {
-        let state = State { now_ms: 1_800_000_000_000, ..State::default() };
-        let (events, hanging) = (broadcast::channel(1024).0, watch::Sender::new(false));
-        Self { state: Arc::new(Mutex::new(state)), events, hanging, changed: watch::Sender::new(()) }
+        let state = State {
+            now_ms: 1_800_000_000_000,
+            uplink: Some("up0".to_owned()),
+            addresses: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            events: broadcast::channel(1024).0,
+            hanging: watch::Sender::new(false),
+            changed: watch::Sender::new(()),
+            network_changed: watch::Sender::new(()),
+        }
     }
 
     /// Everything on it.
@@ -148,6 +168,12 @@ impl FakeNode {
     /// The next call of this operation fails with the text.
     pub fn fail(&self, operation: &'static str, text: &str) {
         self.state().failures.entry(operation).or_default().push_back(text.to_owned());
+    }
+
+    /// Somebody changes the node's network behind the agent's back, and the kernel tells.
+    pub fn change_network(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.network_changed.send_replace(());
     }
 
     /// Names the boot.

@@ -3,23 +3,25 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use super::FakeNode;
 use crate::{
     cgroup::{CgroupError, Cgroups, Enforcement, Qos, Usage},
     dataplane::{Dataplane, DataplaneError, Programmed},
-    model::{
-        ClusterNetwork, ContainerName, Limits, NetworkStatus, NodeName, PeerNode, PodAddresses, PodUid,
-        ServiceTable,
-    },
-    net::{NetError, Network, PodNetwork},
+    model::{ContainerName, Limits, NetworkStatus, NodeName, PodAddresses, PodUid, ServiceTable},
+    net::{NetError, Network, NodeNetwork, NodeWants, Part, PodNetwork},
     volumes::{PodFile, PodFiles, SubPath, VolumeError, VolumeSpec, Volumes},
 };
+
+fn network_failure(text: String) -> NetError {
+    NetError::Namespace { operation: "create", path: "/fake".into(), source: broken(text) }
+}
 
 fn broken(text: String) -> io::Error {
     io::Error::other(text)
@@ -27,8 +29,64 @@ fn broken(text: String) -> io::Error {
 
 #[async_trait]
 impl Network for FakeNode {
-    async fn configure(&self, _cluster: &ClusterNetwork) -> Result<(), NetError> {
-        Ok(())
+    async fn settle(&self, wants: &NodeWants, thorough: bool) -> Result<NodeNetwork, NetError> {
+        let mut state = self.state();
+        if thorough {
+            state.log.push("thorough".to_owned());
+        }
+        if let Some(text) = state.scripted("settle") {
+            return Err(network_failure(text));
+        }
+        let has = state.node_network.clone();
+        let mut found = NodeNetwork {
+            uplink: state.uplink.clone(),
+            addresses: state.addresses.clone(),
+            ..NodeNetwork::default()
+        };
+        let mut part = |part, operation: &'static str, news: bool, line: String| {
+            if let Some(text) = state.scripted(operation) {
+                state.log.push(format!("{operation} failed"));
+                found.failures.push((part, network_failure(text)));
+                return false;
+            }
+            if news {
+                state.log.push(line);
+                found.changed += 1;
+            }
+            news
+        };
+        let mut now = has.clone();
+        if let Some(cluster) = &wants.cluster
+            && part(
+                Part::Ranges,
+                "ranges",
+                has.cluster != wants.cluster,
+                format!("ranges {}", cluster.pod_cidr),
+            )
+        {
+            now.cluster.clone_from(&wants.cluster);
+        }
+        if let Some(peers) = &wants.peers
+            && part(Part::Peers, "peers", has.peers != wants.peers, format!("peers {}", peers.len()))
+        {
+            now.peers.clone_from(&wants.peers);
+        }
+        if let Some(announced) = &wants.announced
+            && part(
+                Part::Announced,
+                "announce",
+                has.announced != wants.announced,
+                format!("announce {announced:?}"),
+            )
+        {
+            now.announced.clone_from(&wants.announced);
+        }
+        state.node_network = now;
+        Ok(found)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.network_changed.subscribe()
     }
 
     async fn list(&self) -> Result<BTreeMap<PodUid, NetworkStatus>, NetError> {
@@ -66,30 +124,6 @@ impl Network for FakeNode {
         state.networks.remove(pod);
         Ok(())
     }
-
-    async fn set_peers(&self, peers: &BTreeMap<NodeName, PeerNode>) -> Result<(), NetError> {
-        let mut state = self.state();
-        state.log.push(format!("peers {}", peers.len()));
-        match state.scripted("peers") {
-            Some(text) => {
-                Err(NetError::Namespace { operation: "create", path: "/fake".into(), source: broken(text) })
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn set_announced(&self, addresses: &[IpAddr]) -> Result<(), NetError> {
-        self.state().log.push(format!("announce {addresses:?}"));
-        Ok(())
-    }
-
-    async fn uplink_interface(&self) -> Result<Option<String>, NetError> {
-        Ok(Some("up0".to_owned()))
-    }
-
-    async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
-        Ok(vec![Ipv4Addr::new(192, 0, 2, 1).into()])
-    }
 }
 
 impl Dataplane for FakeNode {
@@ -97,10 +131,11 @@ impl Dataplane for FakeNode {
         &self,
         services: &ServiceTable,
         _node: &NodeName,
-        _node_addresses: &[IpAddr],
+        node_addresses: &[IpAddr],
     ) -> Result<Programmed, DataplaneError> {
         let mut state = self.state();
         state.log.push(format!("publish {}", services.len()));
+        state.published_at = node_addresses.to_vec();
         let failed: Vec<_> =
             services.keys().filter(|id| state.unprogrammable.contains(id)).cloned().collect();
         if !failed.is_empty() {
@@ -119,8 +154,16 @@ impl Dataplane for FakeNode {
     }
 
     fn set_uplink(&self, interface: Option<&str>) -> Result<(), DataplaneError> {
-        self.state().log.push(format!("uplink {interface:?}"));
-        Ok(())
+        let mut state = self.state();
+        state.log.push(format!("uplink {interface:?}"));
+        match state.scripted("uplink") {
+            Some(text) => Err(DataplaneError::Kernel {
+                operation: "attach",
+                subject: "uplink".into(),
+                source: text.into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn attach_pod(

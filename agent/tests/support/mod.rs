@@ -14,8 +14,8 @@ use std::{
 };
 
 use gantry_agent::{
-    model::ClusterNetwork,
-    net::{KernelNetwork, NetSettings, PodNetwork},
+    model::{ClusterNetwork, PeerNode},
+    net::{KernelNetwork, NetError, NetSettings, Network, NodeNetwork, NodeWants, Part, PodNetwork},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -151,6 +151,33 @@ pub(crate) fn network(root: &Path) -> KernelNetwork {
         masquerade: true,
     })
     .unwrap()
+}
+
+/// Brings the node's network to this, rules and all.
+pub(crate) async fn settle(
+    network: &KernelNetwork,
+    wants: &NodeWants,
+) -> Result<NodeNetwork, (Part, NetError)> {
+    let mut found = network.settle(wants, true).await.unwrap();
+    match found.failures.pop() {
+        Some(failure) => Err(failure),
+        None => Ok(found),
+    }
+}
+
+/// The ranges and nothing else.
+pub(crate) fn ranges(cluster: ClusterNetwork) -> NodeWants {
+    NodeWants { cluster: Some(cluster), ..NodeWants::default() }
+}
+
+/// Takes the cluster's ranges.
+pub(crate) async fn configure(network: &KernelNetwork, cluster: ClusterNetwork) {
+    settle(network, &ranges(cluster)).await.unwrap();
+}
+
+/// Another node.
+pub(crate) fn peer(address: &str, range: &str) -> PeerNode {
+    PeerNode { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![range.parse().unwrap()] }
 }
 
 /// A pod named after its number.

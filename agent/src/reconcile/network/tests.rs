@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     lifecycle::Gates,
-    model::{ServiceSpec, ServiceType, Table},
+    model::{ClusterNetwork, ServiceSpec, ServiceType, Table},
+    reconcile::{NodeNetworker, NodeNetworking},
     testing::{FakeNode, Heard, State, view},
 };
 
@@ -13,24 +14,37 @@ struct Running {
     heard: Arc<Heard>,
     gates: Gates,
     desired: watch::Sender<Option<Arc<Desired>>>,
-    _node: watch::Sender<Arc<NodeView>>,
-    task: tokio::task::JoinHandle<()>,
+    _ranges: watch::Sender<Option<ClusterNetwork>>,
+    tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
-fn start(fake: &FakeNode, wanted: Desired) -> Running {
+async fn start(fake: &FakeNode, wanted: Desired) -> Running {
     let (heard, gates) = (Arc::new(Heard::default()), Gates::default());
-    let (node, view) = watch::channel(Arc::new(view("/nowhere".as_ref())));
+    let node = view("/nowhere".as_ref());
+    let (ranges, followed) = watch::channel(node.cluster.clone());
+    let (node, view) = watch::channel(Arc::new(node));
     let (desired, wanted) = watch::channel(Some(Arc::new(wanted)));
-    let ports = fake.ports();
+    let (ports, table_network) = (fake.ports(), TableNetwork::default());
+    let networker = NodeNetworker::start(NodeNetworking {
+        network: ports.network.clone(),
+        dataplane: ports.dataplane.clone(),
+        ranges: followed,
+        table: table_network.clone(),
+        view: node,
+        fixed_addresses: false,
+        configured: gates.register("network"),
+    })
+    .await;
     let programmer = Programmer {
         dataplane: ports.dataplane,
         network: ports.network,
+        table_network,
         upstream: heard.clone(),
         node: view,
         names: SharedNames::default(),
@@ -38,8 +52,9 @@ fn start(fake: &FakeNode, wanted: Desired) -> Running {
         programmed: gates.register("services"),
         metrics: Arc::default(),
     };
-    let task = tokio::spawn(programming(programmer, wanted, CancellationToken::new()));
-    Running { heard, gates, desired, _node: node, task }
+    let stop = CancellationToken::new;
+    let tasks = [tokio::spawn(networker.run(stop())), tokio::spawn(programming(programmer, wanted, stop()))];
+    Running { heard, gates, desired, _ranges: ranges, tasks }
 }
 
 fn id(name: &str) -> ServiceId {
@@ -82,7 +97,7 @@ fn logged(node: &State, line: &str) -> usize {
 async fn a_service_that_cannot_be_programmed_is_named_and_tried_again() {
     let fake = FakeNode::new();
     fake.state().unprogrammable.insert(id("b"));
-    let running = start(&fake, wanted());
+    let running = start(&fake, wanted()).await;
     let said = running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
     let (generation, failed) = &said.programmed[0];
     let failed: Vec<_> = failed.iter().map(|f| (&*f.namespace, &*f.name, f.generation)).collect();
@@ -96,44 +111,47 @@ async fn a_service_that_cannot_be_programmed_is_named_and_tried_again() {
 async fn a_peer_that_cannot_be_reached_holds_up_no_service() {
     let fake = FakeNode::new();
     fake.state().failures.insert("peers", ["behind a router"; 3].map(str::to_owned).into());
-    let running = start(&fake, wanted());
-    running.heard.until("three failures", |said| said.programmed.len() >= 3).await;
+    let running = start(&fake, wanted()).await;
+    let said = running.heard.until("a failure", |said| !said.programmed.is_empty()).await;
+    assert_eq!(said.programmed[0].1[0].kind, FailedKind::Peer);
     assert!(running.gates.closed().is_empty());
     running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
-    assert_eq!((count(&fake, "peers"), count(&fake, "publish")), (4, 1), "only what failed is done again");
+    assert_eq!((count(&fake, "peers failed"), count(&fake, "peers 0")), (3, 1));
+    assert_eq!(count(&fake, "publish"), 1, "only what failed is done again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_uplink_is_looked_for_from_the_start() {
+async fn what_fails_later_is_told_and_so_is_its_end() {
     let fake = FakeNode::new();
-    let running = start(&fake, wanted());
+    let running = start(&fake, wanted()).await;
     running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
-    fake.until("the uplink", |node| node.log.iter().any(|line| line == r#"uplink Some("up0")"#)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_others_may_have_removed_is_set_again_and_a_failure_is_told() {
-    let fake = FakeNode::new();
-    let running = start(&fake, wanted());
-    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
-    let before = (count(&fake, "peers"), count(&fake, "announce"));
-    let again = (before.0 + 1, before.1 + 1);
-    fake.until("both again", |node| (logged(node, "peers"), logged(node, "announce")) == again).await;
-    assert_eq!(count(&fake, "publish"), 1, "the datapath is nobody else's");
     fake.state().failures.insert("peers", ["no such device"; 2].map(str::to_owned).into());
+    fake.change_network(|node| node.node_network.peers = None);
     running
         .heard
         .until("a failure", |said| said.programmed.iter().any(|(_, failed)| !failed.is_empty()))
         .await;
     running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+    assert_eq!(count(&fake, "publish"), 1, "the datapath is nobody else's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_are_published_at_the_nodes_new_address() {
+    let fake = FakeNode::new();
+    let running = start(&fake, wanted()).await;
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    assert_eq!(fake.state().published_at, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    let new: Vec<IpAddr> = vec!["192.0.2.9".parse().unwrap()];
+    fake.change_network(|node| node.addresses.clone_from(&new));
+    fake.until("the new address", |node| node.published_at == new).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_known_is_not_empty() {
     let fake = FakeNode::new();
-    let running = start(&fake, Desired { table: None, ..wanted() });
+    let running = start(&fake, Desired { table: None, ..wanted() }).await;
     // Longer than every repair and retry takes.
-    tokio::time::sleep(2 * REPAIR).await;
+    tokio::time::sleep(2 * super::super::node_network::REPAIR).await;
     for line in ["publish", "peers", "announce"] {
         assert_eq!(count(&fake, line), 0, "{line}: what the kernel has stays");
     }
@@ -147,7 +165,7 @@ async fn what_is_not_known_is_not_empty() {
 #[tokio::test(start_paused = true)]
 async fn the_same_generation_of_another_epoch_is_another_table() {
     let fake = FakeNode::new();
-    let running = start(&fake, wanted());
+    let running = start(&fake, wanted()).await;
     running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
     let mut next = Desired { epoch: 2, ..wanted() };
     let service = next.table_mut().services.get_mut(&id("a")).unwrap();
@@ -175,7 +193,7 @@ async fn what_no_try_makes_answer_is_told_and_not_tried_again() {
         node_port: None,
         endpoints: Vec::new(),
     });
-    let running = start(&fake, wanted);
+    let running = start(&fake, wanted).await;
     tokio::time::sleep(2 * MAX_RETRY).await;
     let said = running.heard.said().programmed;
     let (generation, failed) = said.last().unwrap();

@@ -18,27 +18,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the runtime said last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Heard {
+pub struct Heard {
     /// Whether it was asked at all.
-    pub(super) asked: bool,
+    pub asked: bool,
     /// `containerd://1.6.20`; empty while it has never answered.
-    pub(super) version: String,
+    pub version: String,
     /// Names of the images on the node.
-    pub(super) images: Arc<Vec<String>>,
+    pub images: Arc<Vec<String>>,
 }
 
 /// Asks, and tells.
-pub(super) struct Pulse {
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) images: Arc<dyn Images>,
+pub struct Pulse {
+    /// Asked for its version.
+    pub runtime: Arc<dyn Runtime>,
+    /// Asked for what is there.
+    pub images: Arc<dyn Images>,
     /// Why the runtime does not answer.
-    pub(super) health: watch::Sender<Option<String>>,
-    pub(super) heard: watch::Sender<Heard>,
+    pub health: watch::Sender<Option<String>>,
+    /// What it said.
+    pub heard: watch::Sender<Heard>,
 }
 
 impl Pulse {
     /// Asks until the agent stops.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let asking = async {
             loop {
                 let healthy = self.ask().await;
