@@ -146,6 +146,14 @@ impl NodeReporter for Reporter {
         }
     }
 
+    async fn readdressed(&self, told: &[(String, String)]) {
+        let mut view = self.view.clone();
+        // Its other end lives as long as the agent.
+        if view.wait_for(|view| addresses(view) != told).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn vitals(&self) -> Vitals {
         Vitals {
             conditions: self.conditions.now(),

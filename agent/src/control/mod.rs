@@ -61,6 +61,8 @@ pub trait NodeReporter: Send + Sync {
     async fn facts(&self) -> NodeFacts;
     /// Asked for each heartbeat; should answer within a second.
     async fn vitals(&self) -> Vitals;
+    /// Returns once the node has other addresses than these, which its facts told. Cancel-safe.
+    async fn readdressed(&self, told: &[(String, String)]);
 }
 
 /// Both directions of one stream. Bounded: `output.send` waits while the client is slow and fails when it has
@@ -231,8 +233,13 @@ impl Client {
             };
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
-            self.metrics.failures.inc();
             let Err(error) = ended;
+            if matches!(error, AttemptError::Session(SessionError::Readdressed)) {
+                // Not a failure: the next one tells the new addresses, at once.
+                tracing::info!("{error}");
+                continue;
+            }
+            self.metrics.failures.inc();
             let wait = backoff.next();
             let scheduler = &self.config.scheduler;
             tracing::warn!(scheduler, error = %Chain(&error), retry_ms = wait.as_millis(), "no session");

@@ -26,7 +26,7 @@ use super::{
     state::{ResumeError, State},
     tls::{self, TlsError},
 };
-use crate::model::{Chain, NodeCondition, Vitals};
+use crate::model::{Chain, NodeCondition, NodeFacts, Vitals};
 
 /// What this agent speaks.
 const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 0 };
@@ -72,6 +72,9 @@ pub enum SessionError {
     /// No heartbeat was answered for the lease's duration.
     #[error("the scheduler did not answer heartbeats for {} s", .0.as_secs())]
     Silent(Duration),
+    /// What the hello told is the node's no longer, and a connection from an address that went is dead.
+    #[error("the node has other addresses: the session begins anew")]
+    Readdressed,
     /// Key or certificate.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
@@ -106,8 +109,10 @@ pub(super) async fn run(
     on_open: impl FnOnce(),
 ) -> Result<Infallible, SessionError> {
     let (outbound, messages) = mpsc::channel(BUFFER);
+    let facts = client.reporter.facts().await;
+    let told = facts.addresses.clone();
     // The channel is new and empty: this does not wait.
-    let _ = outbound.send(hello(client, state).await).await;
+    let _ = outbound.send(hello(client, state, facts)).await;
     let broken = |status: Status| SessionError::Broken(Box::new(status));
     let mut inbound = NodeClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE)
@@ -146,8 +151,11 @@ pub(super) async fn run(
         renewal: Mutex::new(Renewal { due: credentials.renewal(), pending: None }),
     };
     // Cancel-safe: the session is over with the first of them. What was not confirmed is sent again, and updates
-    // are taken up at the last accepted generation.
+    // are taken up at the last accepted generation. Addresses first: the scheduler judges reports by them, so that
+    // none of the new ones may go the old way.
     let ended = tokio::select! {
+        biased;
+        () = client.reporter.readdressed(&told) => Err(SessionError::Readdressed),
         ended = read(client, state, &link, dialer, inbound) => ended,
         ended = report(client, &link) => ended,
         ended = beat(client, &link) => ended,
@@ -157,8 +165,7 @@ pub(super) async fn run(
     ended
 }
 
-async fn hello(client: &Client, state: &State) -> pb::AgentMessage {
-    let facts = client.reporter.facts().await;
+fn hello(client: &Client, state: &State, facts: NodeFacts) -> pb::AgentMessage {
     let (accepted, durable) = (state.accepted(), state.durable());
     convert::message(pb::agent_message::Kind::Hello(pb::AgentHello {
         protocol: Some(PROTOCOL),

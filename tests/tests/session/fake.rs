@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,6 +30,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Speaks for a node; serves streams by echoing.
 pub(crate) struct Fake {
     cpu: Mutex<u64>,
+    /// The node's address.
+    pub(crate) address: watch::Sender<String>,
     /// Pods whose container `c` is measured.
     pub(crate) pods: Mutex<Vec<PodUid>>,
 }
@@ -40,10 +43,16 @@ impl NodeReporter for Fake {
             capacity: [("cpu".to_owned(), "2".to_owned())].into(),
             allocatable: [("cpu".to_owned(), "2".to_owned())].into(),
             labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
-            addresses: vec![("InternalIP".to_owned(), "192.0.2.1".to_owned())],
+            addresses: vec![("InternalIP".to_owned(), self.address.borrow().clone())],
             boot_id: "boot".to_owned(),
             ..NodeFacts::default()
         }
+    }
+
+    async fn readdressed(&self, told: &[(String, String)]) {
+        let is_other = |now: &String| told.iter().all(|(_, known)| known != now);
+        // Its other end is ours.
+        let _ = self.address.subscribe().wait_for(is_other).await;
     }
 
     async fn vitals(&self) -> Vitals {
@@ -154,7 +163,8 @@ impl Agent {
         token: &str,
     ) -> Result<Self> {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let fake = Arc::new(Fake { cpu: Mutex::default(), pods: Mutex::default() });
+        let address = watch::Sender::new("192.0.2.1".to_owned());
+        let fake = Arc::new(Fake { cpu: Mutex::default(), address, pods: Mutex::default() });
         let parts = ControlParts {
             config: ControlConfig {
                 scheduler: scheduler.to_string(),

@@ -315,6 +315,30 @@ async fn reports_wait_for_a_scheduler_that_is_away() -> Result<()> {
     agent.stop().await
 }
 
+/// Also what is reported in the same moment is judged by the new address.
+#[tokio::test]
+async fn a_changed_address_reaches_the_node_and_its_pods_without_a_restart() -> Result<()> {
+    let scheduler = Scheduler::start(DAY).await?;
+    let pod = scheduler.pod("p", "n1", "none").await?;
+    let (_keep, dir) = home()?;
+    let agent = scheduler.agent("n1", &dir)?;
+    agent.sees("the pod", |d| d.pods.len() == 1).await?;
+    let internal = async || -> Result<Value> {
+        let node: Value = scheduler.objects.get(Resource::NODES, None, "n1").await?.decode()?;
+        Ok(node["status"]["addresses"][0]["address"].clone())
+    };
+    assert_eq!(internal().await?, "192.0.2.1");
+    let snapshots = scheduler.metric("gantry_node_snapshots")?;
+    agent.node.address.send_replace("192.0.2.9".to_owned());
+    agent.control.upstream.pod_status(report(&pod, "Running", false));
+    eventually("the new address", async || Ok(internal().await? == "192.0.2.9")).await?;
+    let status = async || Ok::<_, anyhow::Error>(scheduler.get(Resource::PODS, "p").await?["status"].clone());
+    eventually("Running", async || Ok(status().await?["phase"] == "Running")).await?;
+    assert_eq!(status().await?["hostIP"], "192.0.2.9");
+    assert_eq!(scheduler.metric("gantry_node_snapshots")?, snapshots, "it goes on where it was");
+    agent.stop().await
+}
+
 #[tokio::test]
 async fn certificates_are_renewed_without_losing_the_session() -> Result<()> {
     let scheduler = Scheduler::start(Duration::from_secs(6)).await?;
