@@ -9,12 +9,15 @@ use agent_ebpf_common::{
         AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, Reason, Settings,
         SlotRow, SocketState, SourceRangeKey, TCP,
     },
+    family::V4,
+    flows::{Element, Maps},
+    parse::Fragments,
     select::Tables,
     tag::{Digest, Tagged},
     words::{Handle, TICK_SHIFT},
 };
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::SkStorage,
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
     macros::{btf_map, map},
@@ -23,7 +26,7 @@ use aya_ebpf::{
 
 /// Frontend to index into `HEADS`. Insert- and delete-only.
 #[map]
-pub(crate) static FRONTENDS: HashMap<FrontendKey, Tagged> = HashMap::with_max_entries(1024, 0);
+static FRONTENDS: HashMap<FrontendKey, Tagged> = HashMap::with_max_entries(1024, 0);
 
 #[map]
 static HEADS: Array<Head> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
@@ -68,24 +71,8 @@ static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
 #[map]
 static DATAGRAMS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
 
-/// The entry of a flow. It may be recycled under the reader, which its tag shows.
-#[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<*mut Flow> {
-    if key.proto == TCP { FLOWS.get_ptr_mut(key) } else { DATAGRAMS.get_ptr_mut(key) }
-}
-
-/// Writes an entry; with `BPF_NOEXIST` only a new one.
-#[inline(always)]
-pub(crate) fn put_flow(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), i32> {
-    if key.proto == TCP {
-        FLOWS.insert(key, flow, u64::from(flags))
-    } else {
-        DATAGRAMS.insert(key, flow, u64::from(flags))
-    }
-}
-
 #[map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Tagged> = LruHashMap::with_max_entries(4096, 0);
+static FRAGMENTS: LruHashMap<FragmentKey, Tagged> = LruHashMap::with_max_entries(4096, 0);
 
 /// The settings the agent wrote.
 #[inline(always)]
@@ -100,44 +87,19 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// The index behind a frontend.
+/// The address of the pod that owns a network namespace; 0 when none does.
 #[inline(always)]
-pub(crate) fn frontend(addr_be: u32, port_be: u16, proto: u8, scope: u8) -> Option<u32> {
-    let key = FrontendKey { addr_be, port_be, proto, scope };
-    own(FRONTENDS.get_ptr(&key), &key)
-}
-
-/// Whether this is an address of the node.
-#[inline(always)]
-pub(crate) fn is_node_address(addr_be: u32) -> bool {
-    NODE_ADDRESSES.get_ptr(&addr_be).is_some()
-}
-
-/// The pod that owns a network namespace; 0 is the node itself.
-#[inline(always)]
-pub(crate) fn client_of(netns: u64) -> u32 {
+pub(crate) fn client_of(netns: u64) -> V4 {
     own(POD_NETNS.get_ptr(&netns), &netns).unwrap_or(0)
 }
 
 /// What an element of a hash map holds for `key`. It may have been deleted since it was looked up, and already be
 /// another key's: then there is none.
 #[inline(always)]
-pub(crate) fn own<K: Digest>(element: Option<*const Tagged>, key: &K) -> Option<u32> {
+fn own<K: Digest>(element: Option<*const Tagged>, key: &K) -> Option<u32> {
     // SAFETY: an element of the map, which the kernel frees at the earliest when the program has ended. It may be
     // recycled under the read, which the tag shows.
     unsafe { read_volatile(element?) }.of(key)
-}
-
-/// Counts a refusal or drop.
-#[inline(always)]
-pub(crate) fn count_drop(reason: Reason) {
-    bump(DROPS.get_ptr_mut(reason as u32));
-}
-
-/// Counts a new connection of a service.
-#[inline(always)]
-pub(crate) fn count_connection(service: u32) {
-    bump(CONNECTIONS.get_ptr_mut(service));
 }
 
 #[inline(always)]
@@ -150,15 +112,25 @@ fn bump(counter: Option<*mut u64>) {
 
 /// The clock in ticks.
 #[inline(always)]
-pub(crate) fn ticks() -> u32 {
+fn ticks() -> u32 {
     // SAFETY: no arguments.
     (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
 }
 
 /// The kernel's maps as the core reads them.
-pub(crate) struct KernelTables;
+pub(crate) struct KernelMaps;
 
-impl Tables for KernelTables {
+impl Tables<V4> for KernelMaps {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        own(FRONTENDS.get_ptr(key), key)
+    }
+
+    #[inline(always)]
+    fn is_node_address(&self, address: V4) -> bool {
+        NODE_ADDRESSES.get_ptr(&address).is_some()
+    }
+
     #[inline(always)]
     fn head(&self, index: u32) -> Option<Head> {
         let head = HEADS.get_ptr(index)?;
@@ -185,6 +157,11 @@ impl Tables for KernelTables {
             let state = read_volatile(addr_of!((*backend).state));
             Backend { target: read_volatile(addr_of!((*backend).target)), state }
         })
+    }
+
+    #[inline(always)]
+    fn address(&self, _handle: Handle, backend: &Backend) -> Option<V4> {
+        Some(backend.addr_be())
     }
 
     #[inline(always)]
@@ -223,5 +200,84 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn now(&self) -> u32 {
         ticks()
+    }
+}
+
+impl Fragments<V4> for KernelMaps {
+    #[inline(always)]
+    fn ports(&self, key: &FragmentKey) -> Option<u32> {
+        own(FRAGMENTS.get_ptr(key), key)
+    }
+
+    #[inline(always)]
+    fn remember_ports(&self, key: &FragmentKey, ports: u32) {
+        // A full table evicts.
+        let _ = FRAGMENTS.insert(key, &Tagged::new(key, ports), u64::from(BPF_ANY));
+    }
+}
+
+impl Maps<V4> for KernelMaps {
+    type Element = FlowElement;
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowElement> {
+        let element = if key.proto == TCP { FLOWS.get_ptr_mut(key) } else { DATAGRAMS.get_ptr_mut(key) };
+        element.map(FlowElement)
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
+        write(key, flow, BPF_NOEXIST)
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
+        write(key, flow, BPF_ANY)
+    }
+
+    #[inline(always)]
+    fn node(&self) -> V4 {
+        (settings().flags_and_uplink >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, service: u32) {
+        bump(CONNECTIONS.get_ptr_mut(service));
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, reason: Reason) {
+        bump(DROPS.get_ptr_mut(reason as u32));
+    }
+}
+
+#[inline(always)]
+fn write(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), Reason> {
+    let flags = u64::from(flags);
+    let written =
+        if key.proto == TCP { FLOWS.insert(key, flow, flags) } else { DATAGRAMS.insert(key, flow, flags) };
+    written.map_err(|_| Reason::FlowTableFull)
+}
+
+/// An element of `FLOWS` or `DATAGRAMS`.
+pub(crate) struct FlowElement(*mut Flow);
+
+impl Element<V4> for FlowElement {
+    #[inline(always)]
+    fn read(&self) -> Flow {
+        // SAFETY: an element of the map; it may be recycled meanwhile, which the tag shows.
+        unsafe { read_volatile(self.0) }
+    }
+
+    #[inline(always)]
+    fn set_last(&self, last: u32) {
+        // SAFETY: as above; what a recycled element then says is harmless by this method's contract.
+        unsafe { write_volatile(addr_of_mut!((*self.0).last), last) };
+    }
+
+    #[inline(always)]
+    fn set_flags(&self, flags: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).flags), flags) };
     }
 }

@@ -5,8 +5,9 @@
 use core::ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile};
 
 use agent_ebpf_common::{
-    abi::{INSIDE, Reason, SETTING_POD_SOCKETS_OFF, SOCKET_RING, SocketState, TCP, Translation, UDP},
-    select::{Selection, select},
+    abi::{SETTING_POD_SOCKETS_OFF, SOCKET_RING, SocketState, TCP, Translation, UDP},
+    flows::Maps as _,
+    socket::{Asker, Destination, destination},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -16,9 +17,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::maps::{
-    KernelTables, SOCKETS, client_of, count_connection, count_drop, frontend, is_node_address, settings,
-};
+use crate::maps::{KernelMaps, SOCKETS, client_of, settings};
 
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
@@ -72,8 +71,8 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
     getpeername(&ctx, &Mapped)
 }
 
-/// Where an address family keeps the IPv4 destination.
-trait Family {
+/// Where a socket of some family keeps the IPv4 destination.
+trait Place {
     /// The destination, when it is IPv4.
     fn addr(&self, ctx: *const bpf_sock_addr) -> Option<u32>;
     /// Replaces it.
@@ -82,7 +81,7 @@ trait Family {
 
 struct V4;
 
-impl Family for V4 {
+impl Place for V4 {
     #[inline(always)]
     fn addr(&self, ctx: *const bpf_sock_addr) -> Option<u32> {
         // SAFETY: a context field; volatile keeps the access at the width the verifier allows.
@@ -99,7 +98,7 @@ impl Family for V4 {
 /// IPv4 through an IPv6 socket.
 struct Mapped;
 
-impl Family for Mapped {
+impl Place for Mapped {
     #[inline(always)]
     fn addr(&self, ctx: *const bpf_sock_addr) -> Option<u32> {
         // SAFETY: as for [`V4`].
@@ -144,10 +143,10 @@ fn protocol(ctx: *const bpf_sock_addr) -> Option<u8> {
 }
 
 #[inline(always)]
-fn connect<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
+fn connect<P: Place>(ctx: &SockAddrContext, place: &P) -> i32 {
     let raw = ctx.sock_addr;
     let Some(proto) = protocol(raw) else { return PROCEED };
-    let Some(addr) = family.addr(raw) else { return PROCEED };
+    let Some(addr) = place.addr(raw) else { return PROCEED };
     match translate(ctx, addr, port(raw), proto) {
         Outcome::Pass => {
             if proto == UDP {
@@ -161,7 +160,7 @@ fn connect<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
                 // SAFETY: the socket's own storage, not null; the socket is locked during connect.
                 unsafe { (*state).peer = found };
             }
-            family.set_addr(raw, found.backend_be);
+            place.set_addr(raw, found.backend_be);
             set_port(raw, found.backend_port_be);
             PROCEED
         }
@@ -169,9 +168,9 @@ fn connect<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
 }
 
 #[inline(always)]
-fn sendmsg<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
+fn sendmsg<P: Place>(ctx: &SockAddrContext, place: &P) -> i32 {
     let raw = ctx.sock_addr;
-    let Some(addr) = family.addr(raw) else { return PROCEED };
+    let Some(addr) = place.addr(raw) else { return PROCEED };
     match translate(ctx, addr, port(raw), UDP) {
         Outcome::Pass => PROCEED,
         Outcome::Refused => refuse(),
@@ -179,7 +178,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
             if let Some(state) = state(ctx) {
                 note_peer(state, found);
             }
-            family.set_addr(raw, found.backend_be);
+            place.set_addr(raw, found.backend_be);
             set_port(raw, found.backend_port_be);
             PROCEED
         }
@@ -188,16 +187,16 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
 
 /// A reply carries the backend's address; the program asked the service, and resolvers drop such a mismatch.
 #[inline(always)]
-fn recvmsg<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
+fn recvmsg<P: Place>(ctx: &SockAddrContext, place: &P) -> i32 {
     let raw = ctx.sock_addr;
-    let Some(addr) = family.addr(raw) else { return PROCEED };
+    let Some(addr) = place.addr(raw) else { return PROCEED };
     let port = port(raw);
     let Some(state) = existing_state(ctx) else { return PROCEED };
     for index in 0..=SOCKET_RING {
         // SAFETY: the socket's own storage, not null; the index is within the ring.
         let entry = unsafe { if index == SOCKET_RING { (*state).peer } else { (*state).ring[index] } };
         if entry.backend_be == addr && entry.backend_port_be == port {
-            family.set_addr(raw, entry.vip_be);
+            place.set_addr(raw, entry.vip_be);
             set_port(raw, entry.vip_port_be);
             break;
         }
@@ -206,26 +205,21 @@ fn recvmsg<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
 }
 
 #[inline(always)]
-fn getpeername<F: Family>(ctx: &SockAddrContext, family: &F) -> i32 {
+fn getpeername<P: Place>(ctx: &SockAddrContext, place: &P) -> i32 {
     let raw = ctx.sock_addr;
-    let Some(addr) = family.addr(raw) else { return PROCEED };
+    let Some(addr) = place.addr(raw) else { return PROCEED };
     let Some(state) = existing_state(ctx) else { return PROCEED };
     // SAFETY: the socket's own storage, not null.
     let peer = unsafe { (*state).peer };
     // The socket may have been connected elsewhere since.
     if peer.backend_be == addr && peer.backend_port_be == port(raw) {
-        family.set_addr(raw, peer.vip_be);
+        place.set_addr(raw, peer.vip_be);
         set_port(raw, peer.vip_port_be);
     }
     PROCEED
 }
 
-enum Outcome {
-    Pass,
-    Refused,
-    To(Translation),
-}
-
+/// Where to send what asks for `addr`.
 #[inline(always)]
 fn translate(ctx: &SockAddrContext, addr: u32, port: u16, proto: u8) -> Outcome {
     let settings = settings();
@@ -235,41 +229,24 @@ fn translate(ctx: &SockAddrContext, addr: u32, port: u16, proto: u8) -> Outcome 
     if !host && (proto == UDP || settings.flags_and_uplink as u32 & SETTING_POD_SOCKETS_OFF != 0) {
         return Outcome::Pass;
     }
-    let Some(index) = find(addr, port, proto, host) else { return Outcome::Pass };
-    let client = if host { 0 } else { client_of(netns) };
-    match select(&KernelTables, index, client) {
-        Selection::Chosen(chosen) => {
-            count_connection(chosen.service);
-            Outcome::To(Translation {
-                backend_be: chosen.backend.addr_be(),
-                vip_be: addr,
-                backend_port_be: chosen.backend.port_be(),
-                vip_port_be: port,
-            })
+    let asker = if host { Asker::Host } else { Asker::Pod(netns) };
+    match destination(&KernelMaps, addr, port, proto, asker, client_of) {
+        Destination::Own => Outcome::Pass,
+        Destination::Service(found, service) => {
+            KernelMaps.count_connection(service);
+            Outcome::To(found)
         }
-        Selection::Refuse => {
-            count_drop(Reason::NoEndpoint);
-            Outcome::Refused
-        }
-        Selection::Drop(reason) => {
-            count_drop(reason);
+        Destination::Refused(reason) => {
+            KernelMaps.count_drop(reason);
             Outcome::Refused
         }
     }
 }
 
-/// The exact frontend, or a NodePort on an address of this node; loopback counts for the node's own processes, and a
-/// pod's is the pod's own.
-#[inline(always)]
-fn find(addr: u32, port: u16, proto: u8, host: bool) -> Option<u32> {
-    let loopback = addr.to_ne_bytes()[0] == 127;
-    if loopback && !host {
-        return None;
-    }
-    if let Some(index) = frontend(addr, port, proto, INSIDE) {
-        return Some(index);
-    }
-    if loopback || is_node_address(addr) { frontend(0, port, proto, INSIDE) } else { None }
+enum Outcome {
+    Pass,
+    Refused,
+    To(Translation),
 }
 
 /// Before 5.18 a program can only make connect fail with EPERM. The connect is let through untranslated

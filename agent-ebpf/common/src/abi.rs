@@ -1,9 +1,10 @@
 //! Layouts of map keys and values. `repr(C)`, fixed width, no implicit padding (asserted), every bit pattern
-//! valid. Addresses and ports are in network byte order as the kernel hands them out, and say so by `_be`.
+//! valid. What holds an address exists for each family. Addresses and ports are in network byte order as the kernel hands them out, and say so by `_be`.
 
-use core::mem::size_of;
-
-use crate::tag::{self, Digest, Tagged};
+use crate::{
+    family::{Family, V4},
+    tag::{self, Digest},
+};
 
 /// IP protocol numbers the load balancer knows.
 pub const TCP: u8 = 6;
@@ -15,10 +16,6 @@ pub const INSIDE: u8 = 0;
 /// Frontend scope: packets that entered by the uplink.
 pub const OUTSIDE: u8 = 1;
 
-/// Source address of a pod that reaches itself through a service: the pod would drop a packet from itself.
-/// Link-local, never on the wire: the host side of the pod's own veth answers for it.
-pub const HAIRPIN: [u8; 4] = [169, 254, 42, 1];
-
 /// Source ports for connections that this node forwards to a backend on another node. Below the ephemeral
 /// range (32768) and the NodePort range (30000), so that no socket of the host can own one.
 pub const SNAT_PORTS: (u16, u16) = (20000, 27999);
@@ -29,9 +26,9 @@ pub const ROW: u32 = 16;
 /// A service frontend. `addr_be == 0` is any address of this node (a NodePort).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FrontendKey {
+pub struct FrontendKey<A = V4> {
     /// Address.
-    pub addr_be: u32,
+    pub addr_be: A,
     /// Port.
     pub port_be: u16,
     /// [`TCP`] or [`UDP`].
@@ -40,11 +37,11 @@ pub struct FrontendKey {
     pub scope: u8,
 }
 
-impl Digest for FrontendKey {
+impl<A: Family> Digest for FrontendKey<A> {
     #[inline(always)]
     fn digest(&self) -> u32 {
         let rest = (self.port_be as u32) << 16 | (self.proto as u32) << 8 | self.scope as u32;
-        tag::mix(tag::mix(0, self.addr_be), rest)
+        tag::mix(self.addr_be.mix(0), rest)
     }
 }
 
@@ -79,9 +76,9 @@ pub struct Backend {
 /// Affinity is per service port and client address (the pod's, also for connections made by a socket).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AffinityKey {
+pub struct AffinityKey<A = V4> {
     /// Client; 0 is the node itself.
-    pub client_be: u32,
+    pub client_be: A,
     /// Service index.
     pub service: u32,
 }
@@ -89,23 +86,23 @@ pub struct AffinityKey {
 /// The backend a client is bound to. Repeats its key: an LRU element can be recycled under a live pointer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AffinityValue {
+pub struct AffinityValue<A = V4> {
     /// Backend handle.
     pub handle: u32,
     /// Tick of the last new connection.
     pub last: u32,
     /// The key, repeated.
-    pub key: AffinityKey,
+    pub key: AffinityKey<A>,
 }
 
 /// A backend that this socket sees as a service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Translation {
+pub struct Translation<A = V4> {
     /// Backend address; 0 is an unused entry.
-    pub backend_be: u32,
+    pub backend_be: A,
     /// Service address.
-    pub vip_be: u32,
+    pub vip_be: A,
     /// Backend port.
     pub backend_port_be: u16,
     /// Service port.
@@ -118,11 +115,11 @@ pub const SOCKET_RING: usize = 4;
 /// Kept inside the socket, freed with it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketState {
+pub struct SocketState<A = V4> {
     /// The connected peer.
-    pub peer: Translation,
+    pub peer: Translation<A>,
     /// Peers of unconnected datagrams.
-    pub ring: [Translation; SOCKET_RING],
+    pub ring: [Translation<A>; SOCKET_RING],
     /// Next ring entry to overwrite.
     pub next: u32,
 }
@@ -148,11 +145,11 @@ pub const FLOW_USED: u32 = 8;
 /// A flow in one direction, as a packet of that direction shows it before translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
+pub struct FlowKey<A = V4> {
     /// Source address.
-    pub src_be: u32,
+    pub src_be: A,
     /// Destination address.
-    pub dst_be: u32,
+    pub dst_be: A,
     /// Source port.
     pub sport_be: u16,
     /// Destination port.
@@ -168,11 +165,11 @@ pub struct FlowKey {
 /// How packets of a flow are rewritten. Repeats a digest of its key (LRU recycling).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub struct Flow<A = V4> {
     /// New source address.
-    pub src_be: u32,
+    pub src_be: A,
     /// New destination address.
-    pub dst_be: u32,
+    pub dst_be: A,
     /// New source port.
     pub sport_be: u16,
     /// New destination port.
@@ -191,36 +188,38 @@ pub struct Flow {
 
 /// A datagram whose first fragment was seen; leads to its ports.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentKey {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A = V4> {
     /// Source address.
-    pub src_be: u32,
+    pub src_be: A,
     /// Destination address.
-    pub dst_be: u32,
+    pub dst_be: A,
     /// IP identification.
-    pub id_be: u16,
+    pub id: u32,
     /// Protocol.
     pub proto: u8,
     /// Which hook recorded it: the same datagram passes several, each with its own view.
     pub leg: u8,
+    /// Zero.
+    pub pad: u16,
 }
 
-impl Digest for FragmentKey {
+impl<A: Family> Digest for FragmentKey<A> {
     #[inline(always)]
     fn digest(&self) -> u32 {
-        let rest = (self.id_be as u32) << 16 | (self.proto as u32) << 8 | self.leg as u32;
-        tag::mix(tag::mix(tag::mix(0, self.src_be), self.dst_be), rest)
+        let hash = tag::mix(self.dst_be.mix(self.src_be.mix(0)), self.id);
+        tag::mix(hash, (self.proto as u32) << 8 | self.leg as u32)
     }
 }
 
 /// Allowed client ranges of a load balancer address: a trie over (service, address).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SourceRangeKey {
+pub struct SourceRangeKey<A = V4> {
     /// Service index.
     pub service_be: u32,
     /// Client.
-    pub addr_be: u32,
+    pub addr_be: A,
 }
 
 /// Settings the programs read on every run; element 0 of an array.
@@ -273,103 +272,35 @@ pub enum Reason {
     RewriteFailed = 8,
 }
 
-/// A map as both sides know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapSchema {
-    /// Name in the object and of the pin.
-    pub name: &'static str,
-    /// Bytes of a key.
-    pub key: u32,
-    /// Bytes of a value.
-    pub value: u32,
-}
-
-const fn schema(name: &'static str, key: usize, value: usize) -> MapSchema {
-    MapSchema { name, key: key as u32, value: value as u32 }
-}
-
-/// All pinned maps.
-pub const MAPS: [MapSchema; 15] = [
-    schema("FRONTENDS", size_of::<FrontendKey>(), size_of::<Tagged>()),
-    schema("HEADS", 4, size_of::<Head>()),
-    schema("SLOTS", 4, size_of::<SlotRow>()),
-    schema("BACKENDS", 4, size_of::<Backend>()),
-    schema("AFFINITY", size_of::<AffinityKey>(), size_of::<AffinityValue>()),
-    schema("NODE_ADDRESSES", 4, 4),
-    schema("POD_NETNS", 8, size_of::<Tagged>()),
-    schema("SETTINGS", 4, size_of::<Settings>()),
-    schema("SOCKETS", 4, size_of::<SocketState>()),
-    schema("FLOWS", size_of::<FlowKey>(), size_of::<Flow>()),
-    schema("DATAGRAMS", size_of::<FlowKey>(), size_of::<Flow>()),
-    schema("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Tagged>()),
-    schema("SOURCE_RANGES", 4 + size_of::<SourceRangeKey>(), 4),
-    schema("DROPS", 4, 8),
-    schema("CONNECTIONS", 4, 8),
-];
-
-/// Raise when the meaning of a field changes without its size.
-const REVISION: u32 = 1;
-
-/// Part of the pin path: programs never meet maps of another layout.
-pub const ABI_HASH: u32 = abi_hash();
-
-const fn abi_hash() -> u32 {
-    let mut hash = mix(0x811c_9dc5, REVISION);
-    let mut map = 0;
-    while map < MAPS.len() {
-        let name = MAPS[map].name.as_bytes();
-        let mut byte = 0;
-        while byte < name.len() {
-            hash = mix(hash, name[byte] as u32);
-            byte += 1;
-        }
-        hash = mix(mix(hash, MAPS[map].key), MAPS[map].value);
-        map += 1;
-    }
-    hash
-}
-
-/// FNV-1a over words instead of bytes: enough to tell layouts apart.
-const fn mix(hash: u32, word: u32) -> u32 {
-    (hash ^ word).wrapping_mul(0x0100_0193)
-}
-
-// A size equal to the sum of the fields means that there is no implicit padding.
-const _: () = {
-    assert!(size_of::<FrontendKey>() == 4 + 2 + 1 + 1);
-    assert!(size_of::<Head>() == 16);
-    assert!(size_of::<SlotRow>() == 64);
-    assert!(size_of::<Backend>() == 16);
-    assert!(size_of::<AffinityKey>() == 8);
-    assert!(size_of::<AffinityValue>() == 16);
-    assert!(size_of::<Translation>() == 12);
-    assert!(size_of::<SocketState>() == 12 * 5 + 4);
-    assert!(size_of::<FlowKey>() == 16);
-    assert!(size_of::<Flow>() == 32);
-    assert!(size_of::<FragmentKey>() == 12);
-    assert!(size_of::<Tagged>() == 8);
-    assert!(size_of::<SourceRangeKey>() == 8);
-    assert!(size_of::<Settings>() == 16);
-};
-
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "aya's marker for types that may cross the kernel boundary is unsafe")]
+    use super::{
+        AffinityKey, AffinityValue, Flow, FlowKey, FragmentKey, FrontendKey, SocketState, SourceRangeKey,
+    };
+    use crate::{
+        family::{V4, V6},
+        tag::Tagged,
+    };
+
     macro_rules! pod {
         ($($type:ty),* $(,)?) => { $(
-            // SAFETY: repr(C), no implicit padding (asserted above), every bit pattern valid.
+            // SAFETY: repr(C), no implicit padding (asserted by the schema), every bit pattern valid.
             unsafe impl aya::Pod for $type {}
         )* };
     }
-    pod!(
-        super::FrontendKey,
-        super::AffinityKey,
-        super::AffinityValue,
-        super::SocketState,
-        super::FlowKey,
-        super::Flow,
-        super::FragmentKey,
-        super::Tagged,
-        super::SourceRangeKey,
+    macro_rules! in_both_families {
+        ($($type:ident),* $(,)?) => { $( pod!($type<V4>, $type<V6>); )* };
+    }
+    in_both_families!(
+        FrontendKey,
+        AffinityKey,
+        AffinityValue,
+        SocketState,
+        FlowKey,
+        Flow,
+        FragmentKey,
+        SourceRangeKey,
     );
+    pod!(Tagged);
 }

@@ -2,8 +2,9 @@
 //!
 //! Both sides compile this crate: the eBPF programs for the BPF target, the agent for the host. It owns every
 //! layout that crosses the kernel boundary and every decision about a connection or packet, and it never does
-//! I/O: maps are reached through the trait in [`select`], packets come as values, so that the tests on the
-//! host run the very code that the kernel runs.
+//! I/O: maps are reached through the traits in [`select`], [`parse`] and [`flows`], packets through the one in [`wire`],
+//! so that the tests on the host run the very code that the kernel runs. It is written once for both address families
+//! ([`family`]).
 //!
 //! Rules of the maps (measured reasons in docs/adr): a hash map that the datapath reads is insert- and
 //! delete-only and holds an index; whatever changes sits behind the index in a memory-mapped array and is
@@ -13,8 +14,19 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod errors;
+pub mod family;
+pub mod flows;
 pub mod nat;
+pub mod parse;
+pub mod path;
 pub mod reply;
+pub mod rewrite;
+pub mod schema;
 pub mod select;
+pub mod socket;
 pub mod tag;
+#[cfg(test)]
+mod testing;
+pub mod wire;
 pub mod words;

@@ -6,20 +6,22 @@
 
 use crate::{
     abi::{
-        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_USED, Flow, FlowKey, HAIRPIN, LEG_FROM_POD, LEG_TO_POD,
+        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_USED, Flow, FlowKey, LEG_FROM_POD, LEG_TO_POD,
         LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
     },
+    family::Family,
     select::Chosen,
+    tag::mix,
     words::ticks,
 };
 
 /// Addresses and ports of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple {
+pub struct Tuple<A> {
     /// Source address.
-    pub src_be: u32,
+    pub src_be: A,
     /// Destination address.
-    pub dst_be: u32,
+    pub dst_be: A,
     /// Source port.
     pub sport_be: u16,
     /// Destination port.
@@ -28,11 +30,11 @@ pub struct Tuple {
     pub proto: u8,
 }
 
-impl Tuple {
+impl<A: Family> Tuple<A> {
     /// The tuple of a reply.
     #[must_use]
     #[inline(always)]
-    pub const fn reversed(self) -> Self {
+    pub fn reversed(self) -> Self {
         Self {
             src_be: self.dst_be,
             dst_be: self.src_be,
@@ -44,7 +46,7 @@ impl Tuple {
 
     /// The key of this tuple at a hook.
     #[inline(always)]
-    pub const fn key(self, leg: u8) -> FlowKey {
+    pub fn key(self, leg: u8) -> FlowKey<A> {
         FlowKey {
             src_be: self.src_be,
             dst_be: self.dst_be,
@@ -59,7 +61,7 @@ impl Tuple {
     /// What `flow` makes of it.
     #[must_use]
     #[inline(always)]
-    pub const fn rewritten(self, flow: &Flow) -> Self {
+    pub fn rewritten(self, flow: &Flow<A>) -> Self {
         Self {
             src_be: flow.src_be,
             dst_be: flow.dst_be,
@@ -72,25 +74,31 @@ impl Tuple {
 
 /// One entry of the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<A> {
     /// Key.
-    pub key: FlowKey,
+    pub key: FlowKey<A>,
     /// Value.
-    pub flow: Flow,
+    pub flow: Flow<A>,
 }
 
 /// A digest of the key, to notice an element that was recycled while it was read.
 #[inline(always)]
-pub const fn tag(key: &FlowKey) -> u32 {
-    const ODD: u32 = 0x9e37_79b1;
-    let mut hash = key.src_be.wrapping_mul(ODD) ^ key.dst_be;
-    hash = hash.rotate_left(13).wrapping_mul(ODD) ^ ((key.sport_be as u32) << 16 | key.dport_be as u32);
-    hash = hash.rotate_left(13).wrapping_mul(ODD) ^ ((key.proto as u32) << 8 | key.leg as u32);
+pub fn tag<A: Family>(key: &FlowKey<A>) -> u32 {
+    let hash = key.dst_be.mix(key.src_be.mix(0));
+    let hash = mix(hash, (key.sport_be as u32) << 16 | key.dport_be as u32);
+    let hash = mix(hash, (key.proto as u32) << 8 | key.leg as u32);
     hash ^ hash >> 15
 }
 
 #[inline(always)]
-fn entry(from: Tuple, leg: u8, to: Tuple, chosen: &Chosen, now: u32, flags: u32) -> Entry {
+fn entry<A: Family>(
+    from: Tuple<A>,
+    leg: u8,
+    to: Tuple<A>,
+    chosen: &Chosen<A>,
+    now: u32,
+    flags: u32,
+) -> Entry<A> {
     let key = from.key(leg);
     Entry {
         key,
@@ -110,12 +118,12 @@ fn entry(from: Tuple, leg: u8, to: Tuple, chosen: &Chosen, now: u32, flags: u32)
 
 /// The two entries of a pod's flow: the way there, and the way back.
 #[inline(always)]
-pub fn pod(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
-    let mut there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+pub fn pod<A: Family>(packet: Tuple<A>, chosen: &Chosen<A>, now: u32) -> (Entry<A>, Entry<A>) {
+    let mut there = Tuple { dst_be: chosen.addr_be, dport_be: chosen.backend.port_be(), ..packet };
     let hairpin = there.dst_be == packet.src_be;
     // The pod would drop a packet from itself; and its reply leaves by the hook that the request left by.
     let (back_leg, flags) = if hairpin {
-        there.src_be = u32::from_ne_bytes(HAIRPIN);
+        there.src_be = A::HAIRPIN;
         (LEG_FROM_POD, FLOW_HAIRPIN)
     } else {
         (LEG_TO_POD, 0)
@@ -128,8 +136,8 @@ pub fn pod(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
 
 /// The two entries of a flow from outside to a backend whose replies pass this node anyway.
 #[inline(always)]
-pub fn outside(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
-    let there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+pub fn outside<A: Family>(packet: Tuple<A>, chosen: &Chosen<A>, now: u32) -> (Entry<A>, Entry<A>) {
+    let there = Tuple { dst_be: chosen.addr_be, dport_be: chosen.backend.port_be(), ..packet };
     (
         entry(packet, LEG_UPLINK_IN, there, chosen, now, FLOW_CHOICE),
         entry(there.reversed(), LEG_UPLINK_OUT, packet.reversed(), chosen, now, 0),
@@ -140,8 +148,14 @@ pub fn outside(packet: Tuple, chosen: &Chosen, now: u32) -> (Entry, Entry) {
 /// this node's address and `port_be` on the request, and the entry of the reply that takes them off again. The
 /// latter's key is what a port is claimed by.
 #[inline(always)]
-pub fn masqueraded(packet: Tuple, chosen: &Chosen, now: u32, node_be: u32, port_be: u16) -> (Entry, Entry) {
-    let there = Tuple { dst_be: chosen.backend.addr_be(), dport_be: chosen.backend.port_be(), ..packet };
+pub fn masqueraded<A: Family>(
+    packet: Tuple<A>,
+    chosen: &Chosen<A>,
+    now: u32,
+    node_be: A,
+    port_be: u16,
+) -> (Entry<A>, Entry<A>) {
+    let there = Tuple { dst_be: chosen.addr_be, dport_be: chosen.backend.port_be(), ..packet };
     let disguised = Tuple { src_be: node_be, sport_be: port_be, ..there };
     (
         entry(there, LEG_UPLINK_OUT, disguised, chosen, now, 0),
@@ -151,7 +165,7 @@ pub fn masqueraded(packet: Tuple, chosen: &Chosen, now: u32, node_be: u32, port_
 
 /// The `attempt`th source port to try for a flow.
 #[inline(always)]
-pub fn snat_port(packet: Tuple, attempt: u32) -> u16 {
+pub fn snat_port<A: Family>(packet: Tuple<A>, attempt: u32) -> u16 {
     let span = (SNAT_PORTS.1 - SNAT_PORTS.0) as u32 + 1;
     let start = tag(&packet.key(LEG_UPLINK_OUT)).wrapping_add(attempt.wrapping_mul(2_654_435_761));
     // The high half of the product: uniform without a division.
@@ -179,7 +193,7 @@ const ESTABLISHED_IDLE: u32 = ticks(6 * 3600);
 /// Whether an entry that carries a choice still stands for this packet. `alive` tells whether the backend takes
 /// new connections.
 #[inline(always)]
-pub fn stands(flow: &Flow, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> bool {
+pub fn stands<A: Family>(flow: &Flow<A>, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> bool {
     let idle = idle(flow, now);
     if proto != TCP {
         // A dead backend is left at once, which connected sockets could not do.
@@ -196,7 +210,7 @@ pub fn stands(flow: &Flow, proto: u8, tcp_flags: u8, now: u32, alive: bool) -> b
 /// Whether an entry in the way of a new one belongs to a flow that is over. It is the way back: used as soon as the
 /// other side has answered.
 #[inline(always)]
-pub fn over(flow: &Flow, proto: u8, now: u32) -> bool {
+pub fn over<A: Family>(flow: &Flow<A>, proto: u8, now: u32) -> bool {
     let limit = match (flow.flags & FLOW_CLOSING != 0, flow.flags & FLOW_USED != 0, proto) {
         (true, _, _) => CLOSING_IDLE,
         (_, false, _) => UNANSWERED_IDLE,
@@ -208,14 +222,14 @@ pub fn over(flow: &Flow, proto: u8, now: u32) -> bool {
 
 /// Ticks since the last packet. Another processor may have seen one after this one read the clock.
 #[inline(always)]
-fn idle(flow: &Flow, now: u32) -> u32 {
+fn idle<A: Family>(flow: &Flow<A>, now: u32) -> u32 {
     let idle = now.wrapping_sub(flow.last);
     if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
 /// The key of the entry that undoes what `flow` does to `packet` at the hook `leg`.
 #[inline(always)]
-pub const fn other_way(packet: Tuple, flow: &Flow, leg: u8) -> FlowKey {
+pub fn other_way<A: Family>(packet: Tuple<A>, flow: &Flow<A>, leg: u8) -> FlowKey<A> {
     // A pod that reaches itself has both ways at one hook; else they are the two of a pair.
     let leg = if flow.flags & FLOW_HAIRPIN != 0 { leg } else { leg ^ 1 };
     packet.rewritten(flow).reversed().key(leg)

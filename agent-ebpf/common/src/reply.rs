@@ -1,111 +1,94 @@
-//! Answers that the datapath makes itself when a service has no endpoint: a TCP reset or an ICMP port
-//! unreachable, as a node without that port would send. Pure: headers in, headers out.
+//! Answers that the datapath makes itself when a service has no endpoint: a TCP reset or an ICMP port unreachable, as a
+//! node without that port would send. Written over the refused packet.
 
 use crate::{
     abi::TCP,
     checksum::{add, finish},
+    family::Family,
     nat::{ACK, FIN, RST, SYN},
+    parse::Packet,
+    wire::{ETHERNET, Wire, swap_ethernet},
 };
 
-/// Bytes of an IPv4 header without options.
-pub const IP: usize = 20;
-/// Bytes of a reset: IPv4 and TCP.
-pub const RESET: usize = IP + 20;
-/// Bytes of an unreachable: IPv4, ICMP, and the refused packet's IPv4 header and first 8 bytes.
-pub const UNREACHABLE: usize = IP + 8 + IP + 8;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: usize = 20;
+/// Bytes of an ICMP header, and as many of the refused datagram are quoted behind its IP header.
+const ICMP_HEADER: u32 = 8;
+/// IP headers without options are one or two of these.
+const CHUNK: u32 = 20;
 
-const TTL: u8 = 64;
-const ICMP: u8 = 1;
-const DESTINATION_UNREACHABLE: u8 = 3;
-const PORT_UNREACHABLE: u8 = 3;
+/// Turns the packet, which must be TCP or UDP, into its refusal. `None` when nothing may or can be said.
+#[inline(always)]
+pub fn refuse<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
+    if packet.is_headless() {
+        return None;
+    }
+    if packet.tuple.proto == TCP {
+        reset(wire, packet)?;
+    } else {
+        unreachable(wire, packet)?;
+    }
+    swap_ethernet(wire)
+}
 
 /// The reset for a segment (RFC 9293, 3.10.7.1). `None` for a reset: those are never answered.
 #[inline(always)]
-pub fn reset(ip: &[u8; IP], tcp: &[u8; 20], segment: u32) -> Option<[u8; RESET]> {
+fn reset<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
+    let ip = A::ip(wire, ETHERNET)?;
+    let tcp: [u8; TCP_HEADER] = wire.load(packet.l4)?;
     let flags = tcp[13];
     if flags & RST != 0 {
         return None;
     }
-    let mut reply = [0; RESET];
-    header(&mut reply, ip, TCP, RESET as u16);
-    copy(&mut reply, IP, tcp, 2, 2);
-    copy(&mut reply, IP + 2, tcp, 0, 2);
+    let data = packet.l4 + ((tcp[12] >> 4) as u32) * 4;
+    let mut reply = [0; TCP_HEADER];
+    [reply[0], reply[1], reply[2], reply[3]] = [tcp[2], tcp[3], tcp[0], tcp[1]];
     if flags & ACK != 0 {
         // The reset takes its sequence number from the acknowledgement.
-        copy(&mut reply, IP + 4, tcp, 8, 4);
-        reply[IP + 13] = RST;
+        [reply[4], reply[5], reply[6], reply[7]] = [tcp[8], tcp[9], tcp[10], tcp[11]];
+        reply[13] = RST;
     } else {
         let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let segment = ip.end.saturating_sub(data);
         let length = segment + (flags & SYN != 0) as u32 + (flags & FIN != 0) as u32;
-        let acknowledged = sequence.wrapping_add(length).to_be_bytes();
-        copy(&mut reply, IP + 8, &acknowledged, 0, 4);
-        reply[IP + 13] = RST | ACK;
+        [reply[8], reply[9], reply[10], reply[11]] = sequence.wrapping_add(length).to_be_bytes();
+        reply[13] = RST | ACK;
     }
-    reply[IP + 12] = 5 << 4;
-    // The pseudo-header: addresses, protocol, length of the TCP part.
-    let mut sum = TCP as u32 + 20;
-    let mut at = 12;
-    while at < RESET {
-        sum += (reply[at] as u32) << 8 | reply[at + 1] as u32;
-        at += 2;
-    }
-    let checksum = finish(sum).to_be_bytes();
-    copy(&mut reply, IP + 16, &checksum, 0, 2);
-    Some(reply)
+    reply[12] = 5 << 4;
+    let pseudo = ip.dst.sum(ip.src.sum(TCP as u32 + TCP_HEADER as u32));
+    [reply[16], reply[17]] = finish(add(pseudo, &reply)).to_be_bytes();
+    wire.resize(ETHERNET + A::HEADER + TCP_HEADER as u32)?;
+    A::put_header(wire, ETHERNET, ip.dst, ip.src, TCP, TCP_HEADER as u16)?;
+    wire.store(ETHERNET + A::HEADER, &reply)
 }
 
 /// The port unreachable for a datagram.
 #[inline(always)]
-pub fn unreachable(ip: &[u8; IP], first: &[u8; 8]) -> [u8; UNREACHABLE] {
-    let mut reply = [0; UNREACHABLE];
-    let mut outer = [0; IP];
-    header(&mut outer, ip, ICMP, UNREACHABLE as u16);
-    copy(&mut reply, 0, &outer, 0, IP);
-    reply[IP] = DESTINATION_UNREACHABLE;
-    reply[IP + 1] = PORT_UNREACHABLE;
-    copy(&mut reply, IP + 8, ip, 0, IP);
-    copy(&mut reply, IP + 8 + IP, first, 0, 8);
-    let mut sum = (DESTINATION_UNREACHABLE as u32) << 8 | PORT_UNREACHABLE as u32;
-    sum = add(add(sum, ip), first);
-    let checksum = finish(sum).to_be_bytes();
-    copy(&mut reply, IP + 2, &checksum, 0, 2);
-    reply
-}
-
-/// An IPv4 header from the refused packet's destination back to its source.
-#[inline(always)]
-fn header<const N: usize>(reply: &mut [u8; N], ip: &[u8; IP], proto: u8, length: u16) {
-    let mut header = [0; IP];
-    header[0] = 0x45;
-    copy(&mut header, 2, &length.to_be_bytes(), 0, 2);
-    // Do not fragment: an answer this small never is.
-    header[6] = 0x40;
-    header[8] = TTL;
-    header[9] = proto;
-    copy(&mut header, 12, ip, 16, 4);
-    copy(&mut header, 16, ip, 12, 4);
-    let checksum = finish(add(0, &header)).to_be_bytes();
-    copy(&mut header, 10, &checksum, 0, 2);
-    copy(reply, 0, &header, 0, IP);
-}
-
-/// `copy_from_slice` without the panic that the verifier would have to follow.
-#[inline(always)]
-fn copy<const N: usize, const M: usize>(
-    to: &mut [u8; N],
-    at: usize,
-    from: &[u8; M],
-    start: usize,
-    length: usize,
-) {
-    let mut offset = 0;
-    while offset < length {
-        if at + offset < N && start + offset < M {
-            to[at + offset] = from[start + offset];
-        }
-        offset += 1;
+fn unreachable<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
+    // With options or extension headers the quoted header would not be the packet's own.
+    if packet.l4 != ETHERNET + A::HEADER {
+        return None;
     }
+    let first: [u8; ICMP_HEADER as usize] = wire.load(packet.l4)?;
+    let quote = ETHERNET + A::HEADER + ICMP_HEADER;
+    wire.resize(quote + A::HEADER + ICMP_HEADER)?;
+    wire.store(quote + A::HEADER, &first)?;
+    let [kind, code] = A::PORT_UNREACHABLE;
+    let mut sum = add((kind as u32) << 8 | code as u32, &first);
+    // The header moves back by more than its length.
+    let mut at = 0;
+    while at < A::HEADER {
+        let chunk: [u8; CHUNK as usize] = wire.load(ETHERNET + at)?;
+        sum = add(sum, &chunk);
+        wire.store(quote + at, &chunk)?;
+        at += CHUNK;
+    }
+    let length = ICMP_HEADER + A::HEADER + ICMP_HEADER;
+    let (src, dst) = (packet.tuple.dst_be, packet.tuple.src_be);
+    if A::ICMP_PSEUDO {
+        sum = src.sum(dst.sum(sum + A::ICMP as u32 + length));
+    }
+    let [high, low] = finish(sum).to_be_bytes();
+    wire.store(ETHERNET + A::HEADER, &[kind, code, high, low, 0, 0, 0, 0])?;
+    A::put_header(wire, ETHERNET, src, dst, A::ICMP, length as u16)
 }
-
-#[cfg(test)]
-mod tests;

@@ -106,8 +106,8 @@ mod tests {
             prop_assume!(a != b && id != other);
             prop_assert_eq!(Tagged::new(&a, value).of(&a), Some(value));
             prop_assert_eq!(Tagged::new(&b, value).of(&a), None);
-            let key = FragmentKey { src_be: a as u32, dst_be: b as u32, id_be: id, proto: 17, leg: 0 };
-            prop_assert_eq!(Tagged::new(&FragmentKey { id_be: other, ..key }, value).of(&key), None);
+            let key = FragmentKey { src_be: a as u32, dst_be: b as u32, id: id.into(), proto: 17, leg: 0, pad: 0 };
+            prop_assert_eq!(Tagged::new(&FragmentKey { id: other.into(), ..key }, value).of(&key), None);
         }
     }
 }

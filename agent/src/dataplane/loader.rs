@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf_common::abi::{ABI_HASH, MAPS};
+use agent_ebpf_common::schema::{ABI_HASH, MAPS};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::MapInfo, util::KernelVersion};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},

@@ -5,96 +5,117 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     abi::Backend,
+    family::{V4, V6},
     words::{Handle, LOCAL},
 };
 
-fn chosen(addr_be: u32, port_be: u16) -> Chosen {
+fn chosen<A: Family>(addr_be: A, port_be: u16) -> Chosen<A> {
     Chosen {
         handle: Handle::new(3, 9),
-        backend: Backend::new(addr_be, port_be, 9, LOCAL, 5),
+        backend: Backend::new(0, port_be, 9, LOCAL, 5),
+        addr_be,
         service: 5,
         flags: 0,
     }
 }
 
-prop_compose! {
-    fn tuple()(src_be: u32, dst_be: u32, sport_be: u16, dport_be: u16, udp: bool) -> Tuple {
-        Tuple { src_be, dst_be, sport_be, dport_be, proto: if udp { crate::abi::UDP } else { TCP } }
-    }
-}
-
 /// What a hook does: the entry for the packet as it is, if there is one.
-fn pass(entries: &[Entry], packet: Tuple, leg: u8) -> Tuple {
+fn pass<A: Family>(entries: &[Entry<A>], packet: Tuple<A>, leg: u8) -> Tuple<A> {
     entries
         .iter()
         .find(|entry| entry.key == packet.key(leg))
         .map_or(packet, |entry| packet.rewritten(&entry.flow))
 }
 
-proptest! {
-    #[test]
-    fn a_pod_sees_answers_from_the_service(packet in tuple(), addr: u32, port: u16) {
-        prop_assume!(addr != packet.src_be && addr != packet.dst_be);
-        let (there, back) = pod(packet, &chosen(addr, port), 7);
-        let entries = [there, back];
-        let request = pass(&entries, packet, LEG_FROM_POD);
-        prop_assert_eq!((request.dst_be, request.dport_be, request.src_be), (addr, port, packet.src_be));
-        prop_assert_eq!(pass(&entries, request.reversed(), LEG_TO_POD), packet.reversed());
-    }
+macro_rules! in_both_families {
+    ($($module:ident: $family:ty),*) => { $(
+        mod $module {
+            use super::*;
 
-    #[test]
-    fn a_pod_reaches_itself(packet in tuple(), port: u16) {
-        prop_assume!(packet.src_be != packet.dst_be && packet.src_be != u32::from_ne_bytes(HAIRPIN));
-        let (there, back) = pod(packet, &chosen(packet.src_be, port), 7);
-        prop_assert!(there.flow.flags & FLOW_HAIRPIN != 0 && back.flow.flags & FLOW_HAIRPIN != 0);
-        let entries = [there, back];
-        let request = pass(&entries, packet, LEG_FROM_POD);
-        prop_assert_ne!(request.src_be, request.dst_be, "the pod would drop a packet from itself");
-        prop_assert_eq!(pass(&entries, request.reversed(), LEG_FROM_POD), packet.reversed());
-    }
+            type Address = $family;
 
-    #[test]
-    fn an_outside_client_sees_answers_from_the_service(packet in tuple(), addr: u32, port: u16) {
-        prop_assume!(addr != packet.dst_be);
-        let (there, back) = outside(packet, &chosen(addr, port), 7);
-        let entries = [there, back];
-        let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
-        prop_assert_eq!((request.dst_be, request.src_be), (addr, packet.src_be), "the source is kept");
-        let reply = pass(&entries, request.reversed(), LEG_UPLINK_OUT);
-        prop_assert_eq!(reply, packet.reversed());
-    }
+            prop_compose! {
+                fn tuple()(
+                    src_be: Address,
+                    dst_be: Address,
+                    sport_be: u16,
+                    dport_be: u16,
+                    udp: bool,
+                ) -> Tuple<Address> {
+                    let proto = if udp { crate::abi::UDP } else { TCP };
+                    Tuple { src_be, dst_be, sport_be, dport_be, proto }
+                }
+            }
 
-    #[test]
-    fn a_masqueraded_flow_comes_back(packet in tuple(), addr: u32, port: u16, node: u32, snat: u16) {
-        prop_assume!(addr != packet.dst_be && node != packet.src_be && addr != node && addr != packet.src_be);
-        let picked = chosen(addr, port);
-        let (a, b) = outside(packet, &picked, 7);
-        let (c, d) = masqueraded(packet, &picked, 7, node, snat);
-        let entries = [a, b, c, d];
-        let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
-        prop_assert_eq!((request.src_be, request.sport_be, request.dst_be), (node, snat, addr));
-        let inside = pass(&entries, request.reversed(), LEG_UPLINK_IN);
-        prop_assert_ne!(inside.src_be, node, "the stack drops packets from its own address");
-        prop_assert_eq!(pass(&entries, inside, LEG_UPLINK_OUT), packet.reversed());
-    }
+            proptest! {
+            #[test]
+            fn a_pod_sees_answers_from_the_service(packet in tuple(), addr: Address, port: u16) {
+                prop_assume!(addr != packet.src_be && addr != packet.dst_be);
+                let (there, back) = pod(packet, &chosen(addr, port), 7);
+                let entries = [there, back];
+                let request = pass(&entries, packet, LEG_FROM_POD);
+                prop_assert_eq!((request.dst_be, request.dport_be, request.src_be), (addr, port, packet.src_be));
+                prop_assert_eq!(pass(&entries, request.reversed(), LEG_TO_POD), packet.reversed());
+            }
 
-    #[test]
-    fn ports_for_masquerading_are_in_their_range(packet in tuple(), attempt in 0..64_u32) {
-        let port = u16::from_be(snat_port(packet, attempt));
-        prop_assert!((SNAT_PORTS.0..=SNAT_PORTS.1).contains(&port));
-    }
+            #[test]
+            fn a_pod_reaches_itself(packet in tuple(), port: u16) {
+                prop_assume!(packet.src_be != packet.dst_be && packet.src_be != Address::HAIRPIN);
+                let (there, back) = pod(packet, &chosen(packet.src_be, port), 7);
+                prop_assert!(there.flow.flags & FLOW_HAIRPIN != 0 && back.flow.flags & FLOW_HAIRPIN != 0);
+                let entries = [there, back];
+                let request = pass(&entries, packet, LEG_FROM_POD);
+                prop_assert_ne!(request.src_be, request.dst_be, "the pod would drop a packet from itself");
+                prop_assert_eq!(pass(&entries, request.reversed(), LEG_FROM_POD), packet.reversed());
+            }
 
-    #[test]
-    fn the_tag_tells_directions_apart(packet in tuple()) {
-        prop_assume!(packet != packet.reversed());
-        prop_assert_ne!(tag(&packet.key(0)), tag(&packet.reversed().key(0)));
-        prop_assert_ne!(tag(&packet.key(0)), tag(&packet.key(1)));
-    }
+            #[test]
+            fn an_outside_client_sees_answers_from_the_service(packet in tuple(), addr: Address, port: u16) {
+                prop_assume!(addr != packet.dst_be);
+                let (there, back) = outside(packet, &chosen(addr, port), 7);
+                let entries = [there, back];
+                let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
+                prop_assert_eq!((request.dst_be, request.src_be), (addr, packet.src_be), "the source is kept");
+                let reply = pass(&entries, request.reversed(), LEG_UPLINK_OUT);
+                prop_assert_eq!(reply, packet.reversed());
+            }
+
+            #[test]
+            fn a_masqueraded_flow_comes_back(packet in tuple(), addr: Address, port: u16, node: Address, snat: u16) {
+                prop_assume!(addr != packet.dst_be && node != packet.src_be && addr != node && addr != packet.src_be);
+                let picked = chosen(addr, port);
+                let (a, b) = outside(packet, &picked, 7);
+                let (c, d) = masqueraded(packet, &picked, 7, node, snat);
+                let entries = [a, b, c, d];
+                let request = pass(&entries, pass(&entries, packet, LEG_UPLINK_IN), LEG_UPLINK_OUT);
+                prop_assert_eq!((request.src_be, request.sport_be, request.dst_be), (node, snat, addr));
+                let inside = pass(&entries, request.reversed(), LEG_UPLINK_IN);
+                prop_assert_ne!(inside.src_be, node, "the stack drops packets from its own address");
+                prop_assert_eq!(pass(&entries, inside, LEG_UPLINK_OUT), packet.reversed());
+            }
+
+            #[test]
+            fn ports_for_masquerading_are_in_their_range(packet in tuple(), attempt in 0..64_u32) {
+                let port = u16::from_be(snat_port(packet, attempt));
+                prop_assert!((SNAT_PORTS.0..=SNAT_PORTS.1).contains(&port));
+            }
+
+            #[test]
+            fn the_tag_tells_directions_apart(packet in tuple()) {
+                prop_assume!(packet != packet.reversed());
+                prop_assert_ne!(tag(&packet.key(0)), tag(&packet.reversed().key(0)));
+                prop_assert_ne!(tag(&packet.key(0)), tag(&packet.key(1)));
+            }
+            }
+        }
+    )* };
 }
+
+in_both_families!(v4: V4, v6: V6);
 
 #[test]
 fn attempts_spread() {
-    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let packet = Tuple { src_be: 1_u32, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
     let ports: std::collections::BTreeSet<u16> = (0..16).map(|attempt| snat_port(packet, attempt)).collect();
     assert!(ports.len() > 14, "{ports:?}");
 }
@@ -102,7 +123,7 @@ fn attempts_spread() {
 #[test]
 fn when_a_choice_stands() {
     let (entry, _) =
-        pod(Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP }, &chosen(9, 9), 1000);
+        pod(Tuple { src_be: 1_u32, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP }, &chosen(9, 9), 1000);
     let flow = entry.flow;
     let closing = Flow { flags: flow.flags | FLOW_CLOSING, ..flow };
     let udp = crate::abi::UDP;
@@ -125,7 +146,7 @@ fn when_a_choice_stands() {
 
 #[test]
 fn when_a_flow_is_over() {
-    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let packet = Tuple { src_be: 1_u32, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
     let (_, back) = outside(packet, &chosen(9, 9), 1000);
     let with = |flags| Flow { flags: back.flow.flags | flags, ..back.flow };
     let udp = crate::abi::UDP;
@@ -146,7 +167,7 @@ fn when_a_flow_is_over() {
 
 #[test]
 fn each_way_knows_the_other() {
-    let packet = Tuple { src_be: 1, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
+    let packet = Tuple { src_be: 1_u32, dst_be: 2, sport_be: 3, dport_be: 4, proto: TCP };
     let picked = chosen(9, 9);
     let pairs = [
         (packet, pod(packet, &picked, 0)),

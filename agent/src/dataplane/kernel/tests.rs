@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use agent_ebpf_common::{
-    abi::{FrontendKey, HAIRPIN, INSIDE, TCP, UDP},
+    abi::{FrontendKey, INSIDE, TCP, UDP},
+    family::{Family as _, V4},
     tag::Tagged,
 };
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -34,6 +35,7 @@ const NODE: [u8; 4] = [192, 0, 2, 10];
 const CLIENT: [u8; 4] = [10, 244, 0, 2];
 const BACKEND: [u8; 4] = [10, 244, 0, 3];
 const VIP: [u8; 4] = [10, 96, 0, 10];
+const HAIRPIN: [u8; 4] = V4::HAIRPIN.to_ne_bytes();
 const SYN: u8 = 2;
 
 struct Bench {

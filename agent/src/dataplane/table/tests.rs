@@ -108,6 +108,15 @@ impl TableMaps for Memory {
 
 /// The kernel's reads. (Affinity and ranges have their own tests with the core.)
 impl Tables for Memory {
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.get(key).copied()
+    }
+    fn is_node_address(&self, _address: u32) -> bool {
+        false
+    }
+    fn address(&self, _handle: Handle, backend: &Backend) -> Option<u32> {
+        Some(backend.addr_be())
+    }
     fn head(&self, index: u32) -> Option<Head> {
         let words = self.heads.get(index as usize * 2..index as usize * 2 + 2)?;
         Some(Head { word: words[0].load(Ordering::Acquire), aux: words[1].load(Ordering::Relaxed) })
@@ -178,7 +187,7 @@ fn answers(memory: &Memory, address: &str) -> Option<BTreeSet<String>> {
         scope: INSIDE,
     };
     let index = *memory.frontends.get(&key)?;
-    let draw = |_| match select(memory, index, 1) {
+    let draw = |_| match select(memory, index, || 1) {
         Selection::Chosen(chosen) => Some(SocketAddrV4::new(
             chosen.backend.addr_be().to_ne_bytes().into(),
             u16::from_be(chosen.backend.port_be()),

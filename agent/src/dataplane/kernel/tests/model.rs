@@ -6,10 +6,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use agent_ebpf_common::abi::{HAIRPIN, SNAT_PORTS, TCP, UDP};
+use agent_ebpf_common::abi::{SNAT_PORTS, TCP, UDP};
 
 use super::{
-    NODE,
+    HAIRPIN, NODE,
     frames::{ETHERNET, End, FRAGMENT_OFFSET, MORE_FRAGMENTS, address, checksum_at, l4_at},
 };
 use crate::{
@@ -141,11 +141,12 @@ impl Model {
             let ports = frame.get(l4..l4 + 4)?;
             (u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]))
         };
-        if fragment & MORE_FRAGMENTS != 0 && !headless {
-            self.fragments.insert(datagram, (from, to));
-        }
+        // A segment's first fragment is one only with its flags.
         if proto == TCP && !headless {
             frame.get(l4 + 13)?;
+        }
+        if fragment & MORE_FRAGMENTS != 0 && !headless {
+            self.fragments.insert(datagram, (from, to));
         }
         Some(View { proto, ends: ((address(frame, 26), from), (address(frame, 30), to)), headless })
     }
