@@ -1,4 +1,5 @@
-//! The node protocol. Owns `node/v1/*.proto` and re-exports what protoc makes of it; no logic lives here.
+//! The node protocol. Owns `node/v1/*.proto` and re-exports what protoc makes of it; no logic lives here but the form of
+//! what is signed, which protoc knows nothing of.
 //! Both daemons convert these types at their edge (`control/convert.rs`, `nodes/convert.rs`): a wire type
 //! never travels further in.
 
@@ -15,4 +16,9 @@ pub mod node {
     pub mod v1 {
         tonic::include_proto!("gantry.node.v1");
     }
+}
+
+/// What the key of a node's last certificate signs in a `JoinRequest`.
+pub fn signed_in_join(node: &str, csr_der: &[u8]) -> Vec<u8> {
+    [b"gantry.node.v1.JoinRequest\0", node.as_bytes(), b"\0", csr_der].concat()
 }

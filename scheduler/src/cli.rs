@@ -37,6 +37,9 @@ Examples:
   Add a machine: make a token, carry it and the CA's hash there, start the agent:
       gantry-scheduler token create
 
+  Let a machine that lost its state directory, or another in its place, have the name of a node that is known:
+      gantry-scheduler token create --node worker-1
+
 Exit codes: 0 done, 1 failed while running, 2 wrong arguments or configuration.";
 
 /// The centre of a Gantry cluster: Kubernetes API, controllers, placement and node sessions in one process.
@@ -77,6 +80,10 @@ enum TokenCommand {
         /// What it is for, shown in lists.
         #[arg(long, default_value = "")]
         description: String,
+        /// The one node that it lets in. Needed for a name that is taken: for a machine that lost its state directory, or
+        /// that takes another's place.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
     },
     /// Lists tokens, without their secrets.
     List,
@@ -195,22 +202,24 @@ fn start_logs(config: &Config) {
 fn token(config: &Config, command: &TokenCommand) -> Result<(), CommandError> {
     let tokens = Tokens::open(&config.pki_dir())?;
     match command {
-        TokenCommand::Create { ttl, description } => {
+        TokenCommand::Create { ttl, description, node } => {
             let lifetime = lifetime(*ttl)?;
             let token = Token::generate();
             let now = SystemTime::now();
-            tokens.add(&token, (!lifetime.is_zero()).then_some(lifetime), description, now)?;
+            let lifetime = (!lifetime.is_zero()).then_some(lifetime);
+            tokens.add_for(&token, lifetime, description, node.as_deref(), now)?;
             // Standard output is the token alone, for scripts; what to do with it goes beside it.
             let hash = Authority::open(&config.pki_dir(), now)?.ca_hash();
             eprint!("{}", joining(&hash, config.nodes_listen.port()));
             print(&format!("{}\n", token.reveal()))
         }
         TokenCommand::List => {
-            let mut text = String::from("ID      EXPIRES               DESCRIPTION\n");
+            let mut text = String::from("ID      EXPIRES               NODE             DESCRIPTION\n");
             for token in tokens.list()? {
                 let expires = token.expires.and_then(|at| jiff::Timestamp::try_from(at).ok());
                 let expires = expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
-                text.push_str(&format!("{:<7} {expires:<21} {}\n", token.id.to_string(), token.description));
+                let (id, node) = (token.id.to_string(), token.node.as_deref().unwrap_or("any new one"));
+                text.push_str(&format!("{id:<7} {expires:<21} {node:<16} {}\n", token.description));
             }
             print(&text)
         }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -22,6 +22,9 @@ pub enum CredentialError {
     /// Key generation.
     #[error("cannot make a key and a certificate request")]
     Generate(#[source] rcgen::Error),
+    /// Signing.
+    #[error("cannot sign with the key of the last certificate")]
+    Sign(#[source] rcgen::Error),
     /// What the scheduler sent, or what is stored, is not a certificate for our key.
     #[error("the certificate is not one for this node's key")]
     Certificate,
@@ -62,6 +65,13 @@ impl Credentials {
 
     pub(super) fn expired(&self, now: SystemTime) -> bool {
         self.until <= now
+    }
+
+    /// The certificate, and a signature that shows that its key is here.
+    pub(super) fn prove(&self, message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), CredentialError> {
+        let leaf = self.certificates.first().ok_or(CredentialError::Certificate)?;
+        let key = KeyPair::try_from(&self.key).map_err(CredentialError::Sign)?;
+        Ok((leaf.to_vec(), key.sign(message).map_err(CredentialError::Sign)?))
     }
 
     fn parse(pem: &[u8]) -> Option<Self> {

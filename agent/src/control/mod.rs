@@ -116,7 +116,7 @@ pub struct ControlConfig {
     pub ca_file: Option<PathBuf>,
     /// Or the hash of its public key, for the first join.
     pub ca_hash: Option<CaPin>,
-    /// For the first join, and for one after the certificate has expired.
+    /// For the first join.
     pub token: Option<JoinToken>,
 }
 
@@ -268,14 +268,28 @@ impl Client {
     /// The stored credentials while they hold; else new ones.
     async fn credentials(&self) -> Result<Credentials, JoinError> {
         match self.store.load() {
-            Ok(Some(credentials)) if !credentials.expired(SystemTime::now()) => return Ok(credentials),
-            Ok(Some(_)) => tracing::warn!("the node's certificate has expired, joining again"),
-            Ok(None) => {}
-            Err(error) => tracing::error!(error = %Chain(&error), "credentials not usable, joining again"),
+            Ok(Some(credentials)) if !credentials.expired(SystemTime::now()) => Ok(credentials),
+            Ok(Some(expired)) => {
+                tracing::warn!("the node's certificate has expired, joining again with its key");
+                self.join(Some(&expired)).await
+            }
+            Ok(None) => self.join(None).await,
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "credentials not usable, joining again");
+                self.join(None).await
+            }
         }
-        let token = self.config.token.as_ref().ok_or(JoinError::NoToken)?;
-        let trust = self.join_trust()?;
-        join::join(&self.config.scheduler, &self.config.node, &token.0, &trust, &self.store).await
+    }
+
+    async fn join(&self, last: Option<&Credentials>) -> Result<Credentials, JoinError> {
+        let token = self.config.token.as_ref().map(|token| &*token.0);
+        let trust = match last {
+            // It was in the cluster: the CA that it learned there is still on its disk.
+            Some(_) => self.trust()?,
+            None => self.join_trust()?,
+        };
+        let shown = join::Shown { token, last };
+        join::join(&self.config.scheduler, &self.config.node, shown, &trust, &self.store).await
     }
 
     /// How the scheduler is known before there is a CA from it: the file if there is one, else the pin.

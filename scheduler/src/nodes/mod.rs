@@ -10,6 +10,7 @@ mod convert;
 mod feed;
 mod handshake;
 mod hub;
+mod keys;
 mod labels;
 mod listener;
 mod metrics;

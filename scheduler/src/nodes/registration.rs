@@ -1,7 +1,10 @@
 //! The Node object: created or taken up when a session starts, its status kept true while it lasts, and the
 //! node's Lease. All writes are made as the node itself.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::{
@@ -22,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::{
     acks::OUTDATED,
+    keys::{self, Keys},
     labels::{self, Labels},
 };
 use crate::{
@@ -29,6 +33,7 @@ use crate::{
     kinds::{KUBERNETES_VERSION, Subresource},
     model::{ApiError, ObjectError, Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
+    pki::KeyRecord,
 };
 
 /// Where node leases live.
@@ -62,6 +67,8 @@ pub(super) struct NodeWriter {
     name: String,
     info: pb::NodeInfo,
     labels: Labels,
+    /// The key of the certificate that the node came with.
+    key: KeyRecord,
     boot_id: String,
     release: String,
     lease_seconds: i32,
@@ -74,12 +81,14 @@ impl NodeWriter {
         options: WriteOptions,
         name: &str,
         hello: &pb::AgentHello,
+        key: KeyRecord,
         lease: Duration,
     ) -> Self {
         let (labels, _) = labels::sorted_out(&hello.node.clone().unwrap_or_default().labels);
         Self {
             objects,
             labels,
+            key,
             options,
             name: name.to_owned(),
             info: hello.node.clone().unwrap_or_default(),
@@ -90,12 +99,12 @@ impl NodeWriter {
         }
     }
 
-    /// Creates the Node, or takes the existing one up: labels are set as [`labels`] says, and taints are those of its
+    /// Creates the Node, or takes the existing one up: the key of its certificate is recorded, labels are set as [`labels`] says, and taints are those of its
     /// creation or of whoever changed them since. An agent that was `known` is not let in again without its Node:
     /// somebody has deleted it, and that must not be undone behind their back.
     pub(super) async fn register(&mut self, known: bool) -> Result<(), RegistrationError> {
         match self.get().await {
-            Ok(node) => self.update_labels(&node).await?,
+            Ok(node) => self.update_metadata(&node).await?,
             Err(RegistrationError::Refused(e)) if e.reason == Reason::NotFound && known => {
                 return Err(RegistrationError::Deleted);
             }
@@ -122,7 +131,7 @@ impl NodeWriter {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 labels: Some(self.labels.clone()),
-                annotations: Some([(labels::GIVEN.to_owned(), serde_json::to_string(&self.labels)?)].into()),
+                annotations: Some(self.annotations()?),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..NodeSpec::default() }),
@@ -137,18 +146,25 @@ impl NodeWriter {
         Ok(())
     }
 
-    async fn update_labels(&self, node: &Node) -> Result<(), RegistrationError> {
+    /// What the node's identity hangs on, and what it gave itself.
+    fn annotations(&self) -> Result<BTreeMap<String, String>, RegistrationError> {
+        let given = (labels::GIVEN.to_owned(), serde_json::to_string(&self.labels)?);
+        Ok([given, (keys::ANNOTATION.to_owned(), Keys::only(self.key.clone()).text())].into())
+    }
+
+    async fn update_metadata(&self, node: &Node) -> Result<(), RegistrationError> {
         let present = node.metadata.labels.clone().unwrap_or_default();
         let gave = node.metadata.annotation(labels::GIVEN).and_then(|text| serde_json::from_str(text).ok());
         let known = gave.is_some();
         let gave: Labels = gave.unwrap_or_default();
         let changes = labels::changes(&present, &gave, &self.labels);
-        if changes.is_empty() && known && gave == self.labels {
+        let annotations = self.annotations()?;
+        let recorded =
+            node.metadata.annotation(keys::ANNOTATION) == annotations.get(keys::ANNOTATION).map(|k| &**k);
+        if changes.is_empty() && known && gave == self.labels && recorded {
             return Ok(());
         }
-        let given = serde_json::to_string(&self.labels)?;
-        let patch =
-            Patch::Merge(json!({"metadata": {"labels": changes, "annotations": {(labels::GIVEN): given}}}));
+        let patch = Patch::Merge(json!({"metadata": {"labels": changes, "annotations": annotations}}));
         self.objects.patch(Resource::NODES, None, &self.name, None, patch, &self.options).await?;
         Ok(())
     }

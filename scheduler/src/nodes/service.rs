@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, session::Connection};
 use crate::{
-    pki::{Identity, not_after},
+    pki::{Identity, KeyRecord, not_after},
     streams::NodeStream,
 };
 
@@ -29,6 +29,7 @@ pub(super) struct NodeService(pub(super) Shared);
 struct Caller {
     node: String,
     expires: SystemTime,
+    key: KeyRecord,
 }
 
 impl NodeService {
@@ -46,15 +47,15 @@ impl NodeService {
         };
         let identity = Identity::of(leaf);
         let who = identity.as_ref().map_or("", |i| i.user.as_str());
-        let (Some(node), Some(expires)) = (identity.as_ref().and_then(Identity::node), not_after(leaf))
-        else {
+        let node = identity.as_ref().and_then(Identity::node);
+        let (Some(node), Some(expires), Some(key)) = (node, not_after(leaf), KeyRecord::of(leaf)) else {
             return Err(refuse(Status::permission_denied("the certificate is not a node's"), who));
         };
         // The handshake checked it too, but a connection may be older than its certificate.
         if expires <= SystemTime::now() {
             return Err(refuse(Status::unauthenticated("the client certificate has expired"), who));
         }
-        Ok(Caller { node: node.to_owned(), expires })
+        Ok(Caller { node: node.to_owned(), expires, key })
     }
 }
 
@@ -73,6 +74,7 @@ impl pb::node_server::Node for NodeService {
             shared: self.0.clone(),
             node: caller.node,
             expires: caller.expires,
+            key: caller.key,
             inbound: request.into_inner(),
             outbound,
         };

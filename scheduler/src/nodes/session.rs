@@ -23,6 +23,7 @@ use super::{
     acks::{self, Acks},
     convert, handshake,
     hub::Subscription,
+    keys::Standing,
     labels,
     pod_status::{Place, StatusWriter},
     registration::{NodeWriter, RegistrationError},
@@ -33,7 +34,7 @@ use crate::{
     events::{Record, Severity},
     model::{ApiError, Chain, FieldSelector, Key, Resource},
     objects::{Actor, Selection, WatchEvent, WriteOptions},
-    pki::{NODE_USER_PREFIX, NODES_GROUP},
+    pki::{KeyRecord, NODE_USER_PREFIX, NODES_GROUP},
 };
 
 /// An agent says hello at once; what does not is something else.
@@ -80,6 +81,8 @@ pub(super) struct Connection {
     pub(super) node: String,
     /// End of the certificate.
     pub(super) expires: SystemTime,
+    /// Its key.
+    pub(super) key: KeyRecord,
     pub(super) inbound: Streaming<pb::AgentMessage>,
     pub(super) outbound: mpsc::Sender<pb::SchedulerMessage>,
 }
@@ -119,6 +122,15 @@ impl Connection {
         if let Some(refusal) = handshake::refusal(handshake::PROTOCOL, hello.protocol, &hello.agent_version) {
             return Err(Ended::Refused(refusal));
         }
+        // The name may have gone to another machine while this one was away.
+        if !Standing::of_name(&self.shared.objects, &self.node).admits(&self.key) {
+            return Err(Ended::Refused(format!(
+                "another machine has taken the place of node {0}: if this one is to have it back, remove node.pem from its \
+                 state directory and join with a token for it (`gantry-scheduler token create --node {0}`); if not, give \
+                 it another name",
+                self.node
+            )));
+        }
         let config = &self.shared.config;
         let agent = Agent { boot_id: hello.boot_id.clone(), instance: hello.instance.clone() };
         let open = self
@@ -131,6 +143,7 @@ impl Connection {
             node_options(&self.node),
             &self.node,
             &hello,
+            self.key.clone(),
             config.lease,
         );
         match writer.register(self.shared.registry.knows(&open.session)).await {
@@ -379,7 +392,7 @@ async fn send(
 }
 
 /// The node writes in its own name.
-fn node_options(node: &str) -> WriteOptions {
+pub(super) fn node_options(node: &str) -> WriteOptions {
     let actor = Actor::new(&format!("{NODE_USER_PREFIX}{node}"), [NODES_GROUP]);
     WriteOptions { actor, ..WriteOptions::controller("gantry-agent") }
 }

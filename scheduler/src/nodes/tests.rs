@@ -1,6 +1,6 @@
 //! The node port over real TLS on loopback, with a client that is free to misbehave.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, sync::Mutex, time::SystemTime};
 
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -23,6 +23,7 @@ use crate::{
 use pb::{bootstrap_client::BootstrapClient, node_client::NodeClient, scheduler_message::Kind};
 
 mod acks;
+mod identity;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -34,6 +35,8 @@ struct Port {
     nodes: Nodes,
     address: std::net::SocketAddr,
     stop: CancellationToken,
+    /// A machine keeps its certificate.
+    certificates: Mutex<HashMap<String, Arc<ClientCertificate>>>,
     _dir: TempDir,
 }
 
@@ -81,7 +84,8 @@ impl Port {
         let address = listener.local_addr().unwrap();
         let server = nodes.clone();
         tasks.tracker.spawn(async move { server.serve(listener).await.unwrap() });
-        let port = Self { objects, authority, tokens, nodes, address, stop: tasks.stop.clone(), _dir: dir };
+        let (stop, certificates) = (tasks.stop.clone(), Mutex::default());
+        let port = Self { objects, authority, tokens, nodes, address, stop, certificates, _dir: dir };
         for (node, range) in [("n1", "10.1.1.0/24"), ("n2", "10.1.2.0/24")] {
             let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node},
                 "spec": {"podCIDR": range, "podCIDRs": [range]}});
@@ -119,9 +123,16 @@ impl Port {
         tonic::transport::Endpoint::from_static("http://127.0.0.1").connect_with_connector(dial).await
     }
 
-    fn node_certificate(&self, node: &str) -> ClientCertificate {
+    fn node_certificate(&self, node: &str) -> Arc<ClientCertificate> {
+        let mut known = self.certificates.lock().unwrap();
+        let make = || Arc::new(self.certificate_from(node, SystemTime::now()));
+        known.entry(node.to_owned()).or_insert_with(make).clone()
+    }
+
+    /// A certificate of a node that holds for a day from some time on.
+    fn certificate_from(&self, node: &str, from: SystemTime) -> ClientCertificate {
         let user = format!("system:node:{node}");
-        self.authority.client(&user, &["system:nodes"], Validity::starting(SystemTime::now(), DAY)).unwrap()
+        self.authority.client(&user, &["system:nodes"], Validity::starting(from, DAY)).unwrap()
     }
 
     async fn session(&self, node: &str) -> Peer {
@@ -211,6 +222,7 @@ fn join_request(token: &str, name: &str) -> pb::JoinRequest {
         node_name: name.into(),
         csr_der: csr.der().to_vec().into(),
         agent_version: "test".into(),
+        ..pb::JoinRequest::default()
     }
 }
 

@@ -12,11 +12,13 @@ use rcgen::{
     SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{NODE_USER_PREFIX, NODES_GROUP, PkiError, files};
+use super::{
+    NODE_USER_PREFIX, NODES_GROUP, PkiError, files,
+    proof::{KeyRecord, key_fingerprint},
+};
 
 /// A certificate outlives clocks that differ by this much.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
@@ -60,6 +62,8 @@ pub struct NodeCertificate {
     pub certificate_pem: String,
     /// Its end.
     pub validity: Validity,
+    /// Its key.
+    pub key: KeyRecord,
 }
 
 /// The cluster CA. Not Debug: it holds the key.
@@ -143,8 +147,7 @@ impl Authority {
     /// SubjectPublicKeyInfo in hex, as kubeadm has it.
     pub fn ca_hash(&self) -> String {
         // The CA was made or checked by us: it parses.
-        let spki = X509Certificate::from_der(&self.ca_der).map(|(_, cert)| cert.public_key().raw.to_vec());
-        format!("sha256:{}", hex(&Sha256::digest(spki.unwrap_or_default())))
+        key_fingerprint(&self.ca_der).unwrap_or_default()
     }
 
     /// A serving certificate for DNS names and IP addresses.
@@ -192,7 +195,8 @@ impl Authority {
             CertificateSigningRequestParams::from_der(&csr_der.into()).map_err(|_| PkiError::Request)?;
         request.params = client_parameters(&format!("{NODE_USER_PREFIX}{node}"), &[NODES_GROUP], validity);
         let cert = request.signed_by(&self.issuer).map_err(crypto("sign a node certificate"))?;
-        Ok(NodeCertificate { certificate_pem: cert.pem(), validity })
+        let key = KeyRecord::of(cert.der()).ok_or(PkiError::Request)?;
+        Ok(NodeCertificate { certificate_pem: cert.pem(), validity, key })
     }
 }
 
@@ -240,7 +244,7 @@ fn alternative_name(name: &str) -> Result<SanType, PkiError> {
     Ok(SanType::DnsName(name.try_into().map_err(|_| bad())?))
 }
 
-fn is_node_name(name: &str) -> bool {
+pub(super) fn is_node_name(name: &str) -> bool {
     let label = |l: &str| {
         let bytes = l.as_bytes();
         let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';

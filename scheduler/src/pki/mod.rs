@@ -10,6 +10,7 @@ mod authority;
 mod files;
 mod identity;
 mod kubeconfig;
+mod proof;
 mod serving;
 mod tls;
 mod tokens;
@@ -22,9 +23,10 @@ use std::{io, path::PathBuf};
 pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity};
 pub use identity::{Identity, not_after};
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
+pub use proof::{KeyRecord, ProofRefusal, key_fingerprint};
 pub use serving::Serving;
 pub use tls::{Alpn, server_config};
-pub use tokens::{Token, TokenId, TokenInfo, TokenRefusal, Tokens};
+pub use tokens::{Token, TokenGrant, TokenId, TokenInfo, TokenRefusal, Tokens};
 
 /// The organisation of node certificates.
 pub const NODES_GROUP: &str = "system:nodes";

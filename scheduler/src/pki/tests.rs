@@ -154,7 +154,8 @@ fn tokens_hold_until_they_expire_and_are_stored_hashed() {
     let tokens = Tokens::open(dir.path()).unwrap();
     let token = Token::generate();
     tokens.add(&token, Some(DAY), "first node", now()).unwrap();
-    assert_eq!(tokens.verify(&token.reveal(), now()).unwrap().as_ref(), Ok(token.id()));
+    let grant = TokenGrant { id: token.id().clone(), node: None };
+    assert_eq!(tokens.verify(&token.reveal(), now()).unwrap(), Ok(grant));
     assert_eq!(
         tokens.verify(&token.reveal(), now() + DAY).unwrap(),
         Err(TokenRefusal::Expired(token.id().clone()))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
+use rustls::{ServerConfig, crypto::ring};
 
 use super::{Authority, PkiError, Serving};
 
@@ -23,16 +23,10 @@ pub fn server_config(
     alpn: Alpn,
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let provider = Arc::new(ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.ca_der().clone()).map_err(PkiError::Tls)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(PkiError::Verifier)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(PkiError::Tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(authority.client_verifier()?)
         .with_cert_resolver(serving);
     config.alpn_protocols = match alpn {
         Alpn::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],

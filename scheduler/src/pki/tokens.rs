@@ -16,7 +16,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{PkiError, authority::hex, files};
+use super::{
+    PkiError,
+    authority::{hex, is_node_name},
+    files,
+};
 
 const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;
@@ -95,8 +99,19 @@ pub struct TokenInfo {
     pub id: TokenId,
     /// `None`: never.
     pub expires: Option<SystemTime>,
+    /// The one node that it lets in; `None`: any that is new.
+    pub node: Option<String>,
     /// Free text.
     pub description: String,
+}
+
+/// What holds a token that was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenGrant {
+    /// Which one.
+    pub id: TokenId,
+    /// The one node that it lets in, be it known or not; `None`: any that is new.
+    pub node: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -105,6 +120,8 @@ struct Entry {
     sha256: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     description: String,
 }
@@ -124,7 +141,7 @@ impl Tokens {
         Ok(Self { path: dir.join("tokens.json") })
     }
 
-    /// Stores a token; `lifetime` `None` is for ever. One with the same id is replaced.
+    /// Stores a token for any node that is new; `lifetime` `None` is for ever. One with the same id is replaced.
     pub fn add(
         &self,
         token: &Token,
@@ -132,9 +149,25 @@ impl Tokens {
         description: &str,
         now: SystemTime,
     ) -> Result<(), PkiError> {
+        self.add_for(token, lifetime, description, None, now)
+    }
+
+    /// As [`Tokens::add`], for one node: an operator's word that whoever shows it is to have that name.
+    pub fn add_for(
+        &self,
+        token: &Token,
+        lifetime: Option<Duration>,
+        description: &str,
+        node: Option<&str>,
+        now: SystemTime,
+    ) -> Result<(), PkiError> {
+        if let Some(node) = node.filter(|node| !is_node_name(node)) {
+            return Err(PkiError::NodeName(node.to_owned()));
+        }
         let entry = Entry {
             sha256: hex(&Sha256::digest(&token.secret)),
             expires: lifetime.map(|l| unix(now + l)),
+            node: node.map(str::to_owned),
             description: description.to_owned(),
         };
         self.change(|table| {
@@ -156,13 +189,14 @@ impl Tokens {
         let info = |(id, e): (TokenId, Entry)| TokenInfo {
             id,
             expires: e.expires.map(|at| UNIX_EPOCH + Duration::from_secs(at)),
+            node: e.node,
             description: e.description,
         };
         Ok(self.load()?.into_iter().map(info).collect())
     }
 
     /// Whether `text` is a token that holds now.
-    pub fn verify(&self, text: &str, now: SystemTime) -> Result<Result<TokenId, TokenRefusal>, PkiError> {
+    pub fn verify(&self, text: &str, now: SystemTime) -> Result<Result<TokenGrant, TokenRefusal>, PkiError> {
         let Some(token) = Token::parse(text) else { return Ok(Err(TokenRefusal::Malformed)) };
         let table = self.load()?;
         let given = hex(&Sha256::digest(&token.secret));
@@ -173,7 +207,7 @@ impl Tokens {
         if entry.expires.is_some_and(|at| at <= unix(now)) {
             return Ok(Err(TokenRefusal::Expired(token.id)));
         }
-        Ok(Ok(token.id))
+        Ok(Ok(TokenGrant { id: token.id, node: entry.node.clone() }))
     }
 
     fn load(&self) -> Result<Table, PkiError> {

@@ -154,7 +154,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent that joins with `token` and knows the scheduler by the hash of its CA.
+    /// Starts an agent that joins with `token`, if it is not empty, and knows the scheduler by the hash of its CA.
     pub(crate) fn start(
         scheduler: SocketAddr,
         node: &str,
@@ -172,7 +172,7 @@ impl Agent {
                 dir: dir.to_owned(),
                 ca_file: None,
                 ca_hash: Some(CaPin::parse(ca_hash)?),
-                token: Some(JoinToken::new(token)),
+                token: (!token.is_empty()).then(|| JoinToken::new(token)),
             },
             reporter: fake.clone(),
             streams: fake.clone(),

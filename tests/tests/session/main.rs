@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 mod fake;
+mod identity;
 mod proxy;
 mod streams;
 

@@ -8,13 +8,14 @@ use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
 use super::{
     Connection, Ended,
     beats::{Dropped, Heard},
-    say,
+    node_options, say,
 };
 use crate::{
     events::{Record, Severity},
     model::{Chain, Key, Resource},
     nodes::{
         acks::{self, Acks, News},
+        keys,
         registry::Session,
         status_queue::StatusQueue,
     },
@@ -195,6 +196,15 @@ impl Reader {
                 return Ok(());
             }
         };
+        let (objects, options) = (&self.connection.shared.objects, node_options(node));
+        let held = Some(&self.connection.key);
+        // Seldom, and large: not a part of every session.
+        let recorded = Box::pin(keys::given(objects, &options, node, held, &signed.key)).await;
+        if let Err(error) = recorded {
+            // Its agent asks again.
+            tracing::warn!(%node, error = %Chain(&error), "certificate not renewed, its key cannot be recorded");
+            return Ok(());
+        }
         tracing::info!(%node, "node certificate renewed");
         self.connection.expires = validity.until;
         let reply = pb::RenewResponse {
