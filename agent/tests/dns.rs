@@ -11,12 +11,15 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time:
 use arc_swap::ArcSwapOption;
 use gantry_agent::{
     dns::{DnsError, DnsSettings, Metrics, Names, Server, SharedNames, Upstreams},
-    model::{ServiceId, ServiceSpec, ServiceTable, ServiceType},
+    lifecycle::{Drain, Gates},
+    model::{ClusterNetwork, ServiceId, ServiceSpec, ServiceTable, ServiceType},
     net::Network,
+    reconcile::NameServer,
 };
 use nix::mount::{MsFlags, mount};
 use prometheus_client::registry::Registry;
-use support::{cluster, configure, network, on_own_host, pod};
+use support::{cluster, configure, network, on_own_host, pod, view};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 fn table(address: &str) -> Arc<ServiceTable> {
@@ -40,17 +43,20 @@ fn table(address: &str) -> Arc<ServiceTable> {
     Arc::new(ServiceTable::from([(id, Arc::new(spec))]))
 }
 
+fn settings() -> DnsSettings {
+    DnsSettings {
+        upstreams: Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
+        timeout: Duration::from_millis(200),
+        cache_entries: 16,
+    }
+}
+
 async fn serve(
     names: SharedNames,
     stop: &CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, DnsError> {
-    let settings = DnsSettings {
-        upstreams: Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf")),
-        timeout: Duration::from_millis(200),
-        cache_entries: 16,
-    };
     let address = SocketAddr::new(cluster().dns_ip, 53);
-    let server = Server::bind(address, settings, names, Metrics::new(&mut Registry::default())).await?;
+    let server = Server::bind(address, settings(), names, Metrics::new(&mut Registry::default())).await?;
     Ok(tokio::spawn(server.serve(stop.clone())))
 }
 
@@ -112,5 +118,52 @@ fn an_address_in_use_is_told() {
         serve(names.clone(), &stop).await.unwrap();
         let refused = serve(names, &stop).await.unwrap_err();
         assert!(refused.to_string().starts_with("cannot listen for DNS on 10.96.0.10:53"), "{refused}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn names_are_answered_where_the_ranges_in_force_say() {
+    on_own_host(|| async {
+        let root = tempfile::tempdir().unwrap();
+        let network = network(root.path());
+        let (view, seen) = watch::channel(Arc::new(view(root.path())));
+        let (gates, drain) = (Gates::default(), Drain::default());
+        let server = NameServer {
+            view: seen,
+            settings: settings(),
+            names: Arc::new(ArcSwapOption::empty()),
+            metrics: Metrics::new(&mut Registry::default()),
+            served: gates.register("dns"),
+            drain: drain.clone(),
+        };
+        drain.spawn(server.run());
+        let put = |cluster: &ClusterNetwork| {
+            view.send_modify(|view| Arc::make_mut(view).cluster = Some(cluster.clone()));
+        };
+        let bind = |at: &ClusterNetwork| std::net::UdpSocket::bind((at.dns_ip, 53));
+        let is_served =
+            |at: &ClusterNetwork| bind(at).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+        // Somebody else has the port at the first try.
+        configure(&network, cluster()).await;
+        let other = bind(&cluster()).unwrap();
+        put(&cluster());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(gates.closed(), ["dns"]);
+        drop(other);
+        tokio::time::timeout(Duration::from_secs(10), gates.all_open()).await.unwrap();
+        assert!(is_served(&cluster()));
+        let moved = ClusterNetwork { dns_ip: "10.96.0.11".parse().unwrap(), ..cluster() };
+        configure(&network, moved.clone()).await;
+        put(&moved);
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while !is_served(&moved) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+        assert!(!is_served(&cluster()), "one server, where the cluster's names are now");
+        assert!(drain.finish(Duration::from_secs(10)).await);
     });
 }

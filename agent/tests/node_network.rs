@@ -16,15 +16,13 @@ use std::{
 use gantry_agent::{
     dataplane::{Dataplane, DataplaneError, Programmed},
     lifecycle::Gates,
-    model::{
-        ClusterNetwork, Layout, NodeName, NodeView, PeerNode, PodAddresses, PodUid, Resolver, ServiceTable,
-    },
+    model::{ClusterNetwork, NodeName, NodeView, PeerNode, PodAddresses, PodUid, ServiceTable},
     net::{KernelNetwork, NetError, Network, NodeWants, Part, Peers},
     reconcile::{NodeNetworker, NodeNetworking, TableNetwork},
 };
 use support::{
-    Neighbour, cluster, configure, network, on_own_host, peer, pod, ranges, seen_from, settle, sh, wait,
-    within,
+    Neighbour, cluster, configure, network, on_own_host, peer, pod, ranges, seen_from, settle, sh, view,
+    wait, within,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -265,28 +263,6 @@ impl Node {
     async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap();
-    }
-}
-
-fn view(root: &Path) -> NodeView {
-    let dir = |name| root.join(name);
-    NodeView {
-        name: "node-1".into(),
-        addresses: Vec::new(),
-        cluster: None,
-        layout: Layout { state_dir: dir("state"), run_dir: dir("run"), log_dir: dir("log") },
-        resolver: Resolver::default(),
-        cpu_milli: 1000,
-        memory_bytes: 1 << 30,
-        memory_capacity: 1 << 30,
-        ephemeral_bytes: 1 << 30,
-        enforced: true,
-        max_pods: 110,
-        allowed_sysctls: Vec::new(),
-        oom_floor: -1000,
-        pids_max: None,
-        apparmor: false,
-        hosts: String::new(),
     }
 }
 

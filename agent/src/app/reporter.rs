@@ -163,3 +163,56 @@ impl NodeReporter for Reporter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, path::Path};
+
+    use super::*;
+    use crate::testing::{FakeNode, view};
+
+    fn reporter(dir: &Path, view: &watch::Receiver<Arc<NodeView>>) -> Reporter {
+        let (cgroups, host) = (Arc::new(FakeNode::new()), Host::at(dir.to_owned()));
+        let health = watch::channel(None).1;
+        let conditions =
+            NodeConditions { host: host.clone(), cgroups: cgroups.clone(), view: view.clone(), health };
+        Reporter {
+            node: NodeConfig {
+                name: "node-1".into(),
+                labels: BTreeMap::new(),
+                taints: Vec::new(),
+                addresses: Vec::new(),
+                max_pods: 110,
+                pod_pids: None,
+                allowed_unsafe_sysctls: Vec::new(),
+                reserved_cpu_milli: 0,
+                reserved_memory: 0,
+            },
+            port: None,
+            host,
+            machine: Machine::default(),
+            view: view.clone(),
+            heard: watch::channel(Heard { asked: true, ..Heard::default() }).1,
+            cgroups,
+            records: Arc::new(Records::open(dir.join("records"), "boot").unwrap()),
+            conditions,
+            clock: Arc::new(|| 0),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_is_outdated_by_other_addresses_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, seen) = watch::channel(Arc::new(view(dir.path())));
+        let reporter = reporter(dir.path(), &seen);
+        let told = reporter.facts().await.addresses;
+        assert_eq!(told[0], ("InternalIP".to_owned(), "192.0.2.1".to_owned()));
+        let change = |change: &dyn Fn(&mut NodeView)| node.send_modify(|view| change(Arc::make_mut(view)));
+        let outdated =
+            async || tokio::time::timeout(Duration::from_secs(1), reporter.readdressed(&told)).await.is_ok();
+        change(&|view| view.cluster = None);
+        assert!(!outdated().await);
+        change(&|view| view.addresses = vec![IpAddr::from([192, 0, 2, 9])]);
+        assert!(outdated().await);
+    }
+}

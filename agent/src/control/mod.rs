@@ -234,15 +234,14 @@ impl Client {
             self.connected.send_replace(false);
             self.metrics.connected.set(0);
             let Err(error) = ended;
-            if matches!(error, AttemptError::Session(SessionError::Readdressed)) {
-                // Not a failure: the next one tells the new addresses, at once.
-                tracing::info!("{error}");
-                continue;
-            }
-            self.metrics.failures.inc();
             let wait = backoff.next();
-            let scheduler = &self.config.scheduler;
-            tracing::warn!(scheduler, error = %Chain(&error), retry_ms = wait.as_millis(), "no session");
+            if matches!(error, AttemptError::Session(SessionError::Readdressed)) {
+                tracing::info!("{error}");
+            } else {
+                self.metrics.failures.inc();
+                let scheduler = &self.config.scheduler;
+                tracing::warn!(scheduler, error = %Chain(&error), retry_ms = wait.as_millis(), "no session");
+            }
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 break;
             }

@@ -146,6 +146,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_gate_follows_a_value_from_its_first_change_on() {
+        let gates = Gates::default();
+        let (value, followed) = watch::channel(true);
+        let stop = CancellationToken::new();
+        let gate = gates.register("a");
+        let task = tokio::spawn(gate.follow(followed, |open| *open, stop.clone()));
+        tokio::task::yield_now().await;
+        assert_eq!(gates.closed(), ["a"], "what nobody asked yet is not known");
+        for (now, closed) in [(true, 0), (false, 1), (true, 0)] {
+            value.send_replace(now);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(gates.closed().len(), closed);
+        }
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_task_that_does_not_end_is_left_at_the_deadline() {
         let drain = Drain::default();
         let stop = drain.stop.clone();

@@ -268,8 +268,13 @@ impl KernelNetwork {
 #[async_trait]
 impl Network for KernelNetwork {
     async fn settle(&self, wants: &NodeWants, thorough: bool) -> Result<NodeNetwork, NetError> {
-        let pods = self.settled_pods(wants.cluster.is_some()).await?;
-        let found = self.node.run(wants, pods, thorough).await?;
+        let (pods, failure) = match self.settled_pods(wants.cluster.is_some()).await {
+            Ok(pods) => (pods, None),
+            // No address is given while it is not known which are taken; all else goes on.
+            Err(error) => (None, Some((Part::Ranges, error))),
+        };
+        let mut found = self.node.run(wants, pods, thorough).await?;
+        found.failures.extend(failure);
         let in_force = found.failures.iter().all(|(part, _)| *part != Part::Ranges);
         if let Some(cluster) = wants.cluster.as_ref().filter(|_| in_force) {
             *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = v4(&cluster.node_pod_cidrs);

@@ -35,3 +35,29 @@ pub fn known(mut from: watch::Receiver<Arc<Desired>>, gate: Gate, drain: &Drain)
     });
     known
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{lifecycle::Gates, testing::desired};
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_desired_until_somebody_said_so() {
+        let (from, told) = watch::channel(Arc::default());
+        let (gates, drain) = (Gates::default(), Drain::default());
+        let mut known = known(told, gates.register("desired state"), &drain);
+        assert!(known.borrow().is_none());
+        from.send_replace(Arc::new(Desired { generation: 7, ..Desired::default() }));
+        tokio::task::yield_now().await;
+        assert!(
+            known.borrow().is_none() && !gates.closed().is_empty(),
+            "a generation of no epoch says nothing"
+        );
+        // That there is no pod is something to know, and later on nothing is that.
+        from.send_replace(Arc::new(desired([])));
+        known.wait_for(Option::is_some).await.unwrap();
+        gates.all_open().await;
+        from.send_replace(Arc::default());
+        known.wait_for(|now| now.as_ref().is_some_and(|now| now.epoch == 0)).await.unwrap();
+    }
+}

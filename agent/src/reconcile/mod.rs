@@ -1,5 +1,5 @@
 //! The loop: who is to look at what, and when. One worker per pod, so that a pod is never in two hands; services and
-//! peers have a worker each. Workers are woken by what changed (desired state, runtime events, probe verdicts,
+//! the node's network have a worker each. Workers are woken by what changed (desired state, runtime events, probe verdicts,
 //! ended pulls and hooks) and by the time their last plan named; a slow full resync finds what no event told.
 //! Nothing here decides what to do: that is `plan`; nothing here does it: that is `apply`.
 
@@ -30,9 +30,9 @@ mod host_ports;
 mod known;
 mod metrics;
 mod names;
-mod network;
 mod node_network;
 mod pod;
+mod programming;
 #[cfg(test)]
 mod tests;
 
@@ -40,8 +40,8 @@ pub use conditions::NodeConditions;
 pub use known::known;
 pub use metrics::Metrics;
 pub use names::NameServer;
-pub use network::{Programmer, programming};
 pub use node_network::{NodeNetworker, NodeNetworking, TableNetwork};
+pub use programming::{Programmer, programming};
 
 /// How often everything is looked at without a reason. It should find nothing.
 const RESYNC: Duration = Duration::from_secs(60);

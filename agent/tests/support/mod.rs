@@ -14,7 +14,7 @@ use std::{
 };
 
 use gantry_agent::{
-    model::{ClusterNetwork, PeerNode},
+    model::{ClusterNetwork, Layout, NodeView, PeerNode, Resolver},
     net::{KernelNetwork, NetError, NetSettings, Network, NodeNetwork, NodeWants, Part, PodNetwork},
 };
 use nix::{
@@ -178,6 +178,29 @@ pub(crate) async fn configure(network: &KernelNetwork, cluster: ClusterNetwork) 
 /// Another node.
 pub(crate) fn peer(address: &str, range: &str) -> PeerNode {
     PeerNode { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![range.parse().unwrap()] }
+}
+
+/// A node of which nothing is known yet.
+pub(crate) fn view(root: &Path) -> NodeView {
+    let dir = |name| root.join(name);
+    NodeView {
+        name: "node-1".into(),
+        addresses: Vec::new(),
+        cluster: None,
+        layout: Layout { state_dir: dir("state"), run_dir: dir("run"), log_dir: dir("log") },
+        resolver: Resolver::default(),
+        cpu_milli: 1000,
+        memory_bytes: 1 << 30,
+        memory_capacity: 1 << 30,
+        ephemeral_bytes: 1 << 30,
+        enforced: true,
+        max_pods: 110,
+        allowed_sysctls: Vec::new(),
+        oom_floor: -1000,
+        pids_max: None,
+        apparmor: false,
+        hosts: String::new(),
+    }
 }
 
 /// A pod named after its number.
