@@ -118,7 +118,7 @@ pub struct App {
 
 /// The resources and fields that the store indexes, from the kind table.
 pub fn layout() -> Layout {
-    Layout(kinds::all().iter().filter(|k| k.view.is_none()).map(|k| (k.resource, k.fields)).collect())
+    Layout(kinds::builtin().stored().map(|kind| (kind.resource, kind.fields.clone())).collect())
 }
 
 impl App {

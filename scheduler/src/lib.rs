@@ -21,6 +21,7 @@ pub mod objects;
 pub mod patch;
 pub mod pki;
 pub mod placement;
+pub mod registry;
 pub mod serve;
 pub mod store;
 pub mod streams;

@@ -2,13 +2,13 @@
 //! that kubectl asks for by its Accept header. Made from the kind table, so a kind is listed exactly when it is
 //! served.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
 use super::negotiate::Clause;
 use crate::{
-    kinds::{self, Kind, Scope, Subresource},
+    kinds::{Catalogue, Kind, Scope, Subresource},
     model::Resource,
 };
 
@@ -115,46 +115,53 @@ impl Form {
 const AGGREGATED: [&str; 1] = ["v2"];
 
 /// `/api`; `server` is the address that clients reach us at, `10.0.0.1:6443`.
-pub fn core(form: Form, server: &str) -> Value {
+pub fn core(kinds: &Catalogue, form: Form, server: &str) -> Value {
     match form {
         Form::Legacy => json!({
             "kind": "APIVersions",
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}],
         }),
-        Form::Aggregated(version) => aggregated(version, &[("", "v1")]),
+        Form::Aggregated(version) => aggregated(kinds, version, &[("", vec!["v1"])]),
     }
 }
 
 /// `/apis`.
-pub fn groups(form: Form) -> Value {
+pub fn groups(kinds: &Catalogue, form: Form) -> Value {
+    let groups = group_versions(kinds);
     match form {
         Form::Legacy => {
-            let mut groups: Vec<Value> = group_versions().iter().filter_map(|(g, _)| group(g)).collect();
-            for group in groups.iter_mut().filter_map(Value::as_object_mut) {
-                group.remove("kind");
-                group.remove("apiVersion");
-            }
+            let groups: Vec<Value> =
+                groups.iter().map(|(name, versions)| described(name, versions)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        Form::Aggregated(version) => aggregated(version, &group_versions()),
+        Form::Aggregated(version) => aggregated(kinds, version, &groups),
     }
 }
 
 /// `/apis/{group}`; `None` when there is no such group.
-pub fn group(name: &str) -> Option<Value> {
-    let (_, version) = group_versions().into_iter().find(|(group, _)| *group == name)?;
-    let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    Some(json!({
-        "kind": "APIGroup", "apiVersion": "v1", "name": name,
-        "versions": [version], "preferredVersion": version,
-    }))
+pub fn group(kinds: &Catalogue, name: &str) -> Option<Value> {
+    let groups = group_versions(kinds);
+    let (_, versions) = groups.iter().find(|(group, _)| *group == name)?;
+    let mut out = described(name, versions);
+    out["kind"] = "APIGroup".into();
+    out["apiVersion"] = "v1".into();
+    Some(out)
+}
+
+/// A group with its versions, of which the first is preferred.
+fn described(name: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+        .collect();
+    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// `/api/v1` (empty group) and `/apis/{group}/{version}`; `None` when there is no such version.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
+pub fn resources(kinds: &Catalogue, group: &str, version: &str) -> Option<Value> {
     let mut resources: Vec<Value> = Vec::new();
-    for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
+    for kind in kinds.all().iter().filter(|kind| kind.is_of(group, version)) {
         resources.push(legacy_resource(kind));
         resources.extend(kind.subresources.iter().map(|sub| legacy_subresource(kind, *sub)));
     }
@@ -182,8 +189,8 @@ fn sort(resources: &mut [Value], field: &str) {
 }
 
 /// Whether a group is served, or is one of Kubernetes' own that comes later. Of all others upstream knows nothing at all.
-pub(super) fn is_known(group: &str) -> bool {
-    ORDER.contains(&group) || group_versions().iter().any(|(served, _)| *served == group)
+pub(super) fn is_known(kinds: &Catalogue, group: &str) -> bool {
+    ORDER.contains(&group) || group_versions(kinds).iter().any(|(served, _)| *served == group)
 }
 
 /// The order in which upstream lists its groups, by which clients choose between kinds of one name. Others follow.
@@ -211,13 +218,40 @@ const ORDER: [&str; 21] = [
     "storagemigration.k8s.io",
 ];
 
-/// The named groups with their one version each, in upstream's order.
-pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let kinds = kinds::all().iter().map(|k| (k.group, k.version));
-    let all: BTreeSet<_> = kinds.chain(EXTRAS.iter().map(|e| (e.group, e.version))).collect();
-    let mut all: Vec<_> = all.into_iter().filter(|(group, _)| !group.is_empty()).collect();
+/// The named groups in upstream's order, each with its versions, the preferred one first.
+pub fn group_versions(kinds: &Catalogue) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let kinds = kinds.all().iter().map(|kind| (&*kind.group, &*kind.version));
+    for (group, version) in kinds.chain(EXTRAS.iter().map(|extra| (extra.group, extra.version))) {
+        let versions = groups.entry(group).or_default();
+        if !group.is_empty() && !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    groups.remove("");
+    let mut all: Vec<_> = groups.into_iter().collect();
+    all.iter_mut()
+        .for_each(|(_, versions)| versions.sort_by_cached_key(|version| Reverse(maturity(version))));
     all.sort_by_key(|(group, _)| ORDER.iter().position(|known| known == group).unwrap_or(ORDER.len()));
     all
+}
+
+/// Orders versions as upstream does: stable ones above betas above alphas, the higher number first; what is not written
+/// so stands below, by its name.
+fn maturity(version: &str) -> (u8, u64, u64, Reverse<String>) {
+    let parsed = version.strip_prefix('v').and_then(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, stage) = (rest[..end].parse::<u64>().ok()?, &rest[end..]);
+        let staged = |name: &str| stage.strip_prefix(name).and_then(|minor| minor.parse::<u64>().ok());
+        match stage {
+            "" => Some((3, major, 0)),
+            _ => staged("beta")
+                .map(|minor| (2, major, minor))
+                .or_else(|| staged("alpha").map(|minor| (1, major, minor))),
+        }
+    });
+    let (stage, major, minor) = parsed.unwrap_or_default();
+    (stage, major, minor, Reverse(if stage == 0 { version.to_owned() } else { String::new() }))
 }
 
 fn verbs(kind: &Kind) -> Vec<&'static str> {
@@ -263,7 +297,7 @@ fn legacy_resource(kind: &Kind) -> Value {
         "kind": kind.kind,
         "verbs": verbs(kind),
     });
-    for (name, list) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
+    for (name, list) in [("shortNames", &kind.short_names), ("categories", &kind.categories)] {
         if !list.is_empty() {
             out[name] = json!(list);
         }
@@ -277,7 +311,7 @@ fn legacy_subresource(kind: &Kind, sub: Subresource) -> Value {
         "name": format!("{}/{name}", kind.plural),
         "singularName": "",
         "namespaced": kind.scope == Scope::Namespaced,
-        "kind": if response.is_empty() { kind.kind } else { response },
+        "kind": if response.is_empty() { &kind.kind } else { response },
         "verbs": verbs,
     });
     if !group.is_empty() {
@@ -287,24 +321,31 @@ fn legacy_subresource(kind: &Kind, sub: Subresource) -> Value {
     out
 }
 
-fn aggregated(version: &str, groups: &[(&str, &str)]) -> Value {
+fn aggregated(kinds: &Catalogue, form: &str, groups: &[(&str, Vec<&str>)]) -> Value {
     let items: Vec<Value> = groups
         .iter()
-        .map(|(group, version)| {
+        .map(|(group, versions)| {
             let mut metadata = json!({});
             if !group.is_empty() {
                 metadata["name"] = json!(group);
             }
-            let kinds = kinds::all().iter().filter(|k| (k.group, k.version) == (*group, *version));
-            let extras = EXTRAS.iter().filter(|e| (e.group, e.version) == (*group, *version));
-            let mut resources: Vec<Value> =
-                kinds.map(aggregated_resource).chain(extras.map(aggregated_extra)).collect();
-            sort(&mut resources, "resource");
-            json!({"metadata": metadata,
-                "versions": [{"version": version, "resources": resources, "freshness": "Current"}]})
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let kinds = kinds.all().iter().filter(|kind| kind.is_of(group, version));
+                    let extras = EXTRAS.iter().filter(|e| (e.group, e.version) == (*group, *version));
+                    let mut resources: Vec<Value> = kinds
+                        .map(|kind| aggregated_resource(kind))
+                        .chain(extras.map(aggregated_extra))
+                        .collect();
+                    sort(&mut resources, "resource");
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{form}"),
         "metadata": {}, "items": items})
 }
 
@@ -319,7 +360,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
     // Group and version are only told where they are not those of the list.
     let response =
         |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
-    let own = response("", "", kind.kind);
+    let own = response("", "", &kind.kind);
     let mut out = json!({
         "resource": kind.plural,
         "responseKind": own,
@@ -327,7 +368,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         "singularResource": kind.singular,
         "verbs": verbs(kind),
     });
-    for (name, list) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
+    for (name, list) in [("shortNames", &kind.short_names), ("categories", &kind.categories)] {
         if !list.is_empty() {
             out[name] = json!(list);
         }

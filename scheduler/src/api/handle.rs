@@ -35,7 +35,8 @@ impl Api {
         let path = query::unescaped(uri.path(), false).unwrap_or_else(|| uri.path().to_owned());
         let params = Params::of(&uri);
         let info = RequestInfo::of(&method, &path, params.is_set("watch"), params.get("fieldSelector"));
-        let route = Route::of(&path);
+        let kinds = self.objects.kinds();
+        let route = Route::of(&kinds, &path);
         let label = metrics::label(&route, &info);
         let kept = respond::Kept::of(request.headers());
         let caller = self.identify(&connection, &request);
@@ -50,7 +51,7 @@ impl Api {
             Ok(response) => response,
             Err(error) => {
                 let error = if matches!(route, Route::Other) {
-                    respond::absent(error, &method, &path)
+                    respond::absent(&kinds, error, &method, &path)
                 } else {
                     error
                 };

@@ -247,7 +247,7 @@ mod tests {
 
     fn options(query: &str) -> Result<ListOptions, ApiError> {
         let params = Params::of(&format!("/x?{query}").parse().unwrap());
-        ListOptions::of(&params, kinds::by_resource(Resource::PODS).unwrap(), None, false)
+        ListOptions::of(&params, kinds::builtin().by_resource(Resource::PODS).unwrap(), None, false)
     }
 
     #[test]
@@ -294,15 +294,16 @@ mod tests {
     fn what_is_not_cached_is_paged_at_any_version() {
         let limit = |resource| {
             let params = Params::of(&"/x?resourceVersion=0&limit=2".parse().unwrap());
-            let kind = kinds::by_resource(resource).unwrap();
+            let kind = kinds::builtin().by_resource(resource).unwrap();
             ListOptions::of(&params, kind, None, false).unwrap().page().unwrap().1.limit
         };
         assert_eq!((limit(Resource::PODS), limit(Resource::EVENTS)), (None, Some(2)));
         let params = Params::of(&"/x?resourceVersion=x".parse().unwrap());
-        let reason = |resource| at_least(&params, kinds::by_resource(resource).unwrap()).unwrap_err().reason;
+        let reason =
+            |resource| at_least(&params, kinds::builtin().by_resource(resource).unwrap()).unwrap_err().reason;
         assert_eq!((reason(Resource::PODS), reason(Resource::EVENTS)), (Reason::Unknown, Reason::BadRequest));
         let later = || ApiError { retry_after: Some(1), ..ApiError::new(Reason::Timeout, "") };
-        let retry = |resource| to_come(later(), kinds::by_resource(resource).unwrap()).retry_after;
+        let retry = |resource| to_come(later(), kinds::builtin().by_resource(resource).unwrap()).retry_after;
         assert_eq!((retry(Resource::PODS), retry(Resource::EVENTS)), (Some(1), None));
     }
 

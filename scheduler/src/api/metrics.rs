@@ -11,7 +11,7 @@ use prometheus_client::{
 use super::route::Route;
 use crate::{
     access::RequestInfo,
-    kinds::{Kind, Subresource},
+    kinds::{Kind, Subresource, Text},
 };
 
 /// Upstream's buckets of request latency, thinned.
@@ -21,16 +21,16 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Request {
     pub(super) verb: &'static str,
-    pub(super) group: &'static str,
-    pub(super) resource: &'static str,
+    pub(super) group: Text,
+    pub(super) resource: Text,
     pub(super) subresource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     verb: &'static str,
-    group: &'static str,
-    resource: &'static str,
+    group: Text,
+    resource: Text,
     subresource: &'static str,
     code: u16,
 }
@@ -38,12 +38,12 @@ struct Answer {
 /// What a request counts as. Verbs are as upstream's metrics have them; what leads into a container is a connection,
 /// whatever its method.
 pub(super) fn label(route: &Route<'_>, info: &RequestInfo<'_>) -> Request {
-    let of = |kind: &Kind| (kind.group, kind.plural);
+    let of = |kind: &Kind| (kind.group.clone(), kind.plural.clone());
     let ((group, resource), sub) = match route {
         Route::Collection(kind, _) | Route::Watch(kind, ..) => (of(kind), None),
         Route::Object(kind, _, _, sub) => (of(kind), *sub),
-        Route::Review(_) => (("authorization.k8s.io", "reviews"), None),
-        Route::Other => (("", ""), None),
+        Route::Review(_) => (("authorization.k8s.io".into(), "reviews".into()), None),
+        Route::Other => ((Text::default(), Text::default()), None),
     };
     let verb = match info.verb {
         _ if sub.is_some_and(super::connects) => "CONNECT",

@@ -1,5 +1,7 @@
 //! metrics.k8s.io/v1beta1: usage of nodes and pods, computed from heartbeats when it is asked for.
 
+use std::borrow::Cow;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Computed, Params, listing::ListOptions, respond};
 use crate::{
-    kinds::{self, Column},
+    kinds::Column,
     model::{ApiError, Object, Resource},
     nodes::{Nodes, Usage},
     objects::Objects,
@@ -35,7 +37,8 @@ impl ResourceMetrics {
         namespace: Option<&str>,
         params: &Params,
     ) -> Result<Value, ApiError> {
-        let kind = kinds::by_resource(resource).ok_or_else(respond::no_such_path)?;
+        let kinds = self.objects.kinds();
+        let kind = kinds.by_resource(resource).ok_or_else(respond::no_such_path)?;
         let options = ListOptions::of(params, kind, namespace, false)?;
         let list = self.objects.list(resource, &options.selection).await?;
         // What has no two samples yet is left out, as upstream.
@@ -85,7 +88,7 @@ impl Computed for ResourceMetrics {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &COLUMNS
+        COLUMNS
     }
 
     fn cells(&self) -> fn(&Value, i64) -> Vec<Value> {
@@ -94,11 +97,17 @@ impl Computed for ResourceMetrics {
 }
 
 const fn column(name: &'static str, format: &'static str, description: &'static str) -> Column {
-    Column { name, kind: "string", format, priority: 0, description }
+    Column {
+        name: Cow::Borrowed(name),
+        kind: Cow::Borrowed("string"),
+        format: Cow::Borrowed(format),
+        priority: 0,
+        description: Cow::Borrowed(description),
+    }
 }
 
 /// As metrics-server has them.
-const COLUMNS: [Column; 4] = [
+const COLUMNS: &[Column] = &[
     column("Name", "name", "Name of the resource"),
     column("cpu", "quantity", ""),
     column("memory", "quantity", ""),

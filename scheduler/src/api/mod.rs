@@ -53,6 +53,7 @@ pub use server::{Server, ServerError};
 
 use listing::ListOptions;
 use negotiate::Offer;
+use openapi::OpenApi;
 use request::RequestContext;
 use route::Route;
 
@@ -124,6 +125,7 @@ pub struct Parts {
 /// The API. Shared by all connections.
 pub struct Api {
     objects: Objects,
+    openapi: OpenApi,
     authenticators: Vec<Box<dyn Authenticator>>,
     authorizer: access::Union,
     connect: Option<Arc<dyn Connect>>,
@@ -144,6 +146,7 @@ impl Api {
         let authorizer = access::standard();
         Arc::new(Self {
             objects,
+            openapi: OpenApi::default(),
             authenticators,
             authorizer,
             connect,
@@ -259,7 +262,7 @@ impl Api {
             let value = computed.get(path, &ask.params).await?;
             return table::computed(&ask, computed.as_ref(), value).await;
         }
-        system::discover(self, path, &params, &head.method, &head.headers).await
+        system::discover(self, &self.objects.kinds(), path, &params, &head.method, &head.headers).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reading: one object, lists, and the forms they are shown in.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
@@ -25,7 +27,7 @@ use crate::{
 pub(super) async fn get(
     api: &Api,
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     namespace: Option<&str>,
     name: &str,
     sub: Option<Subresource>,
@@ -46,7 +48,7 @@ pub(super) async fn get(
 /// One object in the form that the client asked for.
 pub(super) async fn object_response(
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     object: &Object,
     sub: Option<Subresource>,
     status: StatusCode,
@@ -80,7 +82,7 @@ pub(super) async fn object_response(
 pub(super) async fn list(
     api: &Api,
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     options: ListOptions,
 ) -> Result<Response, ApiError> {
     let (selection, page) = options.page()?;
@@ -92,7 +94,7 @@ pub(super) async fn list(
 /// A list in the form that the client asked for.
 pub(super) async fn list_response(
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     list: &List,
 ) -> Result<Response, ApiError> {
     let accepted = ask.accepted;
@@ -131,7 +133,7 @@ pub(super) async fn list_response(
 pub(super) fn plain(kind: &Kind, object: &Object) -> Result<Bytes, ApiError> {
     match &kind.view {
         None => Ok(object.json.clone()),
-        Some(view) => Ok(encode(&(view.from_stored)(&decode(object)?))),
+        Some(view) => Ok(encode(&view.from_stored(&decode(object)?))),
     }
 }
 
@@ -160,7 +162,7 @@ fn item(kind: &Kind, object: &Object, head: &str) -> Result<Item, ApiError> {
 fn shown(kind: &Kind, stored: Value) -> Value {
     match &kind.view {
         None => stored,
-        Some(view) => (view.from_stored)(&stored),
+        Some(view) => view.from_stored(&stored),
     }
 }
 
@@ -238,11 +240,11 @@ mod tests {
 
     #[test]
     fn items_of_a_list_are_the_stored_bytes_without_kind_and_version() {
-        let kind = kinds::by_resource(Resource::CONFIG_MAPS).unwrap();
+        let kind = kinds::builtin().by_resource(Resource::CONFIG_MAPS).unwrap();
         let key = Key::namespaced(Resource::CONFIG_MAPS, "default", "a");
         let value =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"}, "metadata": {"name": "a"}});
-        let object = Draft::new(key, &value, &[]).unwrap().at(Revision(7));
+        let object = Draft::new(key, &value, &Default::default()).unwrap().at(Revision(7));
         let head = "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",";
         let cut = item(kind, &object, head).unwrap();
         assert!(matches!(&cut, Item::Cut(bytes) if bytes.as_ptr() == object.json[head.len()..].as_ptr()));
@@ -259,7 +261,8 @@ mod tests {
 
     #[test]
     fn refusals_name_types_as_upstream_does() {
-        let name = |group: &str, plural: &str| go_type(kinds::by_path(group, "v1", plural).unwrap());
+        let name =
+            |group: &str, plural: &str| go_type(kinds::builtin().by_path(group, "v1", plural).unwrap());
         assert_eq!(name("", "pods"), "core.Pod");
         assert_eq!(name("events.k8s.io", "events"), "core.Event");
         assert_eq!(name("coordination.k8s.io", "leases"), "coordination.Lease");

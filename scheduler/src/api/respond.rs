@@ -13,7 +13,7 @@ use super::{
     negotiate::{self, Accepted, Media, Offer},
 };
 use crate::{
-    kinds::{self, wire},
+    kinds::{Catalogue, wire},
     model::{ApiError, Reason, encode, encode_pretty},
 };
 
@@ -144,7 +144,7 @@ const LATER: [&str; 5] = ["ephemeralcontainers", "resize", "token", "proxy", "ap
 
 /// Says of a 404 for a path below `/api` or `/apis` what is not served. The details also keep kubectl from looking for a
 /// kind's name in vain.
-pub(super) fn absent(error: ApiError, method: &Method, path: &str) -> ApiError {
+pub(super) fn absent(kinds: &Catalogue, error: ApiError, method: &Method, path: &str) -> ApiError {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -162,7 +162,7 @@ pub(super) fn absent(error: ApiError, method: &Method, path: &str) -> ApiError {
         [] => return error,
     };
     // What upstream does not have either is refused in its words alone.
-    if kinds::by_path(group, version, resource).is_some() && sub.is_none_or(|sub| !LATER.contains(&sub)) {
+    if kinds.by_path(group, version, resource).is_some() && sub.is_none_or(|sub| !LATER.contains(&sub)) {
         return error;
     }
     let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
@@ -210,6 +210,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+    use crate::kinds::builtin;
 
     #[tokio::test]
     async fn big_answers_are_compressed_for_who_takes_it() {
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_named() {
-        let said = |method: Method, path: &str| absent(no_such_path(), &method, path).to_status();
+        let said = |method: Method, path: &str| absent(builtin(), no_such_path(), &method, path).to_status();
         let jobs = said(Method::POST, "/apis/batch/v1/namespaces/shop/jobs");
         assert_eq!(
             jobs["message"],
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(never["message"], "the server could not find the requested resource");
         let gone = ApiError::not_found(crate::model::Resource::PODS, "web");
         assert!(
-            absent(gone, &Method::GET, "/api/v1/namespaces/a/pods/web")
+            absent(builtin(), gone, &Method::GET, "/api/v1/namespaces/a/pods/web")
                 .message
                 .ends_with("\"web\" not found")
         );

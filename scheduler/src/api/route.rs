@@ -1,10 +1,12 @@
 //! Paths into meaning. Pure.
 
+use std::sync::Arc;
+
 use http::Method;
 
 use super::respond;
 use crate::{
-    kinds::{self, Kind, Scope, Subresource},
+    kinds::{Catalogue, Kind, Scope, Subresource},
     model::{ApiError, Reason, Resource},
 };
 
@@ -12,11 +14,11 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) enum Route<'a> {
     /// A collection: one namespace's, or all.
-    Collection(&'static Kind, Option<&'a str>),
+    Collection(&'a Arc<Kind>, Option<&'a str>),
     /// The old paths of watches: a collection, or one object of it.
-    Watch(&'static Kind, Option<&'a str>, Option<&'a str>),
+    Watch(&'a Arc<Kind>, Option<&'a str>, Option<&'a str>),
     /// One object, or one of its subresources.
-    Object(&'static Kind, Option<&'a str>, &'a str, Option<Subresource>),
+    Object(&'a Arc<Kind>, Option<&'a str>, &'a str, Option<Subresource>),
     /// Reviews of the caller's own identity and rights: group and plural.
     Review(Review),
     /// Something else: discovery, health, metrics of nodes and pods.
@@ -36,7 +38,7 @@ pub(super) enum Review {
 
 impl<'a> Route<'a> {
     /// Of a request's path, percent-decoded.
-    pub(super) fn of(path: &'a str) -> Self {
+    pub(super) fn of(kinds: &'a Catalogue, path: &'a str) -> Self {
         let parts = parts(path);
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
@@ -47,25 +49,25 @@ impl<'a> Route<'a> {
             ("authentication.k8s.io", "v1", ["selfsubjectreviews"]) => Self::Review(Review::Subject),
             ("authorization.k8s.io", "v1", ["selfsubjectaccessreviews"]) => Self::Review(Review::Access),
             ("authorization.k8s.io", "v1", ["selfsubjectrulesreviews"]) => Self::Review(Review::Rules),
-            (_, _, ["watch", rest @ ..]) => match Self::resource(group, version, rest) {
+            (_, _, ["watch", rest @ ..]) => match Self::resource(kinds, group, version, rest) {
                 Some(Self::Collection(kind, namespace)) => Self::Watch(kind, namespace, None),
                 Some(Self::Object(kind, namespace, name, None)) => Self::Watch(kind, namespace, Some(name)),
                 _ => Self::Other,
             },
-            _ => Self::resource(group, version, rest).unwrap_or(Self::Other),
+            _ => Self::resource(kinds, group, version, rest).unwrap_or(Self::Other),
         }
     }
 
     /// What clients are told of a kind that is on its way out.
-    pub(super) fn deprecation(&self) -> Option<&'static str> {
+    pub(super) fn deprecation(&self) -> Option<&'a str> {
         match self {
-            Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => kind.deprecated,
+            Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => kind.deprecated.as_deref(),
             Self::Review(_) | Self::Other => None,
         }
     }
 
-    fn resource(group: &str, version: &str, rest: &[&'a str]) -> Option<Self> {
-        let find = |plural: &str| kinds::by_path(group, version, plural);
+    fn resource(kinds: &'a Catalogue, group: &str, version: &str, rest: &[&'a str]) -> Option<Self> {
+        let find = |plural: &str| kinds.by_path(group, version, plural);
         let cluster = |plural: &str| find(plural).filter(|k| k.scope == Scope::Cluster);
         let namespaced = |plural: &str| find(plural).filter(|k| k.scope == Scope::Namespaced);
         // `namespaces/x/pods` is a collection, `namespaces/x/status` a subresource of the namespace.
@@ -164,16 +166,17 @@ pub(super) fn named_as_asked(error: ApiError, route: &Route<'_>) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds;
 
     fn object(path: &str) -> Option<(Resource, Option<&str>, &str, Option<Subresource>)> {
-        match Route::of(path) {
+        match Route::of(kinds::builtin(), path) {
             Route::Object(kind, namespace, name, sub) => Some((kind.resource, namespace, name, sub)),
             _ => None,
         }
     }
 
     fn collection(path: &str) -> Option<(Resource, Option<&str>)> {
-        match Route::of(path) {
+        match Route::of(kinds::builtin(), path) {
             Route::Collection(kind, namespace) => Some((kind.resource, namespace)),
             _ => None,
         }
@@ -223,13 +226,13 @@ mod tests {
             "/api/v1//pods",
             "/api/v1/watch/namespaces/a/pods/p/log",
         ] {
-            assert!(matches!(Route::of(path), Route::Other), "{path}");
+            assert!(matches!(Route::of(kinds::builtin(), path), Route::Other), "{path}");
         }
     }
 
     #[test]
     fn watches_have_paths_of_their_own() {
-        let watch = |path| match Route::of(path) {
+        let watch = |path| match Route::of(kinds::builtin(), path) {
             Route::Watch(kind, namespace, name) => Some((kind.resource, namespace, name)),
             _ => None,
         };
@@ -244,7 +247,9 @@ mod tests {
 
     #[test]
     fn each_path_has_its_methods() {
-        let knows = |path, method: &str| check_method(&Route::of(path), &method.parse().unwrap()).is_ok();
+        let knows = |path, method: &str| {
+            check_method(&Route::of(kinds::builtin(), path), &method.parse().unwrap()).is_ok()
+        };
         for (path, known, unknown) in [
             ("/api/v1/pods", "GET", "POST"),
             ("/api/v1/namespaces/a/pods", "DELETE", "PUT"),

@@ -1,5 +1,7 @@
 //! Paths that are not resources: health, version, discovery, OpenAPI documents, metrics, and the list of them all.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -7,11 +9,14 @@ use serde_json::{Value, json};
 use super::{
     Api, Params, discovery, health, issuer,
     negotiate::{self, Accepted, Media, Offer},
-    openapi,
+    openapi::{self, OpenApi},
     respond::{self, Wishes},
     route,
 };
-use crate::model::{ApiError, Reason, encode_pretty};
+use crate::{
+    kinds::Catalogue,
+    model::{ApiError, Reason, encode_pretty},
+};
 
 /// Health and version.
 fn open(
@@ -67,6 +72,7 @@ fn architecture() -> &'static str {
 /// Discovery, OpenAPI, metrics.
 pub(super) async fn discover(
     api: &Api,
+    kinds: &Arc<Catalogue>,
     path: &str,
     params: &Params,
     method: &Method,
@@ -74,7 +80,7 @@ pub(super) async fn discover(
 ) -> Result<Response, ApiError> {
     let parts = route::parts(path);
     match parts.as_slice() {
-        [""] => Ok(plain_json(StatusCode::OK, &paths())),
+        [""] => Ok(plain_json(StatusCode::OK, &paths(kinds))),
         ["healthz" | "livez" | "readyz" | "version", ..] => open(api, path, params, method, headers),
         ["metrics"] if !path.ends_with('/') => Ok(metrics(api, headers)),
         [".well-known", "openid-configuration"] => issuer::configuration(method, headers, &api.server),
@@ -86,21 +92,21 @@ pub(super) async fn discover(
             Ok(respond::text(StatusCode::INTERNAL_SERVER_ERROR, message))
         }
         ["openapi", ..] if path.ends_with('/') && parts.len() > 1 => Ok(bare(false)),
-        ["openapi", ..] => described(&parts, headers).await,
+        ["openapi", ..] => described(&api.openapi, kinds, &parts, headers).await,
         ["api"] => {
             only_get(method)?;
             negotiate::check_produced(headers, &PRODUCED)?;
-            document(headers, params, |form| Some(discovery::core(form, &api.server)), true).await
+            document(headers, params, |form| Some(discovery::core(kinds, form, &api.server)), true).await
         }
         // A slash at its end leads past the aggregated form.
         ["apis"] => {
             let aggregates = !path.ends_with('/');
-            document(headers, params, |form| Some(discovery::groups(form)), aggregates).await
+            document(headers, params, |form| Some(discovery::groups(kinds, form)), aggregates).await
         }
-        ["apis", group, ..] if !discovery::is_known(group) => Ok(respond::page_not_found()),
-        ["apis", group] => document(headers, params, |_| discovery::group(group), false).await,
-        ["api", version] => resources("", version, method, headers, params).await,
-        ["apis", group, version] => resources(group, version, method, headers, params).await,
+        ["apis", group, ..] if !discovery::is_known(kinds, group) => Ok(respond::page_not_found()),
+        ["apis", group] => document(headers, params, |_| discovery::group(kinds, group), false).await,
+        ["api", version] => resources(kinds, "", version, method, headers, params).await,
+        ["apis", group, version] => resources(kinds, group, version, method, headers, params).await,
         ["api" | "apis", ..] => Err(respond::no_such_path()),
         _ => Ok(respond::page_not_found()),
     }
@@ -113,13 +119,14 @@ fn only_get(method: &Method) -> Result<(), ApiError> {
 }
 
 async fn resources(
+    kinds: &Catalogue,
     group: &str,
     version: &str,
     method: &Method,
     headers: &HeaderMap,
     params: &Params,
 ) -> Result<Response, ApiError> {
-    let found = discovery::resources(group, version).ok_or_else(respond::no_such_path)?;
+    let found = discovery::resources(kinds, group, version).ok_or_else(respond::no_such_path)?;
     only_get(method)?;
     negotiate::check_produced(headers, &PRODUCED)?;
     document(headers, params, |_| Some(found), false).await
@@ -162,7 +169,12 @@ fn aggregated(headers: &HeaderMap) -> Option<(discovery::Form, Media)> {
 }
 
 /// OpenAPI documents. They have no `Status` failures, as upstream's handlers of them know none.
-async fn described(parts: &[&str], headers: &HeaderMap) -> Result<Response, ApiError> {
+async fn described(
+    openapi: &OpenApi,
+    kinds: &Arc<Catalogue>,
+    parts: &[&str],
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let clauses = negotiate::clauses(accept);
     let json = accept.is_empty() || clauses.iter().any(|clause| clause.takes(Media::Json.name()));
@@ -173,18 +185,18 @@ async fn described(parts: &[&str], headers: &HeaderMap) -> Result<Response, ApiE
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
         }
-        ["openapi", "v2"] if json => built(headers, || Some(openapi::v2())).await,
+        ["openapi", "v2"] if json => built(openapi, kinds, headers, |all| Some(all.v2())).await,
         ["openapi", "v3"] => {
-            let mut response = built(headers, || Some(openapi::index())).await?;
+            let mut response = built(openapi, kinds, headers, |all| Some(all.index().clone())).await?;
             let text = HeaderValue::from_static("text/plain; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, text);
             Ok(response)
         }
         ["openapi", "v3", rest @ ..] => {
             let path = rest.join("/");
-            let known = openapi::document(&path).is_some();
+            let known = openapi::is_document(kinds, &path);
             if known && json {
-                built(headers, move || openapi::document(&path)).await
+                built(openapi, kinds, headers, move |all| all.document(&path).cloned()).await
             } else {
                 Ok(bare(known))
             }
@@ -210,16 +222,17 @@ fn metrics(api: &Api, headers: &HeaderMap) -> Response {
 }
 
 /// `/`: everything else.
-fn paths() -> Value {
+fn paths(kinds: &Catalogue) -> Value {
     let mut out: Vec<String> =
         ["/api", "/api/v1", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/version"]
             .map(str::to_owned)
             .to_vec();
     out.extend([issuer::CONFIGURATION, issuer::KEYS].map(|path| format!("/{path}")));
-    for (group, version) in discovery::group_versions() {
-        out.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+    for (group, versions) in discovery::group_versions(kinds) {
+        out.push(format!("/apis/{group}"));
+        out.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    out.extend(openapi::paths().map(|path| format!("/openapi/v3/{path}")));
+    out.extend(openapi::paths(kinds).into_iter().map(|path| format!("/openapi/v3/{path}")));
     out.extend(health::paths());
     out.sort();
     out.dedup();
@@ -228,10 +241,13 @@ fn paths() -> Value {
 
 /// A document that is built when it is first asked for, which takes long enough to delay other tasks.
 async fn built(
+    openapi: &OpenApi,
+    kinds: &Arc<Catalogue>,
     headers: &HeaderMap,
-    build: impl FnOnce() -> Option<&'static openapi::Document> + Send + 'static,
+    pick: impl FnOnce(&openapi::Documents) -> Option<Arc<openapi::Document>> + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let found = tokio::task::spawn_blocking(build).await.ok().flatten();
+    let (openapi, kinds) = (openapi.clone(), kinds.clone());
+    let found = tokio::task::spawn_blocking(move || pick(&openapi.of(&kinds))).await.ok().flatten();
     match found {
         Some(found) => Ok(prepared(headers, found).await),
         None => Err(ApiError::new(Reason::InternalError, "the OpenAPI document could not be built")),
@@ -239,7 +255,7 @@ async fn built(
 }
 
 /// A prepared document; clients that have it already get 304.
-async fn prepared(headers: &HeaderMap, document: &'static openapi::Document) -> Response {
+async fn prepared(headers: &HeaderMap, document: Arc<openapi::Document>) -> Response {
     let etag = format!("\"{}\"", document.hash);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let mut response = if known == Some(etag.as_str()) {
@@ -248,7 +264,7 @@ async fn prepared(headers: &HeaderMap, document: &'static openapi::Document) -> 
         response
     } else if negotiate::gzip(headers) {
         // Compressed once: the documents are megabytes, and never change.
-        let packed = tokio::task::spawn_blocking(|| document.packed()).await.unwrap_or_default();
+        let packed = tokio::task::spawn_blocking(move || document.packed()).await.unwrap_or_default();
         let mut response = respond::with_type(StatusCode::OK, packed.into(), Media::Json.name());
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response

@@ -13,7 +13,7 @@ use super::{
     respond,
 };
 use crate::{
-    kinds::{self, Column, Kind},
+    kinds::{self, Column, Conversion, Kind, Rules},
     model::ApiError,
 };
 
@@ -27,29 +27,45 @@ pub(super) struct Page<'a> {
 
 /// Columns, and how an object fills them.
 #[derive(Clone, Copy)]
-pub(super) struct Layout {
-    pub(super) columns: &'static [Column],
-    /// The cells of an object; the second argument is now, in Unix seconds.
-    pub(super) cells: fn(&Value, i64) -> Vec<Value>,
-    /// The form in which the object is shown beside them, when it is not that which they are made of.
-    pub(super) shown: Option<fn(&Value) -> Value>,
+pub(super) struct Layout<'a> {
+    pub(super) columns: &'a [Column],
+    pub(super) cells: Cells<'a>,
+    /// How the object is shown beside them, when it is not in the form that they are made of.
+    pub(super) shown: Option<&'a dyn Conversion>,
 }
 
-impl Layout {
+/// What makes the cells of an object; given now too, in Unix seconds.
+#[derive(Clone, Copy)]
+pub(super) enum Cells<'a> {
+    /// The rules of a kind.
+    Of(&'a dyn Rules),
+    /// Those of what is not stored.
+    By(fn(&Value, i64) -> Vec<Value>),
+}
+
+impl Cells<'_> {
+    fn of(self, object: &Value, now: i64) -> Vec<Value> {
+        match self {
+            Self::Of(rules) => rules.cells(object, now),
+            Self::By(make) => make(object, now),
+        }
+    }
+}
+
+impl<'a> Layout<'a> {
     /// That of a kind.
-    pub(super) fn of(kind: &'static Kind) -> Self {
-        let shown = kind.view.as_ref().map(|view| view.from_stored);
-        Self { columns: kind.columns, cells: kind.cells, shown }
+    pub(super) fn of(kind: &'a Kind) -> Self {
+        Self { columns: &kind.columns, cells: Cells::Of(&*kind.rules), shown: kind.view.as_deref() }
     }
 }
 
 /// A scale has columns of its own.
-pub(super) const SCALE: Layout =
-    Layout { columns: kinds::SCALE_COLUMNS, cells: kinds::scale_cells, shown: None };
+pub(super) const SCALE: Layout<'static> =
+    Layout { columns: kinds::SCALE_COLUMNS, cells: Cells::By(kinds::scale_cells), shown: None };
 
 /// The table of `items`, in their stored form.
 pub(super) fn table(
-    layout: Layout,
+    layout: Layout<'_>,
     items: &[Value],
     page: Page<'_>,
     include: Include,
@@ -80,7 +96,7 @@ pub(super) async fn computed(
     value: Value,
 ) -> Result<Response, ApiError> {
     let accepted = ask.accepted;
-    let layout = Layout { columns: group.columns(), cells: group.cells(), shown: None };
+    let layout = Layout { columns: group.columns(), cells: Cells::By(group.cells()), shown: None };
     let page = Page { revision: "", next: None, remaining: None };
     let one = std::slice::from_ref(&value);
     let items = value["items"].as_array();
@@ -100,16 +116,16 @@ pub(super) async fn computed(
     Ok(respond::value(StatusCode::OK, &shaped, ask.wishes).await)
 }
 
-fn row(layout: Layout, item: &Value, now: i64, include: Include, accepted: Accepted) -> Value {
+fn row(layout: Layout<'_>, item: &Value, now: i64, include: Include, accepted: Accepted) -> Value {
     let object = match include {
         Include::None => Value::Null,
         Include::Metadata => partial(item, accepted),
-        Include::Object => layout.shown.map_or_else(|| item.clone(), |shown| shown(item)),
+        Include::Object => layout.shown.map_or_else(|| item.clone(), |view| view.from_stored(item)),
     };
-    json!({"cells": (layout.cells)(item, now), "object": object})
+    json!({"cells": layout.cells.of(item, now), "object": object})
 }
 
-fn column(column: &'static Column) -> Value {
+fn column(column: &Column) -> Value {
     json!({"name": column.name, "type": column.kind, "format": column.format,
         "description": kinds::description(column), "priority": column.priority})
 }
@@ -126,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_row_has_a_cell_per_column_and_the_object_that_was_asked_for() {
-        let layout = Layout::of(kinds::by_resource(Resource::CONFIG_MAPS).unwrap());
+        let layout = Layout::of(kinds::builtin().by_resource(Resource::CONFIG_MAPS).unwrap());
         let plain = Accepted::default();
         let item = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}, "data": {"k": "v"}});
         let page = Page { revision: "7", next: Some("t"), remaining: Some(3) };

@@ -1,7 +1,7 @@
 //! Watches as streams of JSON lines. Backpressure is the client's: nothing is queued for it, and when it has
 //! fallen behind the history it gets an `ERROR` event with 410 and lists again.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     kinds::{Kind, schema::complete, wire},
-    model::{ApiError, Object, Reason, Revision, encode},
+    model::{ApiError, Object, Reason, Resource, Revision, encode},
     objects::{Objects, Selection, WatchEvent, WatchStream},
 };
 
@@ -32,7 +32,7 @@ const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
 pub(super) async fn watch(
     api: &Api,
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     options: ListOptions,
 ) -> Result<Response, ApiError> {
     let accepted = ask.accepted;
@@ -50,7 +50,7 @@ pub(super) async fn watch(
         return Err(ApiError::new(Reason::NotAcceptable, message));
     }
     let encoder = EventEncoder {
-        kind,
+        kind: kind.clone(),
         accepted,
         table: if accepted.form == Form::Table { ask.table()? } else { Include::None },
         bookmarks: options.bookmarks,
@@ -66,7 +66,7 @@ pub(super) async fn watch(
         Ok(events) => events,
         // As upstream: a version that is still to come is waited for.
         Err(error) if error.reason == Reason::Timeout && options.initial.is_none() => {
-            later(objects.clone(), kind, selection, from.unwrap_or_default()).boxed()
+            later(objects.clone(), kind.resource, selection, from.unwrap_or_default()).boxed()
         }
         // As upstream: the stream starts and its first event is the error.
         Err(error) if matches!(error.reason, Reason::Expired | Reason::Timeout) => {
@@ -97,7 +97,7 @@ pub(super) async fn watch(
 /// The changes after a version that is still to come.
 fn later(
     objects: Objects,
-    kind: &'static Kind,
+    resource: Resource,
     selection: Selection,
     from: Revision,
 ) -> impl Stream<Item = Result<WatchEvent, ApiError>> + Send {
@@ -106,14 +106,14 @@ fn later(
         while objects.revision() < from {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        objects.watch(kind.resource, selection, Some(from)).await
+        objects.watch(resource, selection, Some(from)).await
     };
     stream::once(begun).flat_map(|begun| begun.unwrap_or_else(|error| stream::iter([Err(error)]).boxed()))
 }
 
 /// Turns events into lines.
 struct EventEncoder {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     accepted: Accepted,
     table: Include,
     bookmarks: bool,
@@ -173,7 +173,7 @@ impl EventEncoder {
         let frame = serde_json::from_slice(object).ok().and_then(|value| wire::frame(name, &value));
         frame
             .unwrap_or_else(|| {
-                tracing::error!(kind = self.kind.kind, "an event could not be encoded in protobuf");
+                tracing::error!(kind = &*self.kind.kind, "an event could not be encoded in protobuf");
                 Vec::new()
             })
             .into()
@@ -181,7 +181,7 @@ impl EventEncoder {
 
     fn object(&mut self, object: &Object) -> Result<Bytes, ApiError> {
         match self.accepted.form {
-            Form::Plain => read::plain(self.kind, object),
+            Form::Plain => read::plain(&self.kind, object),
             Form::Partial | Form::PartialList => {
                 Ok(encode(&table::partial(&read::decode(object)?, self.accepted)))
             }
@@ -195,7 +195,7 @@ impl EventEncoder {
 
     fn table_of(&mut self, items: &[Value], revision: &str) -> Bytes {
         let page = table::Page { revision, next: None, remaining: None };
-        let layout = table::Layout::of(self.kind);
+        let layout = table::Layout::of(&self.kind);
         let mut table = table::table(layout, items, page, self.table, self.accepted);
         if !std::mem::take(&mut self.with_columns)
             && let Some(table) = table.as_object_mut()
@@ -214,7 +214,7 @@ impl EventEncoder {
             Form::Partial | Form::PartialList => {
                 ("PartialObjectMetadata", self.accepted.version().to_owned())
             }
-            Form::Plain | Form::Table => (self.kind.kind, self.kind.api_version()),
+            Form::Plain | Form::Table => (&*self.kind.kind, self.kind.api_version()),
         };
         let mut object = json!({"kind": kind, "apiVersion": api_version,
             "metadata": {"resourceVersion": revision.to_string()}});
@@ -226,7 +226,7 @@ impl EventEncoder {
             self.table_of(std::slice::from_ref(&object), &revision.to_string())
         } else {
             if self.accepted.form == Form::Plain {
-                complete(self.kind.definition, &mut object);
+                complete(&self.kind.ty, &mut object);
             }
             encode(&object)
         };

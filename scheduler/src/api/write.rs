@@ -1,12 +1,14 @@
 //! Writing: create, update, patch, delete and the subresources that write.
 
+use std::sync::Arc;
+
 use axum::{body::Body, response::Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Api, body, listing::ListOptions, read, request::RequestContext, respond};
 use crate::{
-    kinds::{self, Kind, Subresource, decode::decode_as},
+    kinds::{self, Kind, Subresource, decode::decode_as, schema::ObjectType},
     model::{ApiError, Cause, Key, Reason, Resource},
     objects::{self, DeleteOptions, Deleted, Page, Patch, WriteOptions, Written},
 };
@@ -14,7 +16,7 @@ use crate::{
 /// Where a write goes.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
-    pub(super) kind: &'static Kind,
+    pub(super) kind: &'a Arc<Kind>,
     pub(super) namespace: Option<&'a str>,
     pub(super) name: &'a str,
     pub(super) sub: Option<Subresource>,
@@ -24,7 +26,7 @@ pub(super) struct At<'a> {
 pub(super) async fn create(
     api: &Api,
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     namespace: Option<&str>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -79,14 +81,14 @@ fn text<'a>(object: &'a Value, field: &str) -> &'a str {
 /// Reads a whole object; `options` get what else there is to know of it.
 async fn read_object(
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     body: Body,
     options: &mut WriteOptions,
 ) -> Result<Value, ApiError> {
-    let decoded = body::decode(ask.headers, &body::read(body).await?, kind.kind)?;
+    let decoded = body::decode(ask.headers, &body::read(body).await?, &kind.kind)?;
     options.duplicates = decoded.duplicates;
     options.source = decoded.source;
-    options.view = kind.view.is_some().then_some(kind);
+    options.view = kind.view.is_some().then(|| kind.clone());
     Ok(decoded.value)
 }
 
@@ -148,7 +150,7 @@ pub(super) async fn patch(
     }
     let decoded = if apply { body::applied(&bytes)? } else { body::patch(&bytes)? };
     options.duplicates = decoded.duplicates;
-    options.view = at.kind.view.is_some().then_some(at.kind);
+    options.view = at.kind.view.is_some().then(|| at.kind.clone());
     let patch = match media {
         "application/json-patch+json" => Patch::Json(decoded.value),
         "application/merge-patch+json" => Patch::Merge(decoded.value),
@@ -189,7 +191,7 @@ pub(super) async fn delete(
 pub(super) async fn delete_collection(
     api: &Api,
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     namespace: Option<&str>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -215,7 +217,7 @@ async fn delete_options(
     ask: &RequestContext<'_>,
     body: Body,
 ) -> Result<(DeleteOptions, WriteOptions), ApiError> {
-    const DEFINITION: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+    const OPTIONS: ObjectType = ObjectType::published("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     let mut options = ask.write_options("DeleteOptions")?;
     let bytes = body::read(body).await?;
     if bytes.is_empty() {
@@ -231,7 +233,7 @@ async fn delete_options(
         return Err(bad(format!("no kind {kind:?} is registered for version {version:?} {place}")));
     }
     if !body.is_null() {
-        decode_as(DEFINITION, &mut body)
+        decode_as(&OPTIONS, &mut body)
             .map_err(|error| bad(error.told(decoded.source.as_deref()).to_owned()))?;
     }
     let (delete, dry_run) = ask.params.delete(Some(&body))?;
@@ -242,7 +244,7 @@ async fn delete_options(
 /// The object while it waits, or a `Status` once it is gone, as upstream.
 async fn deleted_response(
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     deleted: &Deleted,
 ) -> Result<Response, ApiError> {
     // Upstream returns the last state of these even when they are gone.
@@ -253,7 +255,7 @@ async fn deleted_response(
     let mut details =
         json!({"name": &*deleted.object.key.name, "kind": kind.plural, "uid": &*deleted.object.uid});
     if !kind.group.is_empty() {
-        details["group"] = kind.group.into();
+        details["group"] = (*kind.group).into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
     Ok(respond::value(StatusCode::OK, &status, ask.wishes).await)
@@ -261,7 +263,7 @@ async fn deleted_response(
 
 async fn written_response(
     ask: &RequestContext<'_>,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     sub: Option<Subresource>,
     written: &Written,
 ) -> Result<Response, ApiError> {

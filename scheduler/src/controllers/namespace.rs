@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cache::{Cache, Client, Id, MetaExt, WriteError},
-    kinds::{self, Scope, Subresource},
+    kinds::{Catalogue, Scope, Subresource},
     model::{ApiError, Object, Reason, Resource},
     objects::{DeleteOptions, Objects, Propagation, Selection},
 };
@@ -118,7 +118,8 @@ impl Namespaces {
         let mut left = Left::default();
         self.empty(namespace, Resource::PODS, &mut left).await;
         if left.is_empty() {
-            let others = kinds::all().iter().filter(|k| k.scope == Scope::Namespaced && k.view.is_none());
+            let kinds = self.client.objects().kinds();
+            let others = kinds.stored().filter(|kind| kind.scope == Scope::Namespaced);
             for kind in others.filter(|kind| kind.resource != Resource::PODS) {
                 self.empty(namespace, kind.resource, &mut left).await;
             }
@@ -193,7 +194,7 @@ impl Namespaces {
         outcome?;
         // What neither a finalizer nor the time that pods are given explains should have gone.
         if !stay.is_empty() && !held && !in_time(namespace, &stay) {
-            left.failures.insert(unexpected(name, resource));
+            left.failures.insert(unexpected(&self.client.objects().kinds(), name, resource));
         }
         Ok(())
     }
@@ -250,8 +251,9 @@ fn in_time(namespace: &Namespace, stay: &[Arc<Object>]) -> bool {
     Timestamp::now().duration_since(since).as_secs() < grace
 }
 
-fn unexpected(namespace: &str, resource: Resource) -> String {
-    let group_version = kinds::by_resource(resource)
+fn unexpected(kinds: &Catalogue, namespace: &str, resource: Resource) -> String {
+    let group_version = kinds
+        .by_resource(resource)
         .map(|kind| format!("{}/{}, Resource={}", kind.group, kind.version, kind.plural));
     format!(
         "unexpected items still remain in namespace: {namespace} for gvr: {}",
@@ -384,7 +386,10 @@ mod tests {
             ]
         );
         assert_eq!(left.conditions(&first), first);
-        let failed = Left { failures: [unexpected("shop", Resource::PODS)].into(), ..Left::default() };
+        let failed = Left {
+            failures: [unexpected(crate::kinds::builtin(), "shop", Resource::PODS)].into(),
+            ..Left::default()
+        };
         let after = failed.conditions(&first);
         assert_eq!(
             told(&after),

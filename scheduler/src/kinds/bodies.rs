@@ -1,41 +1,35 @@
 //! The types of bodies that are no stored objects: what subresources are written with. Each is decoded and checked like
 //! any kind, and is served under none.
 
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::api::{autoscaling::v1::Scale, core::v1::Binding, policy::v1::Eviction};
 use serde_json::Value;
 
 use super::{
-    Kind, Subresource,
-    base::BASE,
+    Kind, Rules, Subresource,
     json::text,
     validate::{Path, Problems, names},
 };
-use crate::model::{Cause, Resource};
+use crate::model::Cause;
 
-static SCALE: Kind = Kind {
-    resource: Resource("scales"),
-    group: "autoscaling",
-    kind: "Scale",
-    definition: "io.k8s.api.autoscaling.v1.Scale",
-    ..BASE
-};
+static SCALE: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(Kind::published::<Scale>(Body)));
 
-static BINDING: Kind = Kind {
-    resource: Resource("bindings"),
-    kind: "Binding",
-    definition: "io.k8s.api.core.v1.Binding",
-    ..BASE
-};
+static BINDING: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(Kind::published::<Binding>(Body)));
 
-static EVICTION: Kind = Kind {
-    resource: Resource("evictions"),
-    group: "policy",
-    kind: "Eviction",
-    definition: "io.k8s.api.policy.v1.Eviction",
-    ..BASE
-};
+static EVICTION: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(Kind::published::<Eviction>(Body)));
+
+/// What is written to a subresource is looked at by whoever writes it there.
+struct Body;
+
+impl Rules for Body {
+    fn cells(&self, _: &Value, _: i64) -> Vec<Value> {
+        Vec::new()
+    }
+}
 
 /// The type that a subresource is written with, where it is not that of the object.
-pub fn body_of(sub: Subresource) -> Option<&'static Kind> {
+pub fn body_of(sub: Subresource) -> Option<&'static Arc<Kind>> {
     match sub {
         Subresource::Scale => Some(&SCALE),
         Subresource::Binding => Some(&BINDING),

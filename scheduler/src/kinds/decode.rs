@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     Kind,
     quantity::Quantity,
-    schema::{Definition, Type, schema},
+    schema::{Definition, ObjectType, Type},
 };
 use crate::model::{ApiError, Reason, go::json_type};
 
@@ -56,19 +56,20 @@ enum Step {
 /// Decodes `object` in place as `kind` and returns the unknown fields that were dropped, as upstream words
 /// them: `unknown field "spec.replicsa"`.
 pub fn decode(kind: &Kind, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-    decode_as(kind.definition, object)
+    decode_as(&kind.ty, object)
 }
 
 /// As [`decode`], for the body of a subresource, which is no kind that is stored.
-pub fn decode_as(definition: &'static str, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { root: definition, ..Decoder::default() };
-    decoder.value(&Type::Object(definition.to_owned()), object);
+pub fn decode_as(root: &ObjectType, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let mut decoder =
+        Decoder { root, at: Vec::new(), holder: String::new(), unknown: Vec::new(), misfits: Vec::new() };
+    decoder.value(&Type::Object(root.clone()), object);
     if decoder.misfits.is_empty() { Ok(decoder.unknown) } else { Err(DecodeError(decoder.misfits)) }
 }
 
 /// The refusal of a body that does not decode: `Pod in version "v1" cannot be handled as a Pod: why`.
 pub fn refusal(kind: &Kind, why: &str) -> ApiError {
-    refusal_of(kind.kind, kind.version, why)
+    refusal_of(&kind.kind, &kind.version, why)
 }
 
 /// As [`refusal`], for a type by name.
@@ -82,10 +83,9 @@ pub fn strict_refusal(kind: &Kind, findings: &[String]) -> ApiError {
     refusal(kind, &format!("strict decoding error: {}", findings.join(", ")))
 }
 
-#[derive(Default)]
-struct Decoder {
+struct Decoder<'a> {
     /// The type of the whole object.
-    root: &'static str,
+    root: &'a ObjectType,
     /// From the object to the value at hand.
     at: Vec<Step>,
     /// The type that holds the field.
@@ -94,14 +94,14 @@ struct Decoder {
     misfits: Vec<Misfit>,
 }
 
-impl Decoder {
+impl Decoder<'_> {
     fn value(&mut self, ty: &Type, value: &mut Value) {
         match (ty, &mut *value) {
             (Type::Any, _) | (Type::Boolean, Value::Bool(_)) | (Type::String, Value::String(_)) => {}
             (Type::Number, Value::Number(_)) | (Type::IntOrString, Value::String(_)) => {}
-            (Type::Object(name), Value::Object(map)) => {
-                if let Some(definition) = schema().definition(name) {
-                    self.object(name, definition, map);
+            (Type::Object(of), Value::Object(map)) => {
+                if let Some(definition) = of.definition() {
+                    self.object(of.name(), definition, map);
                 }
             }
             (Type::Map(values), Value::Object(map)) => self.map(values, map),
@@ -314,7 +314,7 @@ fn go_type(ty: &Type) -> String {
         Type::Boolean => "bool".to_owned(),
         Type::IntOrString => "intstr.IntOrString".to_owned(),
         Type::Quantity => "resource.Quantity".to_owned(),
-        Type::Object(name) => format!("v1.{}", name.rsplit('.').next().unwrap_or(name)),
+        Type::Object(of) => format!("v1.{}", of.name().rsplit('.').next().unwrap_or_default()),
         Type::List(item) => format!("[]{}", go_type(item)),
         Type::Map(values) => format!("map[string]{}", go_type(values)),
         Type::Any => "interface {}".to_owned(),

@@ -17,10 +17,11 @@ pub fn unset_field(path: &str) -> &'static str {
 
 impl Kind {
     /// The indexed path behind a label of a field selector, or why there is none, in upstream's words.
-    pub fn selectable(&self, label: &str) -> Result<&'static str, String> {
+    pub fn selectable(&self, label: &str) -> Result<&str, String> {
         let own = || {
-            let alias = self.labels.iter().find(|(name, _)| *name == label).map(|(_, path)| *path);
-            alias.or_else(|| self.fields.iter().find(|path| **path == label && !path.contains('|')).copied())
+            let alias = self.labels.iter().find(|(name, _)| name == label).map(|(_, path)| &**path);
+            let own = || self.fields.iter().find(|path| **path == label && !path.contains('|'));
+            alias.or_else(|| own().map(|path| &**path))
         };
         // Upstream's kinds with fields of their own list the metadata too, those of the cluster without the namespace.
         let plain = self.fields.is_empty();
@@ -43,7 +44,7 @@ mod tests {
     use crate::kinds;
 
     fn of(group: &str, plural: &str, label: &str) -> Result<&'static str, String> {
-        kinds::by_path(group, "v1", plural).unwrap().selectable(label)
+        kinds::builtin().by_path(group, "v1", plural).unwrap().selectable(label)
     }
 
     #[test]

@@ -1,33 +1,50 @@
-//! The kind table: everything the generic REST machine needs to know of a kind, as one row. Adding a kind is
-//! adding a row (and its validation), never a handler. Rows are pure: no IO, no clock, no store.
+//! The kinds: everything the generic REST machine needs to know of each. A built-in kind is a folder of its own and one
+//! line of [`builtin`]; others come and go while we run ([`crate::registry`]). All of it is pure: no IO, no clock, no
+//! store.
 
 mod base;
 mod bodies;
-mod cluster;
-mod config;
+mod catalogue;
+mod config_map;
 pub mod decode;
+mod deployment;
+mod endpoint_slice;
 mod endpoints;
-mod events;
+mod event;
 mod fields;
 mod ingress;
+mod ingress_class;
 mod json;
+mod kind;
+mod lease;
+mod namespace;
+mod node;
 pub mod pod;
+mod pod_template;
 mod print;
 pub mod quantity;
-mod replication;
+mod replica_set;
+mod replication_controller;
 mod runtime_class;
 pub mod schema;
+mod secret;
 pub(crate) mod service;
-mod table;
+mod service_account;
 mod validate;
 pub mod wire;
 mod workload;
 
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::api::{apps, coordination, core, discovery, events, networking, node as nodes};
+use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use crate::model::{Cause, Resource};
 pub use bodies::{body_of, check_binding};
+pub use catalogue::{Catalogue, Clash};
 pub use fields::unset_field;
+pub use kind::{Column, Conversion, Kind, Rules, Scope, Subresource, Text};
 pub use print::{SCALE_COLUMNS, description, scale_cells};
 pub(crate) use validate::addresses::{meant_address, meant_range};
 
@@ -37,45 +54,57 @@ pub const KUBERNETES_VERSION: &str = "v1.37.0";
 /// The annotation that makes an IngressClass the one of Ingresses that name none.
 pub const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// Every kind, in the order of discovery.
-pub fn all() -> &'static [Kind] {
-    table::KINDS
+/// Each line: what makes the row, and the published type of its objects.
+macro_rules! kinds {
+    ($($(#[$when:meta])* $row:path: $ty:ty,)*) => {
+        static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
+            let rows = vec![$($(#[$when])* Arc::new($row()),)*];
+            // No input decides about this: that there is no clash is held by a test.
+            Catalogue::new(rows).unwrap_or_default()
+        });
+
+        /// Has the types of the kinds, and all that they reach, described.
+        fn describe(generator: &mut SchemaGenerator) {
+            $($(#[$when])* let _ = generator.subschema_for::<$ty>();)*
+        }
+    };
 }
 
-/// The kind stored under `resource`. Never a view.
-pub fn by_resource(resource: Resource) -> Option<&'static Kind> {
-    all().iter().find(|k| k.resource == resource && k.view.is_none())
+// In the order of discovery.
+kinds! {
+    config_map::kind: core::v1::ConfigMap,
+    endpoints::kind: core::v1::Endpoints,
+    event::kind: core::v1::Event,
+    namespace::kind: core::v1::Namespace,
+    node::kind: core::v1::Node,
+    pod::kind: core::v1::Pod,
+    pod_template::kind: core::v1::PodTemplate,
+    replication_controller::kind: core::v1::ReplicationController,
+    secret::kind: core::v1::Secret,
+    service_account::kind: core::v1::ServiceAccount,
+    service::kind: core::v1::Service,
+    deployment::kind: apps::v1::Deployment,
+    replica_set::kind: apps::v1::ReplicaSet,
+    lease::kind: coordination::v1::Lease,
+    endpoint_slice::kind: discovery::v1::EndpointSlice,
+    event::newer: events::v1::Event,
+    ingress_class::kind: networking::v1::IngressClass,
+    ingress::kind: networking::v1::Ingress,
+    runtime_class::kind: nodes::v1::RuntimeClass,
 }
 
-/// The kind served at `/apis/{group}/{version}/{plural}` (`/api/{version}/{plural}` for the empty group).
-pub fn by_path(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    all().iter().find(|k| k.group == group && k.version == version && k.plural == plural)
-}
-
-/// The kind that objects name themselves after.
-pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
-}
-
-/// The row that serves what `kind` serves at another version, and how an object becomes one of it.
-pub fn in_version(kind: &Kind, version: &str) -> Option<(&'static Kind, impl Fn(&Value) -> Value)> {
-    let other = all().iter().find(|k| k.resource == kind.resource && k.api_version() == version)?;
-    let (from, to) =
-        (kind.view.as_ref().map(|view| view.to_stored), other.view.as_ref().map(|view| view.from_stored));
-    Some((other, move |object: &Value| {
-        let stored = from.map(|from| from(object));
-        let stored = stored.as_ref().unwrap_or(object);
-        to.map_or_else(|| stored.clone(), |to| to(stored))
-    }))
+/// The kinds that are always there.
+pub fn builtin() -> &'static Catalogue {
+    &BUILTIN
 }
 
 /// Brings an object, as an earlier version stored it, into the form that one has which is stored today: with today's
 /// defaults, and with all that it always shows. What is in this form already stays as it is.
 pub fn upgrade(resource: Resource, object: &mut Value) {
-    let Some(kind) = by_resource(resource) else { return };
-    (kind.defaults)(object);
-    schema::complete(kind.definition, object);
-    schema::settle(kind.definition, object);
+    let Some(kind) = builtin().by_resource(resource) else { return };
+    kind.rules.defaults(object);
+    schema::complete(&kind.ty, object);
+    schema::settle(&kind.ty, object);
 }
 
 /// What every new object is checked for after what its kind asks, whose words are better.
@@ -93,175 +122,14 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
     validate::meta::common_update(new, old)
 }
 
-/// Whether objects live in a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// In a namespace.
-    Namespaced,
-    /// Once per cluster.
-    Cluster,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Subresources with a path of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subresource {
-    /// `status`: writes touch status (and metadata that status writers own) only.
-    Status,
-    /// `scale`: an autoscaling/v1 Scale view of the object.
-    Scale,
-    /// `pods/binding`
-    Binding,
-    /// `pods/log`
-    Log,
-    /// `pods/exec`
-    Exec,
-    /// `pods/attach`
-    Attach,
-    /// `pods/portforward`
-    PortForward,
-    /// `pods/proxy`, `services/proxy`, `nodes/proxy`: what comes after it in the path is the backend's.
-    Proxy,
-    /// `pods/eviction`
-    Eviction,
-    /// `namespaces/finalize`
-    Finalize,
-}
-
-impl Subresource {
-    /// As it is in paths.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Scale => "scale",
-            Self::Binding => "binding",
-            Self::Log => "log",
-            Self::Exec => "exec",
-            Self::Attach => "attach",
-            Self::PortForward => "portforward",
-            Self::Proxy => "proxy",
-            Self::Eviction => "eviction",
-            Self::Finalize => "finalize",
-        }
-    }
-}
-
-/// A column of the server-side table that `kubectl get` prints.
-#[derive(Clone, Copy, Debug)]
-pub struct Column {
-    /// Heading.
-    pub name: &'static str,
-    /// OpenAPI type: `string`, `integer`, `date`.
-    pub kind: &'static str,
-    /// OpenAPI format, mostly empty; `name` for the name column.
-    pub format: &'static str,
-    /// 0: always shown; 1: with `-o wide`.
-    pub priority: u8,
-    /// Help text.
-    pub description: &'static str,
-}
-
-/// How a kind that is stored in another kind's form is shown: both ways, over whole objects.
-pub struct View {
-    /// From the stored form to this kind's.
-    pub from_stored: fn(&Value) -> Value,
-    /// From this kind's form to the stored one.
-    pub to_stored: fn(&Value) -> Value,
-}
-
-/// One kind.
-pub struct Kind {
-    /// Storage identity.
-    pub resource: Resource,
-    /// API group, empty for core.
-    pub group: &'static str,
-    /// API version: `v1`.
-    pub version: &'static str,
-    /// `Pod`
-    pub kind: &'static str,
-    /// `pods`
-    pub plural: &'static str,
-    /// `pod`
-    pub singular: &'static str,
-    /// `po`
-    pub short_names: &'static [&'static str],
-    /// `all`
-    pub categories: &'static [&'static str],
-    /// Namespaced or not.
-    pub scope: Scope,
-    /// Paths below the object.
-    pub subresources: &'static [Subresource],
-    /// Name of the OpenAPI definition: `io.k8s.api.core.v1.Pod`.
-    pub definition: &'static str,
-    /// Fields a field selector may use besides `metadata.name` and `metadata.namespace`, with their JSON path; `a|b` is
-    /// the first of them that is not empty.
-    pub fields: &'static [&'static str],
-    /// Other names of fields in field selectors, each with the indexed path that it means.
-    pub labels: &'static [(&'static str, &'static str)],
-    /// Whether `metadata.generation` counts changes, beginning with 1.
-    pub generation: bool,
-    /// Whether an update changes what `metadata.generation` counts, given (new, old): mostly the spec.
-    pub counts: fn(&Value, &Value) -> bool,
-    /// What a write of `status` leaves as it was, as paths.
-    pub status_keeps: &'static [&'static [&'static str]],
-    /// Whether a `PUT` of an object that is not there makes it.
-    pub create_on_update: bool,
-    /// Whether upstream answers its readers from a cache, which does not page and waits for versions to come.
-    pub cached: bool,
-    /// Whether a `PUT` must name the `resourceVersion` that it replaces.
-    pub revision_on_update: bool,
-    /// Set for a kind that shows objects stored as another (`events.k8s.io` over core events). Defaults,
-    /// preparation, validation and table cells all see the stored form.
-    pub view: Option<View>,
-    /// Fills in what upstream fills in when a client leaves it out.
-    pub defaults: fn(&mut Value),
-    /// Called on create between defaults and admission: drops what a client may not set (status, ...).
-    pub prepare_create: fn(&mut Value),
-    /// Called on update of the main resource with (new, old): carries over what a client may not change
-    /// (status), before validation.
-    pub prepare_update: fn(&mut Value, &Value),
-    /// The same for a write of `status`.
-    pub prepare_status: fn(&mut Value, &Value),
-    /// Validates the whole object; `old` is there on update. Empty when valid.
-    pub validate: fn(&Value, Option<&Value>) -> Vec<Cause>,
-    /// Validates what a write of `status` or `finalize` made, given (subresource, new, old).
-    pub validate_sub: fn(Subresource, &Value, &Value) -> Vec<Cause>,
-    /// Warnings shown by kubectl (`Warning:` header) about a legal object.
-    pub warnings: fn(&Value) -> Vec<String>,
-    /// The same about a new object as its client meant it: with defaults, before anything is prepared.
-    pub early_warnings: fn(&Value) -> Vec<String>,
-    /// The same for an update, given (new, old).
-    pub update_warnings: fn(&Value, &Value) -> Vec<String>,
-    /// The same about what a write of `status` made.
-    pub status_warnings: fn(&Value) -> Vec<String>,
-    /// Whether a deletion that does not say otherwise leaves the dependents behind.
-    pub orphans: bool,
-    /// What to use instead, for kubectl to show with every answer.
-    pub deprecated: Option<&'static str>,
-    /// Table columns.
-    pub columns: &'static [Column],
-    /// Cells of one object in the order of `columns`; the second argument is now, in Unix
-    /// seconds, for ages.
-    pub cells: fn(&Value, i64) -> Vec<Value>,
-}
-
-impl std::fmt::Debug for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kind").field("group", &self.group).field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
-impl Kind {
-    /// `v1` or `apps/v1`, as objects spell it.
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
-    }
-
-    /// Whether the kind has this subresource.
-    pub fn has(&self, sub: Subresource) -> bool {
-        self.subresources.contains(&sub)
+    #[test]
+    fn no_two_kinds_clash() {
+        let rows = builtin().all().to_vec();
+        assert!(rows.len() >= 19, "{} kinds", rows.len());
+        Catalogue::new(rows).unwrap();
     }
 }

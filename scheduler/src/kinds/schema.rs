@@ -6,16 +6,17 @@
 
 mod presence;
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use k8s_openapi::{
-    api::{
-        apps, authentication, authorization, autoscaling, coordination, core, discovery, events, networking,
-        node, policy,
-    },
+    api::{authentication, authorization, autoscaling, core, policy},
     apimachinery::pkg::{apis::meta::v1 as meta, version},
 };
 
@@ -44,14 +45,46 @@ pub enum Type {
     IntOrString,
     /// A resource quantity: text or a number.
     Quantity,
-    /// An object of a named type.
-    Object(String),
+    /// An object of this type.
+    Object(ObjectType),
     /// A list.
     List(Box<Type>),
     /// Free keys, values of one type.
     Map(Box<Type>),
     /// Anything at all.
     Any,
+}
+
+/// The type of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectType {
+    /// One of the published types, by its name.
+    Published(Cow<'static, str>),
+    /// One that its kind brought along, with the name that it is published under.
+    Own(Arc<(String, Definition)>),
+}
+
+impl ObjectType {
+    /// The published type of this name.
+    pub const fn published(name: &'static str) -> Self {
+        Self::Published(Cow::Borrowed(name))
+    }
+
+    /// `io.k8s.api.core.v1.PodSpec`
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Published(name) => name,
+            Self::Own(own) => &own.0,
+        }
+    }
+
+    /// What is known of it; `None` of a published name that no kind reaches.
+    pub fn definition(&self) -> Option<&Definition> {
+        match self {
+            Self::Published(name) => schema().definition(name),
+            Self::Own(own) => Some(&own.1),
+        }
+    }
 }
 
 /// How server-side apply merges a list.
@@ -130,26 +163,8 @@ fn add_roots(generator: &mut SchemaGenerator) {
     fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
         generator.subschema_for::<T>();
     }
-    add::<core::v1::Namespace>(generator);
-    add::<core::v1::Node>(generator);
-    add::<core::v1::Pod>(generator);
-    add::<core::v1::PodTemplate>(generator);
-    add::<core::v1::ReplicationController>(generator);
-    add::<core::v1::Service>(generator);
-    add::<core::v1::Endpoints>(generator);
-    add::<core::v1::ConfigMap>(generator);
-    add::<core::v1::Secret>(generator);
-    add::<core::v1::ServiceAccount>(generator);
-    add::<core::v1::Event>(generator);
+    super::describe(generator);
     add::<core::v1::Binding>(generator);
-    add::<events::v1::Event>(generator);
-    add::<coordination::v1::Lease>(generator);
-    add::<discovery::v1::EndpointSlice>(generator);
-    add::<apps::v1::Deployment>(generator);
-    add::<apps::v1::ReplicaSet>(generator);
-    add::<networking::v1::Ingress>(generator);
-    add::<networking::v1::IngressClass>(generator);
-    add::<node::v1::RuntimeClass>(generator);
     add::<autoscaling::v1::Scale>(generator);
     add::<policy::v1::Eviction>(generator);
     add::<authentication::v1::SelfSubjectReview>(generator);
@@ -167,11 +182,6 @@ impl Schema {
     /// The type with this name (`io.k8s.api.core.v1.PodSpec`).
     pub fn definition(&self, name: &str) -> Option<&Definition> {
         self.definitions.get(name)
-    }
-
-    /// The type with this name, and the name as the schema keeps it.
-    pub fn named(&self, name: &str) -> Option<(&str, &Definition)> {
-        self.definitions.get_key_value(name).map(|(name, definition)| (name.as_str(), definition))
     }
 
     /// The names of all types.
@@ -302,7 +312,9 @@ fn named_type(name: &str, all: &Map<String, Value>) -> Type {
         "Time" => Type::Time,
         "MicroTime" => Type::MicroTime,
         _ => match all.get(name) {
-            Some(node) if node.get("properties").is_some() => Type::Object(name.to_owned()),
+            Some(node) if node.get("properties").is_some() => {
+                Type::Object(ObjectType::Published(name.to_owned().into()))
+            }
             Some(node) => type_of(node, all),
             None => Type::Any,
         },
@@ -325,7 +337,7 @@ mod tests {
         assert_eq!(spec("nodeSelector"), Type::Map(Box::new(Type::String)));
         assert_eq!(
             spec("containers"),
-            Type::List(Box::new(Type::Object("io.k8s.api.core.v1.Container".into())))
+            Type::List(Box::new(Type::Object(ObjectType::Published("io.k8s.api.core.v1.Container".into()))))
         );
         assert_eq!(field("io.k8s.api.core.v1.Secret", "data").ty, Type::Map(Box::new(Type::Bytes)));
         let limits = field("io.k8s.api.core.v1.ResourceRequirements", "limits").ty;

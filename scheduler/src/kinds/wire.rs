@@ -209,9 +209,9 @@ fn value(ty: &Type, raw: Raw<'_>, depth: u32) -> Result<Value, WireError> {
         Type::Time | Type::MicroTime => time(ty, raw.bytes()?)?,
         Type::Quantity => first_text(raw.bytes()?)?.into(),
         Type::IntOrString => int_or_string(raw.bytes()?)?,
-        Type::Object(name) => {
+        Type::Object(of) => {
             let mut object = Map::new();
-            message(name, name, raw.bytes()?, &mut object, depth + 1)?;
+            message(of.name(), of.name(), raw.bytes()?, &mut object, depth + 1)?;
             object.into()
         }
         // FieldsV1 and RawExtension: one field that holds JSON.

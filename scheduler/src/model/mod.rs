@@ -11,6 +11,6 @@ pub mod syntax;
 
 pub use chain::Chain;
 pub use encode::{encode, encode_pretty, in_order};
-pub use object::{Fields, Key, Object, ObjectError, Resource, Revision};
+pub use object::{Fields, Key, Object, ObjectError, Paths, Resource, Revision};
 pub use selector::{FieldSelector, LabelSelector, Requirement, SelectorError};
 pub use status::{ApiError, Cause, Reason};

@@ -1,15 +1,24 @@
 //! Objects as the store keeps them: canonical JSON bytes plus the little that selectors and owners need.
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt,
+    ops::Range,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-/// A resource as the REST path and `kubectl` name it: `pods`, `deployments.apps`. Interned: cheap to copy and
-/// compare.
+/// A resource as the REST path and `kubectl` name it: `pods`, `deployments.apps`. Cheap to copy and compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Resource(pub &'static str);
+
+/// The names that came about while the process runs. Each is kept for good, once: there are as many as kinds were ever
+/// defined, and everything that is stored bears one.
+static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
 
 impl Resource {
     /// core/v1
@@ -48,6 +57,18 @@ impl Resource {
     pub const INGRESS_CLASSES: Self = Self("ingressclasses.networking.k8s.io");
     /// node.k8s.io/v1
     pub const RUNTIME_CLASSES: Self = Self("runtimeclasses.node.k8s.io");
+
+    /// The resource of this name in a group, which is empty for core.
+    pub fn named(plural: &str, group: &str) -> Self {
+        let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name.as_str()) {
+            return Self(known);
+        }
+        let name: &'static str = Box::leak(name.into_boxed_str());
+        names.insert(name);
+        Self(name)
+    }
 }
 
 impl fmt::Debug for Resource {
@@ -110,20 +131,34 @@ impl fmt::Display for Key {
     }
 }
 
-/// Values by the paths that they stand at. There are a few for each of many objects: a list takes less than a tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fields(Box<[(&'static str, Box<str>)]>);
+/// The paths that a kind's objects are indexed by, shared by all of them.
+pub type Paths = Arc<[Cow<'static, str>]>;
 
-impl Fields {
-    /// The value at a path; `None` when the object has none there.
-    pub fn get(&self, path: &str) -> Option<&str> {
-        self.0.iter().find(|(at, _)| *at == path).map(|(_, value)| &**value)
-    }
+/// Values by the paths that they stand at. There are a few for each of many objects: they share the paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    paths: Paths,
+    /// One for each path; `None` when the object has nothing there.
+    values: Box<[Option<Box<str>>]>,
 }
 
-impl FromIterator<(&'static str, String)> for Fields {
-    fn from_iter<I: IntoIterator<Item = (&'static str, String)>>(values: I) -> Self {
-        Self(values.into_iter().map(|(path, value)| (path, value.into())).collect())
+impl Fields {
+    /// What `value` finds at each of the paths.
+    pub fn new(paths: &Paths, value: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            paths: paths.clone(),
+            values: paths.iter().map(|path| value(path).map(String::into_boxed_str)).collect(),
+        }
+    }
+
+    /// The value at a path; `None` when the object has none there.
+    pub fn get(&self, path: &str) -> Option<&str> {
+        self.values[self.paths.iter().position(|at| at == path)?].as_deref()
+    }
+
+    /// Whether these are the values at exactly these paths.
+    pub fn are_at(&self, paths: &Paths) -> bool {
+        self.paths == *paths
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Request<'a> {
     /// What is being done.
     pub operation: Operation,
     /// To which kind.
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     /// To which subresource; `None` for the object itself.
     pub subresource: Option<Subresource>,
     /// Where.
@@ -54,7 +54,7 @@ pub struct Request<'a> {
 /// A new object after validation.
 pub struct Checked<'a> {
     /// Of which kind.
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     /// The object's name.
     pub name: &'a str,
     /// The object as it will be stored.

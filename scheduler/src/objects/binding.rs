@@ -90,10 +90,11 @@ impl Objects {
         options: &WriteOptions,
         undo: &mut Undo,
     ) -> Result<Change, ApiError> {
-        let kind = row(Resource::PODS)?;
+        let kinds = self.kinds();
+        let kind = &**row(&kinds, Resource::PODS)?;
         let (namespace, name) = (Some(&*binding.namespace), &*binding.name);
         let sub = Some(Subresource::Binding);
-        let target = Target { kind, namespace, name, sub };
+        let target = Target { kinds: &kinds, kind, namespace, name, sub };
         let stored = self.stored(&target.key());
         let current = stored.ok_or_else(|| ApiError::not_found(kind.resource, name))?;
         let old = decode(&current)?;

@@ -16,7 +16,7 @@ pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> 
         return Err(ApiError::new(Reason::BadRequest, "the request body is not a JSON object"));
     };
     let api_version = kind.api_version();
-    for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", kind.kind)] {
+    for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", &*kind.kind)] {
         let slot = object.entry(field).or_insert(Value::Null);
         if slot.as_str().is_none_or(str::is_empty) {
             *slot = expected.into();
@@ -24,7 +24,7 @@ pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> 
     }
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     let (version, given) = (text("apiVersion"), text("kind"));
-    if (version, given) == (api_version.as_str(), kind.kind) {
+    if (version, given) == (api_version.as_str(), &*kind.kind) {
         return Ok(());
     }
     Err(ApiError::new(Reason::BadRequest, not_of(kind, version, given)))
@@ -32,9 +32,9 @@ pub(super) fn check_type(kind: &Kind, body: &mut Value) -> Result<(), ApiError> 
 
 /// Upstream's words about a body that says that it is something else.
 fn not_of(kind: &Kind, version: &str, given: &str) -> String {
-    let expected = kind.kind;
+    let expected = &kind.kind;
     let (group, short) = version.split_once('/').unwrap_or(("", version));
-    let known = kinds::by_gvk(group, short, given);
+    let known = kinds::builtin().by_gvk(group, short, given);
     if known.is_some_and(|known| known.resource == kind.resource) {
         return other_version(version, kind);
     }
@@ -124,14 +124,14 @@ pub(super) fn check_fields(
 /// An object of a kind in the form that the store has it in.
 pub(super) fn to_stored(kind: &Kind, object: Value) -> Value {
     match &kind.view {
-        Some(view) => (view.to_stored)(&object),
+        Some(view) => view.to_stored(&object),
         None => object,
     }
 }
 
 /// The draft of an object that has passed everything.
 pub(super) fn draft(kind: &Kind, key: Key, object: &Value) -> Result<Draft, ApiError> {
-    Draft::new(key, object, kind.fields).map_err(|e| ApiError::new(Reason::InternalError, e.to_string()))
+    Draft::new(key, object, &kind.fields).map_err(|e| ApiError::new(Reason::InternalError, e.to_string()))
 }
 
 /// The name in the patched object is the one in the URL.

@@ -29,19 +29,20 @@ impl Objects {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
-        self.create_checked(row(resource)?, namespace, body, options, false).await
+        let kinds = self.kinds();
+        self.create_checked(row(&kinds, resource)?, namespace, body, options, false).await
     }
 
     /// Creation; `recorded` when `metadata.managedFields` already tells of this write, as after an apply.
     pub(super) async fn create_checked(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         mut body: Value,
         options: &WriteOptions,
         recorded: bool,
     ) -> Result<Written, ApiError> {
-        let written = options.view.unwrap_or(kind);
+        let written = options.view.as_deref().unwrap_or(kind);
         check_type(written, &mut body)?;
         // As upstream: what does not decode is refused before anything else is looked at.
         let mut warnings = check_fields(written, &mut body, options)?;
@@ -79,7 +80,7 @@ impl Objects {
 
     async fn create_named(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         object: Value,
         options: &WriteOptions,
@@ -95,7 +96,7 @@ impl Objects {
 
     async fn create_once(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         mut object: Value,
         options: &WriteOptions,
@@ -105,11 +106,18 @@ impl Objects {
         let name = meta::text(&object, "name").to_owned();
         if !recorded {
             wipe_metadata(&mut object);
-            ownership::record_write(options.view.unwrap_or(kind), None, &mut object, None, options);
+            ownership::record_write(
+                &self.kinds(),
+                options.view.as_deref().unwrap_or(kind),
+                None,
+                &mut object,
+                None,
+                options,
+            );
         }
-        (kind.defaults)(&mut object);
-        let mut warnings = (kind.early_warnings)(&object);
-        (kind.prepare_create)(&mut object);
+        kind.rules.defaults(&mut object);
+        let mut warnings = kind.rules.early_warnings(&object);
+        kind.rules.prepare_create(&mut object);
         prepare_metadata(kind, namespace, &mut object);
         self.admit(Request {
             operation: Operation::Create,
@@ -125,19 +133,19 @@ impl Objects {
             undo,
         })
         .await?;
-        complete(kind.definition, &mut object);
-        let written = options.view.unwrap_or(kind);
-        let mut causes = (written.validate)(&object, None);
+        complete(&kind.ty, &mut object);
+        let written = options.view.as_deref().unwrap_or(kind);
+        let mut causes = written.rules.validate(&object, None);
         if causes.is_empty() {
             causes = kinds::validate_create(&object);
         }
         if !causes.is_empty() {
-            return Err(ApiError::invalid(kind.group, kind.kind, &name, causes));
+            return Err(ApiError::invalid(&kind.group, &kind.kind, &name, causes));
         }
         let checked = Checked { kind, name: &name, object: &object, objects: self };
         self.inner.admission.iter().try_for_each(|plugin| plugin.check(&checked))?;
-        settle(kind.definition, &mut object);
-        warnings.extend((kind.warnings)(&object));
+        settle(&kind.ty, &mut object);
+        warnings.extend(kind.rules.warnings(&object));
         let key = key(kind.resource, namespace, &name);
         let draft = draft(kind, key.clone(), &object)?;
         if options.dry_run {

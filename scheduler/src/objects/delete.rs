@@ -43,7 +43,8 @@ impl Objects {
         delete: &DeleteOptions,
         options: &WriteOptions,
     ) -> Result<Deleted, ApiError> {
-        let target = Target { kind: row(resource)?, namespace, name, sub: None };
+        let kinds = self.kinds();
+        let target = Target { kinds: &kinds, kind: row(&kinds, resource)?, namespace, name, sub: None };
         for _ in 0..ATTEMPTS {
             let current = self.stored(&target.key()).ok_or_else(|| ApiError::not_found(resource, name))?;
             check_preconditions(target, delete, &current)?;
@@ -113,13 +114,13 @@ fn check_preconditions(target: Target<'_>, delete: &DeleteOptions, current: &Obj
     // The kind stands where the resource is mostly told.
     let conflict = |why: &str| {
         let Kind { group, kind, .. } = target.kind;
-        let named = if group.is_empty() { (*kind).to_owned() } else { format!("{kind}.{group}") };
+        let named = if group.is_empty() { kind.clone().into_owned() } else { format!("{kind}.{group}") };
         let message = format!("Operation cannot be fulfilled on {named} {:?}: {why}", target.name);
         let error = ApiError::new(Reason::Conflict, message);
         Err(ApiError {
             name: target.name.to_owned(),
-            group: (*group).to_owned(),
-            kind: (*kind).to_owned(),
+            group: group.clone().into_owned(),
+            kind: kind.clone().into_owned(),
             ..error
         })
     };

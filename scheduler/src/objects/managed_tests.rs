@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::kinds;
 
-fn options(manager: &str, view: Option<&'static Kind>) -> WriteOptions {
-    WriteOptions { view, ..WriteOptions::controller(manager) }
+fn options(manager: &str, view: Option<&Arc<Kind>>) -> WriteOptions {
+    WriteOptions { view: view.cloned(), ..WriteOptions::controller(manager) }
 }
 
 async fn machine() -> Objects {
@@ -33,7 +33,7 @@ fn event() -> Value {
 #[tokio::test]
 async fn fields_of_an_event_are_owned_in_the_version_that_they_were_written_in() {
     let objects = machine().await;
-    let view = kinds::by_path("events.k8s.io", "v1", "events").unwrap();
+    let view = kinds::builtin().by_path("events.k8s.io", "v1", "events").unwrap();
     let new = event();
     let made =
         objects.create(Resource::EVENTS, Some("default"), new, &options("m1", Some(view))).await.unwrap();
@@ -60,7 +60,7 @@ async fn fields_of_an_event_are_owned_in_the_version_that_they_were_written_in()
 #[tokio::test]
 async fn an_event_is_applied_and_patched_in_the_form_of_its_version() {
     let objects = machine().await;
-    let view = kinds::by_path("events.k8s.io", "v1", "events").unwrap();
+    let view = kinds::builtin().by_path("events.k8s.io", "v1", "events").unwrap();
     let patch = async |patch: Patch, manager: &str| {
         objects
             .patch(Resource::EVENTS, Some("default"), "e", None, patch, &options(manager, Some(view)))

@@ -11,8 +11,9 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 
 use crate::{
-    kinds::{self, Kind},
+    kinds::{Catalogue, Kind},
     model::{ApiError, Cause, FieldSelector, Key, LabelSelector, Object, Reason, Resource, Revision},
+    registry::Registry,
     store::{Store, StoreError},
 };
 
@@ -79,7 +80,7 @@ pub struct WriteOptions {
     pub source: Option<bytes::Bytes>,
     /// The kind that the client writes, where it is a view of the stored one: bodies are of its type, and it has rules
     /// of its own.
-    pub view: Option<&'static Kind>,
+    pub view: Option<Arc<Kind>>,
 }
 
 impl WriteOptions {
@@ -196,6 +197,7 @@ pub struct Objects {
 
 struct Inner {
     store: Arc<dyn Store>,
+    registry: Arc<Registry>,
     admission: Vec<Arc<dyn Admission>>,
 }
 
@@ -206,9 +208,20 @@ impl std::fmt::Debug for Objects {
 }
 
 impl Objects {
-    /// The machine over a store. The chain runs in order, after [`NamespaceLifecycle`], which is always there.
+    /// The machine over a store, for the kinds that are built in and those that come. The chain runs in order, after
+    /// [`NamespaceLifecycle`], which is always there.
     pub fn new(store: Arc<dyn Store>, admission: Vec<Arc<dyn Admission>>) -> Self {
-        Self { inner: Arc::new(Inner { store, admission }) }
+        Self { inner: Arc::new(Inner { store, registry: Arc::default(), admission }) }
+    }
+
+    /// Where kinds come and go.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// The kinds that are served now.
+    pub fn kinds(&self) -> Arc<Catalogue> {
+        self.inner.registry.current()
     }
 
     /// A machine over an empty store in memory, with the namespace `default`: for tests and simulations.
@@ -271,18 +284,18 @@ impl Objects {
     }
 }
 
+/// What a resource is stored as. Whoever asks has found it served, so that its absence means that it has just gone.
+fn row(kinds: &Catalogue, resource: Resource) -> Result<&Arc<Kind>, ApiError> {
+    let gone = || ApiError::new(Reason::NotFound, "the server could not find the requested resource");
+    kinds.by_resource(resource).ok_or_else(gone)
+}
+
 /// The key of an object, by the scope that the caller's namespace tells.
 fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
     match namespace {
         Some(namespace) => Key::namespaced(resource, namespace, name),
         None => Key::cluster(resource, name),
     }
-}
-
-/// The row of a resource; every resource constant has one, so a missing row is a bug of ours.
-fn row(resource: Resource) -> Result<&'static Kind, ApiError> {
-    kinds::by_resource(resource)
-        .ok_or_else(|| ApiError::new(Reason::InternalError, format!("no kind is stored as {resource}")))
 }
 
 impl From<StoreError> for ApiError {

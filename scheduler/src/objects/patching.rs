@@ -28,20 +28,20 @@ pub(super) fn patched(
         if let Patch::Apply(body) = patch {
             return apply_scale(target, old, body, options);
         }
-        let (view, findings) = apply_patch(target.kind, None, &view, patch, options)?;
+        let (view, findings) = apply_patch(target, target.kind, None, &view, patch, options)?;
         return patched_scale(target, old, view, findings, patch, options);
     }
     // A view is patched in the form that its clients know.
-    let kind = options.view.unwrap_or(target.kind);
-    let shown = kind.view.as_ref().map(|view| (view.from_stored)(old));
+    let kind = options.view.as_deref().unwrap_or(target.kind);
+    let shown = kind.view.as_ref().map(|view| view.from_stored(old));
     let old = shown.as_ref().unwrap_or(old);
     let recorded = matches!(patch, Patch::Apply(_));
-    let (mut object, mut findings) = apply_patch(kind, target.sub, old, patch, options)?;
+    let (mut object, mut findings) = apply_patch(target, kind, target.sub, old, patch, options)?;
     if !recorded {
         findings.splice(0..0, options.duplicates.iter().cloned());
     }
     // Refusals quote what the patch made, or the patch itself. Both are made again: it is rare.
-    let unfitting = |why: &str| match (patch, apply_patch(kind, target.sub, old, patch, options)) {
+    let unfitting = |why: &str| match (patch, apply_patch(target, kind, target.sub, old, patch, options)) {
         (Patch::Apply(_), _) => decode::refusal(kind, why),
         (Patch::Strategic(patch), _) => patch::unfitting(&patch::printed(patch), why),
         (_, Ok((made, _))) => patch::unfitting(&made.to_string(), why),
@@ -50,7 +50,7 @@ pub(super) fn patched(
     if let (Patch::Strategic(_), Some(map)) = (patch, object.as_object_mut()) {
         // It goes into the object's type as it is: what it says of the type is not looked at.
         map.insert("apiVersion".to_owned(), kind.api_version().into());
-        map.insert("kind".to_owned(), kind.kind.into());
+        map.insert("kind".to_owned(), (*kind.kind).into());
     }
     check_own_type(kind, &object).map_err(|why| unfitting(&why))?;
     body::check_namespace(kind, target.namespace, &mut object)?;
@@ -79,7 +79,7 @@ fn patched_scale(
     patch: &Patch,
     options: &WriteOptions,
 ) -> Result<Edited, ApiError> {
-    let kind = kinds::body_of(Subresource::Scale).unwrap_or(target.kind);
+    let kind = kinds::body_of(Subresource::Scale).map_or(target.kind, |kind| &**kind);
     let made = scale.to_string();
     let unfitting = |why: &str| match patch {
         Patch::Strategic(patch) => patch::unfitting(&patch::printed(patch), why),
@@ -122,7 +122,7 @@ fn apply_scale(
     if let Some(replicas) = body.pointer("/spec/replicas") {
         config["spec"] = serde_json::json!({"replicas": replicas});
     }
-    let mut object = apply(kind, target.sub, Some(old), &config, options)?;
+    let mut object = apply(target.kinds, kind, target.sub, Some(old), &config, options)?;
     // Only the count is anybody's here, and it is checked as that of any Scale.
     let scale = serde_json::json!({"spec": {"replicas": object.pointer("/spec/replicas")}});
     let edited = subresources::merge(target, old, &scale)?;
@@ -136,7 +136,7 @@ fn apply_scale(
 fn check_own_type(kind: &Kind, object: &Value) -> Result<(), String> {
     let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
     let (version, name) = (text("apiVersion"), text("kind"));
-    if (version, name) == (kind.api_version().as_str(), kind.kind) {
+    if (version, name) == (kind.api_version().as_str(), &*kind.kind) {
         return Ok(());
     }
     Err(format!(
@@ -152,11 +152,12 @@ fn check_uid(target: Target<'_>, old: &Value, object: &Value) -> Result<(), ApiE
     }
     let message = format!("Invalid value: {uid:?}: field is immutable");
     let cause = Cause { reason: "FieldValueInvalid", field: "metadata.uid".to_owned(), message };
-    Err(ApiError::invalid(target.kind.group, target.kind.kind, target.name, vec![cause]))
+    Err(ApiError::invalid(&target.kind.group, &target.kind.kind, target.name, vec![cause]))
 }
 
 fn apply_patch(
-    kind: &'static Kind,
+    target: Target<'_>,
+    kind: &Kind,
     sub: Option<Subresource>,
     old: &Value,
     patch: &Patch,
@@ -166,6 +167,6 @@ fn apply_patch(
         Patch::Json(body) => patch::json(old, body)?,
         Patch::Merge(body) => (patch::merge(old, body)?, Vec::new()),
         Patch::Strategic(body) => (patch::strategic(kind, old, body)?, Vec::new()),
-        Patch::Apply(body) => (apply(kind, sub, Some(old), body, options)?, Vec::new()),
+        Patch::Apply(body) => (apply(target.kinds, kind, sub, Some(old), body, options)?, Vec::new()),
     })
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{List, Objects, Selection, WatchEvent, WatchStream, row, token::Token};
 use crate::{
-    kinds,
+    kinds::{self, Kind},
     model::{ApiError, Object, Reason, Resource, Revision},
     store::{Event, Scan, StoreError, Watcher},
 };
@@ -69,10 +69,12 @@ impl Selection {
 }
 
 /// Only indexed fields can be selected by. Clients' selectors have been checked against what their kind calls its fields.
-fn check_selection(resource: Resource, selection: &Selection) -> Result<(), ApiError> {
-    let kind = row(resource)?;
-    let known =
-        |path: &str| path == "metadata.name" || path == "metadata.namespace" || kind.fields.contains(&path);
+fn check_selection(kind: &Kind, selection: &Selection) -> Result<(), ApiError> {
+    let known = |path: &str| {
+        path == "metadata.name"
+            || path == "metadata.namespace"
+            || kind.fields.iter().any(|field| field == path)
+    };
     match selection.fields.terms.iter().find(|(path, ..)| !known(path)) {
         None => Ok(()),
         Some((path, ..)) => {
@@ -88,7 +90,7 @@ impl Objects {
     /// One page of a list. All pages of a list show the state at the revision of the first, unless the client goes on
     /// with the token that it got when its own had expired.
     pub fn page(&self, resource: Resource, selection: &Selection, page: &Page) -> Result<List, ApiError> {
-        check_selection(resource, selection)?;
+        check_selection(row(&self.kinds(), resource)?, selection)?;
         let namespace = selection.namespace.as_deref();
         let token = page.token.as_deref().map(Token::decode).transpose()?;
         let at = match (&token, page.at) {
@@ -140,7 +142,7 @@ impl Objects {
     ) -> Result<WatchStream, ApiError> {
         let mut ready = VecDeque::new();
         let from = if let Some(revision) = from {
-            check_selection(resource, &selection)?;
+            check_selection(row(&self.kinds(), resource)?, &selection)?;
             revision
         } else {
             let list = self.page(resource, &selection, &Page::default())?;

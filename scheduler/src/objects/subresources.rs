@@ -13,6 +13,7 @@ use crate::{
     kinds::{
         Kind, Subresource,
         decode::{decode_as, refusal_of},
+        schema::ObjectType,
     },
     model::{ApiError, Cause, LabelSelector},
 };
@@ -85,7 +86,7 @@ pub(super) fn merge(target: Target<'_>, old: &Value, body: &Value) -> Result<Edi
 
 /// Whether something is a Scale at all, or why not.
 pub(super) fn check_scale(scale: &Value) -> Result<(), String> {
-    decode_as("io.k8s.api.autoscaling.v1.Scale", &mut scale.clone())
+    decode_as(&ObjectType::published("io.k8s.api.autoscaling.v1.Scale"), &mut scale.clone())
         .map(|_| ())
         .map_err(|error| error.told(None).to_owned())
 }

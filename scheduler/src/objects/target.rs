@@ -4,14 +4,16 @@ use serde_json::Value;
 
 use super::key;
 use crate::{
-    kinds::{Kind, Subresource},
+    kinds::{Catalogue, Kind, Subresource},
     model::{ApiError, Key, Resource},
 };
 
 /// What a write is about.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
-    pub(super) kind: &'static Kind,
+    /// All kinds, as they were when the write began.
+    pub(super) kinds: &'a Catalogue,
+    pub(super) kind: &'a Kind,
     pub(super) namespace: Option<&'a str>,
     pub(super) name: &'a str,
     pub(super) sub: Option<Subresource>,

@@ -33,12 +33,13 @@ impl Objects {
         mut body: Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
-        let kind = row(resource)?;
-        let target = Target { kind, namespace, name, sub };
+        let kinds = self.kinds();
+        let kind = &**row(&kinds, resource)?;
+        let target = Target { kinds: &kinds, kind, namespace, name, sub };
         if sub.is_some_and(subresources::has_own_body) {
             return self.edit(target, options, |old| subresources::merge(target, old, &body)).await;
         }
-        let written = options.view.unwrap_or(kind);
+        let written = options.view.as_deref().unwrap_or(kind);
         body::check_type(written, &mut body)?;
         let mut warnings = body::check_fields(written, &mut body, options)?;
         body::check_namespace(written, namespace, &mut body)?;
@@ -76,7 +77,8 @@ impl Objects {
         patch: Patch,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
-        let target = Target { kind: row(resource)?, namespace, name, sub };
+        let kinds = self.kinds();
+        let target = Target { kinds: &kinds, kind: row(&kinds, resource)?, namespace, name, sub };
         if let (Patch::Apply(body), None) = (&patch, sub) {
             match self.create_by_apply(target, body, options).await {
                 // Somebody else created it in between: apply on top of that.
@@ -99,8 +101,8 @@ impl Objects {
         if self.stored(&target.key()).is_some() {
             return Ok(None);
         }
-        let kind = options.view.unwrap_or(target.kind);
-        let mut object = ownership::apply(kind, None, None, body, options)?;
+        let kind = options.view.as_deref().unwrap_or(target.kind);
+        let mut object = ownership::apply(target.kinds, kind, None, None, body, options)?;
         let uid = meta::text(&object, "uid");
         if !uid.is_empty() {
             let why = format!(
@@ -153,7 +155,8 @@ impl Objects {
         check_preconditions(target, &current, &new)?;
         if !recorded {
             ownership::record_write(
-                options.view.unwrap_or(target.kind),
+                target.kinds,
+                options.view.as_deref().unwrap_or(target.kind),
                 Some(&old),
                 &mut new,
                 target.sub,
@@ -162,8 +165,8 @@ impl Objects {
         }
         self.finish(target, options, &old, &mut new, undo).await?;
         warnings.extend(match target.sub {
-            None => (target.kind.update_warnings)(&new, &old),
-            Some(Subresource::Status) => (target.kind.status_warnings)(&new),
+            None => target.kind.rules.update_warnings(&new, &old),
+            Some(Subresource::Status) => target.kind.rules.status_warnings(&new),
             Some(_) => Vec::new(),
         });
         if unchanged(&old, &new) {
@@ -195,18 +198,18 @@ impl Objects {
         new: &mut Value,
         undo: &mut Undo,
     ) -> Result<(), ApiError> {
-        let Target { kind, namespace, name, sub } = target;
+        let Target { kind, namespace, name, sub, .. } = target;
         carry_metadata(old, new);
         match sub {
             Some(sub) => {
                 subresources::restrict(kind, sub, old, new);
                 if sub == Subresource::Status {
-                    (kind.prepare_status)(new, old);
+                    kind.rules.prepare_status(new, old);
                 }
             }
-            None => (kind.prepare_update)(new, old),
+            None => kind.rules.prepare_update(new, old),
         }
-        (kind.defaults)(new);
+        kind.rules.defaults(new);
         self.admit(Request {
             operation: Operation::Update,
             kind,
@@ -221,15 +224,15 @@ impl Objects {
             undo,
         })
         .await?;
-        complete(kind.definition, new);
-        let causes = faults(options.view.unwrap_or(kind), target, new, old);
+        complete(&kind.ty, new);
+        let causes = faults(options.view.as_deref().unwrap_or(kind), target, new, old);
         if !causes.is_empty() {
-            return Err(ApiError::invalid(kind.group, kind.kind, name, causes));
+            return Err(ApiError::invalid(&kind.group, &kind.kind, name, causes));
         }
-        settle(kind.definition, new);
+        settle(&kind.ty, new);
         // A status is no wish, and where a pod runs is the scheduler's answer to one.
         let counted = !matches!(sub, Some(Subresource::Status | Subresource::Binding));
-        if kind.generation && counted && (kind.counts)(new, old) {
+        if kind.generation && counted && kind.rules.counts(new, old) {
             meta::raise_generation(new, old);
         }
         Ok(())
@@ -243,9 +246,9 @@ fn faults(written: &Kind, target: Target<'_>, new: &Value, old: &Value) -> Vec<C
         let mut causes = kinds::validate_update(new, old);
         causes.extend(match target.sub {
             Some(sub @ (Subresource::Status | Subresource::Finalize)) => {
-                (target.kind.validate_sub)(sub, new, old)
+                target.kind.rules.validate_sub(sub, new, old)
             }
-            sub => (written.validate)(new, Some(&subresources::before(sub, old, new))),
+            sub => written.rules.validate(new, Some(&subresources::before(sub, old, new))),
         });
         causes
     };
@@ -272,7 +275,7 @@ fn revision_needed(target: Target<'_>) -> ApiError {
         field: "metadata.resourceVersion".to_owned(),
         message: "Invalid value: 0: must be specified for an update".to_owned(),
     };
-    ApiError::invalid(target.kind.group, target.kind.plural, target.name, vec![cause])
+    ApiError::invalid(&target.kind.group, &target.kind.plural, target.name, vec![cause])
 }
 
 /// The revision and the uid that the client names are the stored ones.

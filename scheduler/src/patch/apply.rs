@@ -32,10 +32,10 @@ pub fn apply(
     if config.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(PatchError::Malformed("metadata.managedFields must be nil".to_owned()));
     }
-    if let Some(problems) = check(kind.definition, config) {
+    if let Some(problems) = check(&kind.ty, config) {
         return Err(PatchError::Failed(typed_patch_error(kind, config, &problems)));
     }
-    let shape = Shape::of_definition(kind.definition);
+    let shape = Shape::of_object(&kind.ty);
     let set = to_set(shape, config).without_subtrees(&reset(kind, writer.subresource));
     let step = Step { kind, shape, config, set, writer };
     match step.run(live, force) {
@@ -99,7 +99,7 @@ impl Step<'_> {
             self.writer.now.clone_into(&mut entry.time);
         }
         self.follow_last_applied(&mut after);
-        complete(self.kind.definition, &mut after);
+        complete(&self.kind.ty, &mut after);
         managers.store(&mut after);
         Ok(after)
     }
@@ -185,7 +185,7 @@ impl Conflicts {
 /// The body of an apply names its own type.
 fn check_type(kind: &Kind, config: &Value) -> Result<(), PatchError> {
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
-    if (text("apiVersion"), text("kind")) == (kind.api_version().as_str(), kind.kind) {
+    if (text("apiVersion"), text("kind")) == (kind.api_version().as_str(), &*kind.kind) {
         return Ok(());
     }
     let (group, version) = match text("apiVersion").split_once('/') {

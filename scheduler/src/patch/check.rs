@@ -10,12 +10,12 @@ use super::{
     golang::{go_type, literal, spelled},
     typed::{Items, Shape},
 };
-use crate::kinds::schema::{Field, Type, schema};
+use crate::kinds::schema::{Field, ObjectType, Type};
 
-/// All that is wrong with an object of the type called `definition`; `None` when nothing is.
-pub(super) fn check(definition: &str, object: &Value) -> Option<String> {
+/// All that is wrong with an object of type `ty`; `None` when nothing is.
+pub(super) fn check(ty: &ObjectType, object: &Value) -> Option<String> {
     let mut checker = Checker::default();
-    checker.value(&Type::Object(definition.to_owned()), None, object);
+    checker.value(&Type::Object(ty.clone()), None, object);
     match checker.problems.as_slice() {
         [] => None,
         [one] => Some(one.clone()),
@@ -34,7 +34,7 @@ impl Checker {
         match (ty, value) {
             // A null is of every type.
             (_, Value::Null) | (Type::Any, _) => {}
-            (Type::Object(name), value) => match (schema().definition(name), value) {
+            (Type::Object(of), value) => match (of.definition(), value) {
                 (None, _) => {}
                 (Some(definition), Value::Object(map)) => {
                     for (name, value) in map {

@@ -9,11 +9,11 @@ use super::*;
 use crate::{kinds, model::Resource};
 
 fn deployment() -> &'static Kind {
-    kinds::by_resource(Resource::DEPLOYMENTS).unwrap()
+    kinds::builtin().by_resource(Resource::DEPLOYMENTS).unwrap()
 }
 
 fn writer<'a>(manager: &'a str) -> Writer<'a> {
-    Writer { manager, subresource: None, now: "2026-01-01T00:00:00Z" }
+    Writer { manager, subresource: None, now: "2026-01-01T00:00:00Z", kinds: kinds::builtin() }
 }
 
 /// Parts of a Deployment in any combination: labels, replicas, containers with images, environment and ports.

@@ -8,7 +8,7 @@ use super::{
     typed::{Comparison, Shape, compare},
 };
 use crate::kinds::{
-    self, Kind, Subresource,
+    Kind, Subresource,
     schema::{complete, drop_empties},
 };
 
@@ -176,7 +176,7 @@ impl Managers {
         let (written, version) = (change.written(), kind.api_version());
         for entry in &mut self.0 {
             let other = Some(&entry.api_version).filter(|other| **other != version);
-            match other.and_then(|other| kinds::in_version(kind, other)) {
+            match other.and_then(|other| writer.kinds.in_version(kind, other)) {
                 None => entry.fields = entry.fields.difference(&written).difference(&change.removed),
                 // Fields of another version of the kind are compared in that version.
                 Some((other, convert)) => {
@@ -225,7 +225,7 @@ impl Managers {
 
 /// What a write of `writer` changed within its reach.
 fn change(kind: &Kind, before: &Value, after: &Value, writer: &Writer<'_>) -> Comparison {
-    let shape = Shape::of_definition(kind.definition);
+    let shape = Shape::of_object(&kind.ty);
     compare(shape, Some(before), Some(after)).without_subtrees(&reset(kind, writer.subresource))
 }
 
@@ -269,7 +269,7 @@ pub fn record_update(kind: &Kind, live: Option<&Value>, object: &mut Value, writ
     // An object that nobody tracked so far stays untracked until somebody applies it.
     if live.is_none() || !managers.0.is_empty() {
         let before = live.map_or_else(|| nothing(kind), |live| comparable(kind, live));
-        drop_empties(kind.definition, object);
+        drop_empties(&kind.ty, object);
         managers.update(kind, &before, &comparable(kind, object), writer);
         managers.join_ancient();
     }
@@ -279,14 +279,14 @@ pub fn record_update(kind: &Kind, live: Option<&Value>, object: &mut Value, writ
 /// An object of the kind that nobody has set anything in.
 pub(super) fn nothing(kind: &Kind) -> Value {
     let mut object = Value::Object(Map::new());
-    complete(kind.definition, &mut object);
+    complete(&kind.ty, &mut object);
     object
 }
 
 /// The object without its bookkeeping, with all that it always shows.
 pub(super) fn comparable(kind: &Kind, object: &Value) -> Value {
     let mut object = without_managed_fields(object);
-    complete(kind.definition, &mut object);
+    complete(&kind.ty, &mut object);
     object
 }
 

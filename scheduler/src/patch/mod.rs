@@ -24,7 +24,7 @@ pub use managed::record_update;
 pub use plain::merge;
 
 use crate::{
-    kinds::Kind,
+    kinds::{Catalogue, Kind},
     model::{ApiError, Reason},
 };
 
@@ -83,8 +83,8 @@ pub fn json(object: &Value, patch: &Value) -> Result<(Value, Vec<String>), Patch
 
 /// Strategic merge, by the merge keys of the kind's type.
 pub fn strategic(kind: &Kind, object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let merged = strategic::merge(kind.definition, object, patch)?;
-    match restore::fault(kind.definition, &merged) {
+    let merged = strategic::merge(&kind.ty, object, patch)?;
+    match restore::fault(&kind.ty, &merged) {
         Some(why) => Err(PatchError::Unfitting { patch: golang::spelled(patch), why }),
         None => Ok(merged),
     }
@@ -116,4 +116,6 @@ pub struct Writer<'a> {
     pub subresource: Option<&'a str>,
     /// RFC 3339, whole seconds.
     pub now: &'a str,
+    /// The kinds, to compare fields of other versions in theirs.
+    pub kinds: &'a Catalogue,
 }

@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 use super::golang::go_type;
-use crate::kinds::schema::{Type, schema};
+use crate::kinds::schema::{ObjectType, Type};
 
-/// The first field of an object of the type called `definition` that its type cannot hold.
-pub(super) fn fault(definition: &str, object: &Value) -> Option<String> {
-    value_fault(&Type::Object(definition.to_owned()), object)
+/// The first field of an object of type `ty` that its type cannot hold.
+pub(super) fn fault(ty: &ObjectType, object: &Value) -> Option<String> {
+    value_fault(&Type::Object(ty.clone()), object)
 }
 
 fn value_fault(ty: &Type, value: &Value) -> Option<String> {
@@ -19,7 +19,7 @@ fn value_fault(ty: &Type, value: &Value) -> Option<String> {
     };
     match (ty, value) {
         (_, Value::Null) => None,
-        (Type::Object(name), value) => match (schema().definition(name), value) {
+        (Type::Object(of), value) => match (of.definition(), value) {
             (None, _) => None,
             (Some(definition), Value::Object(map)) => {
                 definition.fields.iter().find_map(|(name, field)| value_fault(&field.ty, map.get(name)?))

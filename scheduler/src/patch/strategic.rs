@@ -12,7 +12,7 @@ use super::{
     PatchError,
     golang::{go_type, json_type, spelled},
 };
-use crate::kinds::schema::{Definition, Field, Type, schema};
+use crate::kinds::schema::{Definition, Field, ObjectType, Type};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -21,42 +21,42 @@ const SET_ORDER: &str = "$setElementOrder/";
 
 type Object = Map<String, Value>;
 
-/// Merges `patch` into an object of the type called `definition`.
-pub(super) fn merge(definition: &str, object: &Value, patch: &Value) -> Result<Value, PatchError> {
+/// Merges `patch` into an object of type `ty`.
+pub(super) fn merge(ty: &ObjectType, object: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Object(patch) = patch else {
         let found = json_type(patch);
         let why = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
         return Err(PatchError::Malformed(why));
     };
     let original = object.as_object().cloned().unwrap_or_default();
-    let shape = Shape::named(definition);
+    let shape = Shape::of_object(ty);
     map(original, patch.clone(), shape).map(Value::Object)
 }
 
 /// What is known of the fields of an object.
 #[derive(Clone, Copy)]
-enum Shape {
-    Struct(&'static str, &'static Definition),
-    Map(&'static Type),
+enum Shape<'a> {
+    Struct(&'a str, &'a Definition),
+    Map(&'a Type),
     Unknown,
 }
 
-impl Shape {
-    fn named(name: &str) -> Self {
-        schema().named(name).map_or(Self::Unknown, |(name, definition)| Self::Struct(name, definition))
+impl<'a> Shape<'a> {
+    fn of_object(ty: &'a ObjectType) -> Self {
+        ty.definition().map_or(Self::Unknown, |definition| Self::Struct(ty.name(), definition))
     }
 
     /// The type's name without its package.
-    fn name(self) -> &'static str {
+    fn name(self) -> &'a str {
         match self {
             Self::Struct(name, _) => name.rsplit('.').next().unwrap_or(name),
             _ => "",
         }
     }
 
-    fn of(ty: &'static Type) -> Self {
+    fn of(ty: &'a Type) -> Self {
         match ty {
-            Type::Object(name) => Self::named(name),
+            Type::Object(of) => Self::of_object(of),
             Type::Map(values) => Self::Map(values),
             Type::List(item) => Self::of(item),
             _ => Self::Unknown,
@@ -64,7 +64,7 @@ impl Shape {
     }
 
     /// The field and what is known of its value.
-    fn field(self, name: &str) -> (Option<&'static Field>, Self) {
+    fn field(self, name: &str) -> (Option<&'a Field>, Self) {
         match self {
             Self::Struct(_, definition) => {
                 let field = definition.fields.get(name);
@@ -81,7 +81,7 @@ fn failed(why: impl Into<String>) -> PatchError {
     PatchError::Failed(why.into())
 }
 
-fn map(mut original: Object, mut patch: Object, shape: Shape) -> Result<Object, PatchError> {
+fn map(mut original: Object, mut patch: Object, shape: Shape<'_>) -> Result<Object, PatchError> {
     if let Some(directive) = patch.get(PATCH) {
         return match directive.as_str() {
             Some("replace") => {
@@ -110,7 +110,7 @@ fn map(mut original: Object, mut patch: Object, shape: Shape) -> Result<Object, 
     Ok(original)
 }
 
-fn field(original: &mut Object, name: String, change: Value, shape: Shape) -> Result<(), PatchError> {
+fn field(original: &mut Object, name: String, change: Value, shape: Shape<'_>) -> Result<(), PatchError> {
     let (field, below) = shape.field(&name);
     let merged = match (original.remove(&name), change) {
         (_, Value::Null) => None,
@@ -130,7 +130,7 @@ fn ordered_list(
     patch: &mut Object,
     name: &str,
     order: &Value,
-    shape: Shape,
+    shape: Shape<'_>,
 ) -> Result<(), PatchError> {
     let mistyped =
         |found: &Value| failed(format!("expected a []interface {{}}, but received a {}", go_type(found)));
@@ -205,8 +205,8 @@ fn no_merge_key(item: &Value, key: &str) -> PatchError {
 fn list(
     old: Vec<Value>,
     change: Vec<Value>,
-    field: Option<&'static Field>,
-    below: Shape,
+    field: Option<&Field>,
+    below: Shape<'_>,
 ) -> Result<Vec<Value>, PatchError> {
     let Some(field) = field.filter(|field| field.merge) else { return Ok(change) };
     if old.is_empty() && change.is_empty() {
@@ -235,7 +235,7 @@ fn keyed_list(
     old: Vec<Value>,
     change: Vec<Value>,
     key: &str,
-    below: Shape,
+    below: Shape<'_>,
 ) -> Result<Vec<Value>, PatchError> {
     let mut before = old;
     let mut named = Vec::with_capacity(change.len());

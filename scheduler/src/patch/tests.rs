@@ -6,15 +6,15 @@ use super::*;
 use crate::{kinds, model::Resource};
 
 fn deployment() -> &'static Kind {
-    kinds::by_resource(Resource::DEPLOYMENTS).unwrap()
+    kinds::builtin().by_resource(Resource::DEPLOYMENTS).unwrap()
 }
 
 fn pod() -> &'static Kind {
-    kinds::by_resource(Resource::PODS).unwrap()
+    kinds::builtin().by_resource(Resource::PODS).unwrap()
 }
 
 fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
-    Writer { manager, subresource: None, now }
+    Writer { manager, subresource: None, now, kinds: kinds::builtin() }
 }
 
 const T1: &str = "2026-01-01T00:00:00Z";
@@ -378,7 +378,7 @@ fn an_applied_object_must_be_of_its_type() {
 fn an_update_owns_what_the_client_sent_and_loses_what_it_left_out() {
     let mut live = json!({"metadata": {"name": "s", "ownerReferences": [{"uid": "u", "name": "o"}]}, "spec": {
         "clusterIP": "10.0.0.1", "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
-    let service = kinds::by_resource(Resource::SERVICES).unwrap();
+    let service = kinds::builtin().by_resource(Resource::SERVICES).unwrap();
     record_update(service, None, &mut live, &writer("one", T1));
     let owned = |object: &Value, who: &str| {
         let entries = object["metadata"]["managedFields"].as_array().unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::fields::FieldSet;
-use crate::kinds::schema::{Definition, Field, ListKind, Type, schema};
+use crate::kinds::schema::{Definition, Field, ListKind, ObjectType, Type};
 
 /// How a value is taken apart.
 #[derive(Clone, Copy)]
@@ -36,17 +36,15 @@ pub(super) enum Items<'a> {
     Keyed(&'a [String]),
 }
 
-impl Shape<'static> {
-    /// The shape of objects of the type called `definition`.
-    pub(super) fn of_definition(definition: &str) -> Self {
-        schema().definition(definition).map_or(Self::Leaf, Self::Struct)
-    }
-}
-
 impl<'a> Shape<'a> {
+    /// The shape of objects of this type.
+    pub(super) fn of_object(ty: &'a ObjectType) -> Self {
+        ty.definition().map_or(Self::Leaf, Self::Struct)
+    }
+
     fn of_type(ty: &'a Type) -> Self {
         match ty {
-            Type::Object(name) => match schema().definition(name) {
+            Type::Object(of) => match of.definition() {
                 Some(definition) if !definition.atomic => Shape::Struct(definition),
                 _ => Shape::Leaf,
             },
@@ -96,7 +94,7 @@ impl<'a> Shape<'a> {
     pub(super) fn step(self, item: &Value) -> Option<String> {
         let Shape::Keyed(keys, ty) = self else { return Some(format!("v:{item}")) };
         let definition = match ty {
-            Type::Object(name) => schema().definition(name),
+            Type::Object(of) => of.definition(),
             _ => None,
         };
         let default = |key: &str| definition?.fields.get(key)?.key_default();

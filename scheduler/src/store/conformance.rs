@@ -8,14 +8,15 @@ use super::{
     Change, Draft, Expect, Keyring, Layout, MemoryStore, OpenError, Scan, SqliteStore, Store, StoreError,
     sqlite::SqliteOptions,
 };
-use crate::model::{Key, Object, Resource, Revision};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 pub(super) fn layout() -> Layout {
+    let none = Paths::default;
     Layout(vec![
-        (Resource::PODS, &["spec.nodeName"]),
-        (Resource::CONFIG_MAPS, &[]),
-        (Resource::SECRETS, &[]),
-        (Resource::NODES, &[]),
+        (Resource::PODS, ["spec.nodeName".into()].into()),
+        (Resource::CONFIG_MAPS, none()),
+        (Resource::SECRETS, none()),
+        (Resource::NODES, none()),
     ])
 }
 
@@ -41,7 +42,7 @@ pub(super) fn key(name: &str) -> Key {
 
 pub(super) fn put(key: &Key, data: &Value, expect: Expect) -> Change {
     let value = json!({"metadata": {"name": &*key.name, "namespace": key.namespace_str()}, "data": data});
-    Change::Put { draft: Draft::new(key.clone(), &value, &[]).unwrap(), expect }
+    Change::Put { draft: Draft::new(key.clone(), &value, &Default::default()).unwrap(), expect }
 }
 
 async fn commit_one(store: &dyn Store, change: Change) -> Arc<Object> {

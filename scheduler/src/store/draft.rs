@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use crate::model::{Fields, Key, Object, Revision, in_order};
+use crate::model::{Fields, Key, Object, Paths, Revision, in_order};
 
 /// A value that is not an object of the API.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub struct Draft {
 
 impl Draft {
     /// Encodes `value` and indexes the `fields` (JSON paths). Any `metadata.resourceVersion` in it is ignored.
-    pub fn new(key: Key, value: &Value, fields: &[&'static str]) -> Result<Self, DraftError> {
+    pub fn new(key: Key, value: &Value, fields: &Paths) -> Result<Self, DraftError> {
         let Some((object, metadata)) =
             value.as_object().and_then(|o| Some((o, o.get("metadata")?.as_object()?)))
         else {
@@ -55,7 +55,7 @@ impl Draft {
         Ok(Self {
             uid: text(metadata.get("uid")).into(),
             labels: Arc::new(strings(metadata.get("labels"))),
-            fields: fields.iter().filter_map(|path| Some((*path, field(value, path)?))).collect(),
+            fields: Fields::new(fields, |path| field(value, path)),
             owners: owners(metadata),
             deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
             key,
@@ -91,7 +91,7 @@ impl Object {
         let mut copy = self.clone();
         copy.revision = revision;
         if let Ok(value) = serde_json::from_slice::<Value>(&self.json)
-            && let Ok(draft) = Draft::new(self.key.clone(), &value, &[])
+            && let Ok(draft) = Draft::new(self.key.clone(), &value, &Paths::default())
         {
             copy.json = draft.at(revision).json;
         }
@@ -179,7 +179,8 @@ mod tests {
             "metadata": {"name": "web", "uid": "u", "labels": {"a": "b"}, "resourceVersion": "7",
                 "zeta": 1, "ownerReferences": [{"uid": "o"}]},
         });
-        let draft = Draft::new(key, &value, &["spec.nodeName", "spec.hostNetwork", "status.phase"]).unwrap();
+        let paths: Paths = ["spec.nodeName", "spec.hostNetwork", "status.phase"].map(Into::into).into();
+        let draft = Draft::new(key, &value, &paths).unwrap();
         let object = draft.at(Revision(42));
         let mut expected = value;
         expected["metadata"]["resourceVersion"] = json!("42");
@@ -197,6 +198,9 @@ mod tests {
     #[test]
     fn a_value_without_metadata_is_refused() {
         let key = Key::cluster(Resource::NODES, "n");
-        assert!(matches!(Draft::new(key, &json!({"kind": "Node"}), &[]), Err(DraftError::NoMetadata { .. })));
+        assert!(matches!(
+            Draft::new(key, &json!({"kind": "Node"}), &Paths::default()),
+            Err(DraftError::NoMetadata { .. })
+        ));
     }
 }

@@ -22,7 +22,7 @@ const CHILD_DIR: &str = "GANTRY_STORE_TEST_DIR";
 fn secret(text: &str) -> Change {
     let key = Key::namespaced(Resource::SECRETS, "default", "s");
     let value = json!({"metadata": {"name": "s"}, "data": {"k": text}});
-    Change::Put { draft: Draft::new(key, &value, &[]).unwrap(), expect: Expect::Absent }
+    Change::Put { draft: Draft::new(key, &value, &Default::default()).unwrap(), expect: Expect::Absent }
 }
 
 #[tokio::test]

@@ -310,7 +310,7 @@ mod tests {
         let key = Key::namespaced(Resource::CONFIG_MAPS, "default", name);
         let value = json!({"metadata": {"name": name}, "data": "x".repeat(bytes)});
         let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
-        let draft = Draft::new(key, &value, &[]).unwrap();
+        let draft = Draft::new(key, &value, &Default::default()).unwrap();
         let events = Stage::new(image).add(vec![Change::Put { draft, expect }]).unwrap();
         image.apply(events);
     }
@@ -344,7 +344,7 @@ mod tests {
             let key = Key::namespaced(Resource::LEASES, "default", "quiet");
             let value = json!({"metadata": {"name": "quiet"}, "n": n});
             let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
-            let draft = Draft::new(key, &value, &[]).unwrap();
+            let draft = Draft::new(key, &value, &Default::default()).unwrap();
             image.apply(Stage::new(&image).add(vec![Change::Put { draft, expect }]).unwrap());
             image.revision()
         };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::model::{Key, Object, Resource, Revision};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod draft;
 mod image;
@@ -36,12 +36,12 @@ pub use watcher::Watcher;
 /// What the store indexes of each resource: the resource and the JSON paths of its selectable fields. A
 /// resource that is not in the layout cannot be stored.
 #[derive(Clone, Debug, Default)]
-pub struct Layout(pub Vec<(Resource, &'static [&'static str])>);
+pub struct Layout(pub Vec<(Resource, Paths)>);
 
 impl Layout {
-    /// The interned resource of this name and its fields.
-    pub fn find(&self, name: &str) -> Option<(Resource, &'static [&'static str])> {
-        self.0.iter().copied().find(|(resource, _)| resource.0 == name)
+    /// The resource of this name and its fields.
+    pub fn find(&self, name: &str) -> Option<&(Resource, Paths)> {
+        self.0.iter().find(|(resource, _)| resource.0 == name)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Both forms of discovery, and what they list.
 
 use super::*;
+use crate::kinds::builtin;
 
 #[test]
 fn kubectls_accept_header_gets_the_aggregated_form() {
@@ -12,7 +13,7 @@ fn kubectls_accept_header_gets_the_aggregated_form() {
 
 #[test]
 fn core_lists_pods_with_their_subresources() {
-    let list = resources("", "v1").unwrap();
+    let list = resources(builtin(), "", "v1").unwrap();
     let resources = list["resources"].as_array().unwrap();
     let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap();
     assert_eq!(find("pods")["shortNames"], json!(["po"]));
@@ -23,10 +24,10 @@ fn core_lists_pods_with_their_subresources() {
 
 #[test]
 fn both_forms_list_the_same_groups() {
-    let legacy = groups(Form::Legacy);
+    let legacy = groups(builtin(), Form::Legacy);
     let names: Vec<&str> =
         legacy["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
-    let aggregated = groups(Form::Aggregated("v2"));
+    let aggregated = groups(builtin(), Form::Aggregated("v2"));
     let items = aggregated["items"].as_array().unwrap();
     assert_eq!(items.iter().map(|g| g["metadata"]["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
     assert!(names.contains(&"apps") && names.contains(&"metrics.k8s.io"));
@@ -37,9 +38,9 @@ fn both_forms_list_the_same_groups() {
 
 #[test]
 fn scale_speaks_autoscaling() {
-    let list = resources("apps", "v1").unwrap();
+    let list = resources(builtin(), "apps", "v1").unwrap();
     let scale =
         list["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").unwrap();
     assert_eq!((scale["group"].as_str(), scale["kind"].as_str()), (Some("autoscaling"), Some("Scale")));
-    assert!(resources("apps", "v2").is_none() && group("nope").is_none());
+    assert!(resources(builtin(), "apps", "v2").is_none() && group(builtin(), "nope").is_none());
 }

@@ -1,8 +1,8 @@
 //! OpenAPI documents: one version 3 document per group and version with an index of them, and one version 2
 //! document of everything. kubectl explains fields, validates and finds its patch parameters by them.
 //!
-//! Built on first use from the kind table, the schemas of `k8s-openapi` and the merge facts; kept as bytes. The
-//! same binary always serves the same bytes, so a hash of them makes the URLs in the index cacheable for ever.
+//! Built on first use from the kinds that are served, the schemas of `k8s-openapi` and the merge facts; kept as bytes.
+//! The same kinds always make the same bytes, so a hash of them makes the URLs in the index cacheable for ever.
 
 mod extras;
 mod paths;
@@ -11,9 +11,10 @@ mod schemas;
 mod v2;
 
 use std::{
-    collections::BTreeMap,
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
     io::Write as _,
-    sync::{LazyLock, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::discovery::EXTRAS;
-use crate::kinds::{self, KUBERNETES_VERSION};
+use crate::kinds::{Catalogue, KUBERNETES_VERSION, Kind};
 
 /// A built document.
 #[derive(Clone, Debug)]
@@ -54,51 +55,106 @@ impl Document {
     }
 }
 
-/// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`, `version`.
-static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
-    let all = schemas::all(extras::schemas());
+/// The documents about the kinds that are served. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct OpenApi {
+    built: Arc<Mutex<Option<Arc<Documents>>>>,
+}
+
+impl OpenApi {
+    /// Those of a catalogue, built when it is another than the last time. What did not change since then is not built
+    /// again. Takes long enough to delay other tasks.
+    pub fn of(&self, kinds: &Arc<Catalogue>) -> Arc<Documents> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = built.as_ref().filter(|known| Arc::ptr_eq(&known.kinds, kinds)) {
+            return known.clone();
+        }
+        let next = Arc::new(Documents::new(kinds, built.as_deref()));
+        *built = Some(next.clone());
+        next
+    }
+}
+
+/// The documents of one catalogue.
+#[derive(Debug)]
+pub struct Documents {
+    kinds: Arc<Catalogue>,
+    /// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`, `version`.
+    by_path: BTreeMap<String, Arc<Document>>,
+    index: Arc<Document>,
+    /// Built when somebody asks: few do.
+    v2: OnceLock<Arc<Document>>,
+}
+
+impl Documents {
+    fn new(kinds: &Arc<Catalogue>, before: Option<&Self>) -> Self {
+        let all = LazyCell::new(|| schemas::all(kinds, extras::schemas()));
+        let mut by_path = BTreeMap::new();
+        for (group, version) in group_versions(kinds) {
+            let path = path_of(group, version);
+            let known = before
+                .filter(|before| same(&before.kinds, kinds, group, version))
+                .and_then(|before| before.by_path.get(&path).cloned());
+            let build = || Arc::new(Document::new(&described(paths_of(kinds, group, version), &all)));
+            by_path.insert(path, known.unwrap_or_else(build));
+        }
+        for (path, paths) in roots::all(kinds) {
+            let known = before.and_then(|before| before.by_path.get(&path).cloned());
+            by_path.insert(path, known.unwrap_or_else(|| Arc::new(Document::new(&described(paths, &all)))));
+        }
+        let links: Map<String, Value> = by_path
+            .iter()
+            .map(|(path, document)| {
+                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+                (path.clone(), json!({"serverRelativeURL": url}))
+            })
+            .collect();
+        let index = Arc::new(Document::new(&json!({ "paths": links })));
+        Self { kinds: kinds.clone(), by_path, index, v2: OnceLock::new() }
+    }
+
+    /// `/openapi/v3`.
+    pub fn index(&self) -> &Arc<Document> {
+        &self.index
+    }
+
+    /// `/openapi/v3/{path}`, where path is `api/v1`, `apis/{group}/{version}`, or one of those above them.
+    pub fn document(&self, path: &str) -> Option<&Arc<Document>> {
+        self.by_path.get(path)
+    }
+
+    /// `/openapi/v2`, as JSON.
+    pub fn v2(&self) -> Arc<Document> {
+        let build = || {
+            let schemas = schemas::all(&self.kinds, extras::schemas());
+            Arc::new(Document::new(&v2::document(&self.kinds, &schemas)))
+        };
+        self.v2.get_or_init(build).clone()
+    }
+}
+
+/// The paths of all documents below `/openapi/v3/`.
+pub fn paths(kinds: &Catalogue) -> Vec<String> {
+    let versions = group_versions(kinds).into_iter().map(|(group, version)| path_of(group, version));
+    versions.chain(roots::all(kinds).into_iter().map(|(path, _)| path)).collect()
+}
+
+/// Whether there is a document at a path below `/openapi/v3/`.
+pub fn is_document(kinds: &Catalogue, path: &str) -> bool {
+    paths(kinds).iter().any(|known| known == path)
+}
+
+fn group_versions(kinds: &Catalogue) -> BTreeSet<(&str, &str)> {
     let extras = EXTRAS.iter().map(|extra| (extra.group, extra.version));
-    let mut versions: Vec<(&str, &str)> =
-        kinds::all().iter().map(|k| (k.group, k.version)).chain(extras).collect();
-    versions.sort_unstable();
-    versions.dedup();
-    let versions =
-        versions.into_iter().map(|(group, version)| (path_of(group, version), group_version(group, version)));
-    versions.chain(roots::all()).map(|(path, paths)| (path, Document::new(&described(paths, &all)))).collect()
-});
-
-static INDEX: LazyLock<Document> = LazyLock::new(|| {
-    let paths: Map<String, Value> = DOCUMENTS
-        .iter()
-        .map(|(path, document)| {
-            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-            (path.clone(), json!({"serverRelativeURL": url}))
-        })
-        .collect();
-    Document::new(&json!({ "paths": paths }))
-});
-
-static V2: LazyLock<Document> =
-    LazyLock::new(|| Document::new(&v2::document(&schemas::all(extras::schemas()))));
-
-/// `/openapi/v3`.
-pub fn index() -> &'static Document {
-    &INDEX
+    kinds.all().iter().map(|kind| (&*kind.group, &*kind.version)).chain(extras).collect()
 }
 
-/// `/openapi/v3/{path}`, where path is `api/v1`, `apis/{group}/{version}`, or one of those above them.
-pub fn document(path: &str) -> Option<&'static Document> {
-    DOCUMENTS.get(path)
-}
-
-/// The paths of all documents.
-pub fn paths() -> impl Iterator<Item = &'static str> {
-    DOCUMENTS.keys().map(String::as_str)
-}
-
-/// `/openapi/v2`, as JSON.
-pub fn v2() -> &'static Document {
-    &V2
+/// Whether the kinds of a version are the same in both.
+fn same(one: &Catalogue, other: &Catalogue, group: &str, version: &str) -> bool {
+    let of = |kinds: &Catalogue| -> Vec<*const Kind> {
+        kinds.all().iter().filter(|kind| kind.is_of(group, version)).map(Arc::as_ptr).collect()
+    };
+    of(one) == of(other)
 }
 
 /// The media type in which kubectl asks for version 2 (`@v1.0+protobuf`, later `.v1.0+protobuf`, follows).
@@ -112,9 +168,9 @@ fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn group_version(group: &str, version: &str) -> Map<String, Value> {
+fn paths_of(kinds: &Catalogue, group: &str, version: &str) -> Map<String, Value> {
     let mut paths = roots::resources(group, version);
-    for kind in kinds::all().iter().filter(|k| (k.group, k.version) == (group, version)) {
+    for kind in kinds.all().iter().filter(|kind| kind.is_of(group, version)) {
         paths.extend(paths::of_kind(kind));
     }
     for extra in EXTRAS.iter().filter(|e| (e.group, e.version) == (group, version)) {

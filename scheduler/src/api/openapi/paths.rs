@@ -20,7 +20,7 @@ pub(super) fn of_kind(kind: &Kind) -> Map<String, Value> {
     } else {
         format!("/apis/{}/{}", kind.group, kind.version)
     };
-    let plural = kind.plural;
+    let plural = &kind.plural;
     let (collection, mut shared) = match kind.scope {
         Scope::Cluster => (format!("{base}/{plural}"), vec![]),
         Scope::Namespaced => (
@@ -41,10 +41,10 @@ pub(super) fn of_kind(kind: &Kind) -> Map<String, Value> {
     shared.insert(0, path_parameter("name", &format!("name of the {}", kind.kind)));
     out.insert(
         format!("{collection}/{{name}}"),
-        json!({"get": operations.read(""), "put": operations.replace("", kind.definition),
-            "patch": operations.patch("", kind.definition), "delete": operations.delete(), "parameters": shared}),
+        json!({"get": operations.read(""), "put": operations.replace("", kind.ty.name()),
+            "patch": operations.patch("", kind.ty.name()), "delete": operations.delete(), "parameters": shared}),
     );
-    for sub in kind.subresources {
+    for sub in &kind.subresources {
         let (name, mut item) = operations.subresource(*sub);
         item["parameters"] = json!(shared);
         out.insert(format!("{collection}/{{name}}/{name}"), item);
@@ -71,7 +71,7 @@ impl Operations<'_> {
         };
         let title = |word: &str| format!("{}{}", word[..1].to_uppercase(), &word[1..]);
         let scope = if kind.scope == Scope::Namespaced { "Namespaced" } else { "" };
-        let (group_title, version) = (title(group), title(kind.version));
+        let (group_title, version) = (title(group), title(&kind.version));
         json!({
             "tags": [format!("{group}_{}", kind.version)],
             "operationId": format!("{verb}{group_title}{version}{infix}{scope}{}{suffix}", kind.kind),
@@ -87,7 +87,7 @@ impl Operations<'_> {
 
     fn list(&self, everywhere: bool) -> Value {
         let suffix = if everywhere { "ForAllNamespaces" } else { "" };
-        let mut out = self.operation("list", "list", "", suffix, &list_name(self.kind.definition));
+        let mut out = self.operation("list", "list", "", suffix, &list_name(self.kind.ty.name()));
         if everywhere {
             let id = out["operationId"].as_str().unwrap_or_default().replace("Namespaced", "");
             out["operationId"] = id.into();
@@ -97,9 +97,9 @@ impl Operations<'_> {
     }
 
     fn create(&self) -> Value {
-        let mut out = self.operation("post", "create", "", "", self.kind.definition);
+        let mut out = self.operation("post", "create", "", "", self.kind.ty.name());
         out["parameters"] = write_parameters(&[]).into();
-        out["requestBody"] = body(&["*/*"], self.kind.definition);
+        out["requestBody"] = body(&["*/*"], self.kind.ty.name());
         out["responses"]["201"] = out["responses"]["200"].clone();
         out
     }
@@ -115,7 +115,7 @@ impl Operations<'_> {
     }
 
     fn read(&self, suffix: &str) -> Value {
-        self.operation("get", "read", "", suffix, self.kind.definition)
+        self.operation("get", "read", "", suffix, self.kind.ty.name())
     }
 
     fn replace(&self, suffix: &str, definition: &str) -> Value {
@@ -177,15 +177,15 @@ impl Operations<'_> {
             json!({"get": out, "post": post})
         };
         match sub {
-            Subresource::Status => ("status", whole("Status", self.kind.definition)),
+            Subresource::Status => ("status", whole("Status", self.kind.ty.name())),
             Subresource::Scale => ("scale", whole("Scale", "io.k8s.api.autoscaling.v1.Scale")),
             Subresource::Binding => ("binding", post("Binding", "io.k8s.api.core.v1.Binding")),
             Subresource::Eviction => ("eviction", post("Eviction", "io.k8s.api.policy.v1.Eviction")),
             Subresource::Finalize => {
-                ("finalize", json!({"put": self.replace("Finalize", self.kind.definition)}))
+                ("finalize", json!({"put": self.replace("Finalize", self.kind.ty.name())}))
             }
             Subresource::Log => {
-                let mut out = self.operation("get", "read", "", "Log", self.kind.definition);
+                let mut out = self.operation("get", "read", "", "Log", self.kind.ty.name());
                 out["responses"]["200"] =
                     json!({"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}});
                 out["parameters"] = log_parameters().into();

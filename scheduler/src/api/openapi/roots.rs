@@ -3,18 +3,21 @@
 use serde_json::{Map, Value, json};
 
 use super::{path_of, schemas::reference};
-use crate::api::{discovery, issuer};
+use crate::{
+    api::{discovery, issuer},
+    kinds::Catalogue,
+};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const VERSIONS: &str = "get available API versions";
 
 /// Documents by path below `/openapi/v3/`, each with its paths.
-pub(super) fn all() -> Vec<(String, Map<String, Value>)> {
+pub(super) fn all(kinds: &Catalogue) -> Vec<(String, Map<String, Value>)> {
     let mut out = vec![
         root("api", "core", VERSIONS, "getCoreAPIVersions", &meta("APIVersions")),
         root("apis", "apis", VERSIONS, "getAPIVersions", &meta("APIGroupList")),
     ];
-    for (group, _) in discovery::group_versions() {
+    for (group, _) in discovery::group_versions(kinds) {
         let id = format!("get{}APIGroup", title(short(group)));
         let (path, what) = (format!("apis/{group}"), "get information of a group");
         out.push(root(&path, short(group), what, &id, &meta("APIGroup")));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::discovery::EXTRAS,
-    kinds::{self, schema},
+    kinds::{Catalogue, schema},
 };
 
 const PREFIX: &str = "#/components/schemas/";
@@ -27,7 +27,7 @@ pub(super) fn list_name(definition: &str) -> String {
 }
 
 /// All schemas by name, `more` among them.
-pub(super) fn all(more: Map<String, Value>) -> Map<String, Value> {
+pub(super) fn all(kinds: &Catalogue, more: Map<String, Value>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, mut node) in schema::definitions() {
         to_openapi(&mut node);
@@ -38,7 +38,12 @@ pub(super) fn all(more: Map<String, Value>) -> Map<String, Value> {
     out.extend(more);
     add_scalars(&mut out);
     add_facts(&mut out);
-    add_kinds(&mut out);
+    for kind in kinds.all() {
+        if let Some(described) = &kind.described {
+            out.insert(kind.ty.name().to_owned(), Value::clone(described));
+        }
+    }
+    add_kinds(kinds, &mut out);
     out
 }
 
@@ -159,14 +164,14 @@ fn merge(node: &mut Value, facts: Map<String, Value>) {
 }
 
 /// Names the kinds that schemas stand for and adds the list types.
-fn add_kinds(all: &mut Map<String, Value>) {
+fn add_kinds(kinds: &Catalogue, all: &mut Map<String, Value>) {
     let mut name = |definition: &str, group: &str, version: &str, kind: &str| {
         if let Some(node) = all.get_mut(definition) {
             node[GVK] = json!([{"group": group, "version": version, "kind": kind}]);
         }
     };
-    for kind in kinds::all() {
-        name(kind.definition, kind.group, kind.version, kind.kind);
+    for kind in kinds.all() {
+        name(kind.ty.name(), &kind.group, &kind.version, &kind.kind);
     }
     name("io.k8s.api.autoscaling.v1.Scale", "autoscaling", "v1", "Scale");
     name("io.k8s.api.policy.v1.Eviction", "policy", "v1", "Eviction");
@@ -177,7 +182,7 @@ fn add_kinds(all: &mut Map<String, Value>) {
     for extra in &EXTRAS {
         name(extra.definition, extra.group, extra.version, extra.kind);
     }
-    let listed = kinds::all().iter().map(|kind| (kind.definition, kind.group, kind.version, kind.kind));
+    let listed = kinds.all().iter().map(|kind| (kind.ty.name(), &*kind.group, &*kind.version, &*kind.kind));
     let extras = EXTRAS.iter().filter(|extra| extra.verbs.contains(&"list"));
     let extras = extras.map(|extra| (extra.definition, extra.group, extra.version, extra.kind));
     for (definition, group, version, kind) in listed.chain(extras) {

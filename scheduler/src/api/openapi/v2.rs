@@ -4,14 +4,18 @@
 use serde_json::{Map, Value, json};
 
 use super::paths;
-use crate::kinds::{self, KUBERNETES_VERSION};
+use crate::kinds::{Catalogue, KUBERNETES_VERSION};
 
 /// The whole API in one document.
-pub(super) fn document(schemas: &Map<String, Value>) -> Value {
+pub(super) fn document(kinds: &Catalogue, schemas: &Map<String, Value>) -> Value {
     let definitions: Map<String, Value> =
         schemas.iter().map(|(name, node)| (name.clone(), schema(node))).collect();
-    let paths: Map<String, Value> =
-        kinds::all().iter().flat_map(paths::of_kind).map(|(path, item)| (path, path_item(&item))).collect();
+    let paths: Map<String, Value> = kinds
+        .all()
+        .iter()
+        .flat_map(|kind| paths::of_kind(kind))
+        .map(|(path, item)| (path, path_item(&item)))
+        .collect();
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},

@@ -12,7 +12,10 @@ use k8s_openapi::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{cache::MetaExt, kinds::schema::complete};
+use crate::{
+    cache::MetaExt,
+    kinds::schema::{ObjectType, complete},
+};
 
 /// Which template a pod or set was made from.
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
@@ -114,7 +117,7 @@ pub(super) fn made_from(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
 /// A template with all that it always shows, so that one that was stored with less is the same.
 fn completed(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).unwrap_or_default();
-    complete("io.k8s.api.core.v1.PodTemplateSpec", &mut template);
+    complete(&ObjectType::published("io.k8s.api.core.v1.PodTemplateSpec"), &mut template);
     template
 }
 

@@ -3,6 +3,7 @@
 //!
 //! It watches every kind, undecoded, and decodes metadata only of what it acts on.
 
+mod feeds;
 mod graph;
 mod plan;
 
@@ -12,16 +13,15 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use k8s_openapi::{
     api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     jiff::Timestamp,
 };
 use serde_json::json;
-use tokio::sync::watch;
 
 use self::{
+    feeds::{Feeds, Unlisted},
     graph::Graph,
     plan::{Action, FOREGROUND, ORPHAN, Owner, plan},
 };
@@ -29,15 +29,13 @@ use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{MetaExt, WriteError},
     events::{Record, Recorder, Severity},
-    kinds::{self, Kind, Scope},
+    kinds::{Catalogue, Kind, Scope},
     model::{ApiError, Key, Object, Reason, Resource},
-    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WatchEvent, WriteOptions},
+    objects::{DeleteOptions, Objects, Patch, Propagation, Selection, WriteOptions},
 };
 
 /// In whose name it tells.
 const COMPONENT: &str = "garbage-collector-controller";
-/// Wait between a watch that ended and the next.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Absent owners remembered as being nowhere else, so that each is looked for once.
 const NOWHERE: usize = 4096;
@@ -49,30 +47,23 @@ struct Garbage {
     nowhere: Mutex<HashSet<String>>,
     options: WriteOptions,
     graph: Arc<Graph>,
-    /// How many kinds have been listed whole.
-    listed: watch::Receiver<usize>,
-    kinds: usize,
+    unlisted: Arc<Unlisted>,
 }
 
 /// Starts the collector.
 pub(super) fn start(objects: &Objects, recorder: &Recorder, runtime: &Runtime) {
     let queue: Arc<Queue<Key>> = runtime.queue(Garbage::NAME);
     let graph = Arc::new(Graph::default());
-    let (listed_in, listed) = watch::channel(0);
-    let listed_in = Arc::new(listed_in);
-    let stored: Vec<Resource> =
-        kinds::all().iter().filter(|k| k.view.is_none()).map(|k| k.resource).collect();
-    for resource in &stored {
-        let feed = Feed {
-            objects: objects.clone(),
-            graph: graph.clone(),
-            queue: queue.clone(),
-            resource: *resource,
-            listed: Some(listed_in.clone()),
-        };
-        // Cancel-safe: the graph is made anew at the next start.
-        runtime.tasks.essential("garbage feed", feed.run());
-    }
+    // Full of what nobody has listed until the feeds know better.
+    let all = objects.kinds().stored().map(|kind| kind.resource).collect();
+    let unlisted = Arc::new(Unlisted::new(all));
+    let feeds = Feeds {
+        objects: objects.clone(),
+        graph: graph.clone(),
+        queue: queue.clone(),
+        unlisted: unlisted.clone(),
+    };
+    runtime.tasks.essential("garbage feeds", feeds.run());
     let options = WriteOptions::controller("generic-garbage-collector");
     let garbage = Garbage {
         objects: objects.clone(),
@@ -80,73 +71,9 @@ pub(super) fn start(objects: &Objects, recorder: &Recorder, runtime: &Runtime) {
         nowhere: Mutex::default(),
         options,
         graph,
-        listed,
-        kinds: stored.len(),
+        unlisted,
     };
     runtime.spawn(garbage, &queue);
-}
-
-/// One kind's watch.
-struct Feed {
-    objects: Objects,
-    graph: Arc<Graph>,
-    queue: Arc<Queue<Key>>,
-    resource: Resource,
-    listed: Option<Arc<watch::Sender<usize>>>,
-}
-
-impl Feed {
-    async fn run(mut self) {
-        loop {
-            if let Err(error) = self.follow().await {
-                tracing::warn!(resource = %self.resource, %error, "watch ended, listing again");
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    async fn follow(&mut self) -> Result<(), ApiError> {
-        let mut watch = self.objects.watch(self.resource, Selection::default(), None).await?;
-        let mut list = Some(HashSet::new());
-        while let Some(event) = watch.next().await {
-            match event? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    if let Some(list) = &mut list {
-                        list.insert(object.key.clone());
-                    }
-                    self.look(self.graph.observe(&object));
-                }
-                WatchEvent::Deleted(object) => self.forget(&object.key, Some(&object)),
-                WatchEvent::Bookmark(_) => {
-                    for key in
-                        list.take().map(|l| self.graph.missing(self.resource, &l)).into_iter().flatten()
-                    {
-                        self.forget(&key, None);
-                    }
-                    if let Some(listed) = self.listed.take() {
-                        listed.send_modify(|n| *n += 1);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The owners of what went may have waited for it.
-    fn forget(&self, key: &Key, last: Option<&Object>) {
-        let owners = last.map(metadata).and_then(|m| m.owner_references).unwrap_or_default();
-        let key_of = |uid: &Arc<str>| {
-            let owner = owners.iter().find(|o| o.uid == **uid)?;
-            owner_key(owner, key.namespace.as_deref())
-        };
-        self.look(self.graph.forget(key, key_of));
-    }
-
-    fn look(&self, keys: Vec<Key>) {
-        for key in keys {
-            self.queue.add(key);
-        }
-    }
 }
 
 fn metadata(object: &Object) -> ObjectMeta {
@@ -157,14 +84,14 @@ fn metadata(object: &Object) -> ObjectMeta {
     object.decode::<Only>().map(|o| o.metadata).unwrap_or_default()
 }
 
-fn kind_of(owner: &OwnerReference) -> Option<&'static Kind> {
+fn kind_of<'a>(kinds: &'a Catalogue, owner: &OwnerReference) -> Option<&'a Kind> {
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-    kinds::by_gvk(group, version, &owner.kind)
+    kinds.by_gvk(group, version, &owner.kind).map(|kind| &**kind)
 }
 
 /// Where an owner is; `None` when it is of a kind that is not served or cannot be where the reference says.
-fn owner_key(owner: &OwnerReference, namespace: Option<&str>) -> Option<Key> {
-    let kind = kind_of(owner)?;
+fn owner_key(kinds: &Catalogue, owner: &OwnerReference, namespace: Option<&str>) -> Option<Key> {
+    let kind = kind_of(kinds, owner)?;
     match (kind.scope, namespace) {
         (Scope::Cluster, _) => Some(Key::cluster(kind.resource, &owner.name)),
         (Scope::Namespaced, Some(namespace)) => Some(Key::namespaced(kind.resource, namespace, &owner.name)),
@@ -179,8 +106,7 @@ impl Controller for Garbage {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
         // Without the whole graph nobody can say that an object has no dependents.
-        let all = self.kinds;
-        if self.listed.clone().wait_for(|listed| *listed >= all).await.is_err() {
+        if self.unlisted.subscribe().wait_for(HashSet::is_empty).await.is_err() {
             return Ok(Next::Done);
         }
         let Some(object) = self.objects.stored(key) else { return Ok(Next::Done) };
@@ -216,7 +142,7 @@ impl Controller for Garbage {
 impl Garbage {
     fn owner(&self, owner: &OwnerReference, namespace: Option<&str>) -> Owner {
         // Nobody knows the kind: it is not for us to say that the owner is gone.
-        let Some(key) = owner_key(owner, namespace) else { return Owner::Solid };
+        let Some(key) = owner_key(&self.objects.kinds(), owner, namespace) else { return Owner::Solid };
         match self.objects.stored(&key) {
             Some(found) if *found.uid == *owner.uid => {
                 let waits =
@@ -231,7 +157,8 @@ impl Garbage {
     async fn warn_of_strangers(&self, object: &Object, meta: &ObjectMeta) -> Result<(), WriteError> {
         let namespace = object.key.namespace.as_deref();
         for owner in meta.owner_references.iter().flatten() {
-            let here = owner_key(owner, namespace).and_then(|key| self.objects.stored(&key));
+            let here =
+                owner_key(&self.objects.kinds(), owner, namespace).and_then(|key| self.objects.stored(&key));
             let absent = here.is_none_or(|found| *found.uid != *owner.uid);
             if absent && self.lives_elsewhere(owner, namespace).await? {
                 self.warn_of_stranger(object, owner);
@@ -246,13 +173,14 @@ impl Garbage {
         namespace: Option<&str>,
     ) -> Result<bool, ApiError> {
         // Whatever is in no namespace can be owned from everywhere.
-        let namespaced = kind_of(owner).is_some_and(|kind| kind.scope == Scope::Namespaced);
+        let kinds = self.objects.kinds();
+        let namespaced = kind_of(&kinds, owner).is_some_and(|kind| kind.scope == Scope::Namespaced);
         if !namespaced || self.nowhere().contains(&owner.uid) {
             return Ok(false);
         }
         for other in self.objects.list(Resource::NAMESPACES, &Selection::default()).await?.items {
             let place = Some(&*other.key.name).filter(|other| Some(*other) != namespace);
-            let key = place.and_then(|place| owner_key(owner, Some(place)));
+            let key = place.and_then(|place| owner_key(&kinds, owner, Some(place)));
             if key.and_then(|key| self.objects.stored(&key)).is_some_and(|found| *found.uid == *owner.uid) {
                 return Ok(true);
             }
@@ -271,7 +199,8 @@ impl Garbage {
     }
 
     fn warn_of_stranger(&self, object: &Object, owner: &OwnerReference) {
-        let Some(kind) = kinds::by_resource(object.key.resource) else { return };
+        let kinds = self.objects.kinds();
+        let Some(kind) = kinds.by_resource(object.key.resource) else { return };
         let namespace = object.key.namespace_str();
         let message = format!(
             "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
@@ -280,7 +209,7 @@ impl Garbage {
         self.recorder.publish(Record {
             about: ObjectReference {
                 api_version: Some(kind.api_version()),
-                kind: Some(kind.kind.to_owned()),
+                kind: Some(kind.kind.to_string()),
                 name: Some(object.key.name.to_string()),
                 namespace: object.key.namespace.as_deref().map(str::to_owned),
                 uid: Some(object.uid.to_string()),

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use crate::kinds::{
-    schema::{Type, schema},
+    schema::{ObjectType, Type},
     wire,
 };
 
@@ -13,14 +13,14 @@ static EMBEDDED: LazyLock<HashMap<(&'static str, &'static str), &'static str>> =
     LazyLock::new(|| wire::embedded_fields().collect());
 
 /// The path of `names` below an object of the type called `root`, with the structures on the way.
-pub(super) fn path(root: &str, names: &[&str]) -> String {
+pub(super) fn path(root: &ObjectType, names: &[&str]) -> String {
     let mut out: Vec<&str> = Vec::with_capacity(names.len());
-    let mut ty = Some(Type::Object(root.to_owned()));
+    let mut ty = Some(Type::Object(root.clone()));
     for name in names.iter().copied() {
         ty = match ty.map(item) {
             Some(Type::Object(holder)) => {
-                out.extend(EMBEDDED.get(&(holder.as_str(), name)));
-                schema().definition(&holder).and_then(|d| d.fields.get(name)).map(|field| field.ty.clone())
+                out.extend(EMBEDDED.get(&(holder.name(), name)));
+                holder.definition().and_then(|d| d.fields.get(name)).map(|field| field.ty.clone())
             }
             // The name is a key.
             Some(Type::Map(values)) => Some(*values),

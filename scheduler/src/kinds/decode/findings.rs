@@ -5,17 +5,14 @@ use std::{cell::RefCell, collections::HashSet, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::kinds::{
-    Kind,
-    schema::{Type, schema},
-};
+use crate::kinds::{Kind, schema::Type};
 
 /// Upstream names this many and drops the rest.
 const MOST: usize = 100;
 
 /// All findings of a body of this kind.
 pub fn findings(kind: &Kind, body: &[u8]) -> Vec<String> {
-    let ty = Type::Object(kind.definition.to_owned());
+    let ty = Type::Object(kind.ty.clone());
     let found = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     // A body that does not parse was refused before anybody asks for its findings.
@@ -102,7 +99,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let definition = match self.ty {
-            Type::Object(name) => schema().definition(name),
+            Type::Object(of) => of.definition(),
             _ => None,
         };
         let mut seen = HashSet::new();
@@ -131,7 +128,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kinds::by_resource, model::Resource};
+    use crate::{kinds::builtin, model::Resource};
 
     #[test]
     fn findings_come_in_the_order_of_the_document() {
@@ -145,6 +142,6 @@ mod tests {
             "duplicate field \"spec.containers[0].name\"",
             "duplicate field \"kind\"",
         ];
-        assert_eq!(findings(by_resource(Resource::PODS).unwrap(), body), expected);
+        assert_eq!(findings(builtin().by_resource(Resource::PODS).unwrap(), body), expected);
     }
 }

@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::{kinds::by_resource, model::Resource};
+use crate::{kinds::builtin, model::Resource};
 
 fn pod(mut object: Value) -> Result<(Value, Vec<String>), String> {
-    let unknown = decode(by_resource(Resource::PODS).unwrap(), &mut object).map_err(|e| e.to_string())?;
+    let unknown =
+        decode(builtin().by_resource(Resource::PODS).unwrap(), &mut object).map_err(|e| e.to_string())?;
     Ok((object, unknown))
 }
 
@@ -68,7 +69,7 @@ fn wrong_types_are_refused_in_the_words_of_go() {
 fn of_several_wrong_values_the_first_in_the_body_is_told() {
     let told = |body: &str| {
         let mut object: Value = serde_json::from_str(body).unwrap();
-        let error = decode(by_resource(Resource::PODS).unwrap(), &mut object).unwrap_err();
+        let error = decode(builtin().by_resource(Resource::PODS).unwrap(), &mut object).unwrap_err();
         error.told(Some(body.as_bytes())).rsplit_once(' ').unwrap().0.to_owned()
     };
     let field = |name: &str| format!("json: cannot unmarshal number into Go struct field {name} of type");
@@ -134,7 +135,7 @@ fn the_zero_value_of_a_field_that_is_no_pointer_is_absence() {
 
 #[test]
 fn micro_times_have_six_digits() {
-    let kind = by_resource(Resource::LEASES).unwrap();
+    let kind = builtin().by_resource(Resource::LEASES).unwrap();
     let decoded = |text: &str| {
         let mut lease = json!({"spec": {"renewTime": text}});
         decode(kind, &mut lease).map(|_| lease["spec"]["renewTime"].clone()).map_err(|e| e.to_string())
@@ -154,7 +155,7 @@ fn micro_times_have_six_digits() {
 
 #[test]
 fn secrets_must_be_base64() {
-    let kind = by_resource(Resource::SECRETS).unwrap();
+    let kind = builtin().by_resource(Resource::SECRETS).unwrap();
     let refused = |data: &str| decode(kind, &mut json!({"data": {"k": data}})).unwrap_err().to_string();
     assert_eq!(refused("not base64!"), "illegal base64 data at input byte 3");
     assert!(decode(kind, &mut json!({"data": {"k": "aGVsbG8=\n"}})).is_ok());
@@ -162,7 +163,7 @@ fn secrets_must_be_base64() {
 
 #[test]
 fn refusals_name_the_kind() {
-    let kind = by_resource(Resource::DEPLOYMENTS).unwrap();
+    let kind = builtin().by_resource(Resource::DEPLOYMENTS).unwrap();
     assert_eq!(
         strict_refusal(kind, &["unknown field \"spec.x\"".to_owned()]).message,
         "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \

@@ -13,9 +13,11 @@ mod mounts;
 mod overlaps;
 mod paths;
 pub(super) mod prepare;
+mod print;
 mod probes;
 pub(super) mod resources;
 mod restart;
+mod row;
 mod security;
 mod spread;
 pub(super) mod status;
@@ -34,6 +36,8 @@ mod tests;
 mod volume_tests;
 
 use serde_json::Value;
+
+pub(super) use row::kind;
 
 use super::{
     json::{items, members},

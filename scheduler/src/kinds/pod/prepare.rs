@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{annotations, gates, resources, spread};
 use crate::kinds::{
     json::{ensure, is_unset, items, member_mut, members, text},
-    schema::settle,
+    schema::{ObjectType, settle},
     validate::Path,
 };
 
@@ -37,7 +37,7 @@ pub(in crate::kinds) fn new_pod(pod: &mut Value) {
 /// What is behind a gate stays away, an empty list is none to those who compare with what there was, and requests of a whole pod stay when a client that does not know them leaves
 /// them out.
 pub(in crate::kinds) fn changed_pod(new: &mut Value, old: &Value) {
-    settle("io.k8s.api.core.v1.Pod", new);
+    settle(&ObjectType::published("io.k8s.api.core.v1.Pod"), new);
     let Some(map) = new.as_object_mut() else { return };
     drop_gated(map);
     let before = &old["spec"]["resources"];

@@ -1,18 +1,12 @@
-//! What `kubectl get` prints: columns and cells of every kind, as upstream's printers make them.
+//! What columns and cells are made of that many kinds have, as upstream's printers make them.
 //!
 //! In: an object and the present time. Out: cells. Nothing here fails: what is missing prints as upstream
 //! prints it (`<none>`, `<unknown>`).
 
-mod events;
-mod network;
-mod nodes;
-mod pods;
-mod workloads;
-
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,106 +14,61 @@ use serde_json::{Value, json};
 use super::{Column, json::text, schema};
 use crate::model::LabelSelector;
 
-pub(super) use events::{EVENT_COLUMNS, event};
-pub(super) use network::{
-    ENDPOINT_SLICE_COLUMNS, ENDPOINTS_COLUMNS, INGRESS_CLASS_COLUMNS, INGRESS_COLUMNS, SERVICE_COLUMNS,
-    endpoint_slice, endpoints, ingress, ingress_class, service,
-};
-pub(super) use nodes::{NODE_COLUMNS, node};
-pub(super) use pods::{POD_COLUMNS, pod};
-pub(super) use workloads::{
-    DEPLOYMENT_COLUMNS, POD_TEMPLATE_COLUMNS, REPLICA_SET_COLUMNS, REPLICATION_CONTROLLER_COLUMNS,
-    deployment, pod_template, replica_set, replication_controller,
-};
-
 /// The help text of a column. One that begins with `=` names a field of a published type, whose description it is.
-pub fn description(column: &'static Column) -> &'static str {
-    static DESCRIPTIONS: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
+pub fn description(column: &Column) -> &str {
+    static DESCRIPTIONS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
         let definitions = schema::definitions();
-        let columns = super::all().iter().flat_map(|kind| kind.columns).chain(SCALE_COLUMNS);
+        let columns = super::builtin().all().iter().flat_map(|kind| &*kind.columns).chain(SCALE_COLUMNS);
         let named =
-            columns.filter_map(|column| Some((column.description, column.description.strip_prefix('=')?)));
+            columns.filter_map(|column| Some((&column.description, column.description.strip_prefix('=')?)));
         let described = named.filter_map(|(whole, path)| {
             let (definition, field) = path.rsplit_once('.')?;
             let package =
                 if definition.starts_with("meta.") { "io.k8s.apimachinery.pkg.apis" } else { "io.k8s.api" };
             let text =
                 &definitions.get(&format!("{package}.{definition}"))?["properties"][field]["description"];
-            Some((whole, text.as_str()?.to_owned()))
+            Some((whole.clone().into_owned(), text.as_str()?.to_owned()))
         });
         described.collect()
     });
-    DESCRIPTIONS.get(column.description).map_or(column.description, String::as_str)
+    DESCRIPTIONS.get(&*column.description).map_or(&column.description, String::as_str)
 }
 
-const NONE: &str = "<none>";
-const UNKNOWN: &str = "<unknown>";
+pub(super) const NONE: &str = "<none>";
+pub(super) const UNKNOWN: &str = "<unknown>";
 
-const fn column(name: &'static str, kind: &'static str, description: &'static str) -> Column {
-    Column { name, kind, format: "", priority: 0, description }
+pub(super) const fn column(name: &'static str, kind: &'static str, description: &'static str) -> Column {
+    Column {
+        name: Cow::Borrowed(name),
+        kind: Cow::Borrowed(kind),
+        format: Cow::Borrowed(""),
+        priority: 0,
+        description: Cow::Borrowed(description),
+    }
 }
 
-const fn wide(name: &'static str, kind: &'static str, description: &'static str) -> Column {
-    Column { name, kind, format: "", priority: 1, description }
+pub(super) const fn wide(name: &'static str, kind: &'static str, description: &'static str) -> Column {
+    Column {
+        name: Cow::Borrowed(name),
+        kind: Cow::Borrowed(kind),
+        format: Cow::Borrowed(""),
+        priority: 1,
+        description: Cow::Borrowed(description),
+    }
 }
 
-const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    format: "name",
+pub(super) const NAME: Column = Column {
+    name: Cow::Borrowed("Name"),
+    kind: Cow::Borrowed("string"),
+    format: Cow::Borrowed("name"),
     priority: 0,
-    description: "=meta.v1.ObjectMeta.name",
+    description: Cow::Borrowed("=meta.v1.ObjectMeta.name"),
 };
-const AGE: Column = column("Age", "string", "=meta.v1.ObjectMeta.creationTimestamp");
-
-pub(super) const NAMESPACE_COLUMNS: &[Column] =
-    &[NAME, column("Status", "string", "The status of the namespace"), AGE];
-
-pub(super) fn namespace(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), json!(text(&object["status"], "phase")), age(object, now)]
-}
-
-pub(super) const CONFIG_MAP_COLUMNS: &[Column] =
-    &[NAME, column("Data", "string", "=core.v1.ConfigMap.data"), AGE];
-
-pub(super) fn config_map(object: &Value, now: i64) -> Vec<Value> {
-    let count = size(&object["data"]) + size(&object["binaryData"]);
-    vec![name(object), json!(count), age(object, now)]
-}
-
-pub(super) const SECRET_COLUMNS: &[Column] = &[
-    NAME,
-    column("Type", "string", "=core.v1.Secret.type"),
-    column("Data", "string", "=core.v1.Secret.data"),
-    AGE,
-];
-
-pub(super) fn secret(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), json!(text(object, "type")), json!(size(&object["data"])), age(object, now)]
-}
-
-pub(super) const SERVICE_ACCOUNT_COLUMNS: &[Column] = &[NAME, AGE];
-
-pub(super) fn service_account(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), age(object, now)]
-}
-
-pub(super) const LEASE_COLUMNS: &[Column] =
-    &[NAME, column("Holder", "string", "=coordination.v1.LeaseSpec.holderIdentity"), AGE];
-
-pub(super) fn lease(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), json!(text(&object["spec"], "holderIdentity")), age(object, now)]
-}
-
-pub(super) const RUNTIME_CLASS_COLUMNS: &[Column] = &[NAME, column("Handler", "string", ""), AGE];
-
-pub(super) fn runtime_class(object: &Value, now: i64) -> Vec<Value> {
-    vec![name(object), json!(text(object, "handler")), age(object, now)]
-}
+pub(super) const AGE: Column = column("Age", "string", "=meta.v1.ObjectMeta.creationTimestamp");
 
 /// Columns of an `autoscaling/v1` Scale.
 pub const SCALE_COLUMNS: &[Column] = &[
-    Column { format: "", ..NAME },
+    column("Name", "string", "=meta.v1.ObjectMeta.name"),
     column("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
     column(
         "Available",
@@ -135,28 +84,28 @@ pub fn scale_cells(scale: &Value, now: i64) -> Vec<Value> {
     vec![name(scale), count("spec"), count("status"), age(scale, now)]
 }
 
-fn name(object: &Value) -> Value {
+pub(super) fn name(object: &Value) -> Value {
     json!(text(&object["metadata"], "name"))
 }
 
-fn age(object: &Value, now: i64) -> Value {
+pub(super) fn age(object: &Value, now: i64) -> Value {
     json!(since(&object["metadata"]["creationTimestamp"], now))
 }
 
-fn size(value: &Value) -> usize {
+pub(super) fn size(value: &Value) -> usize {
     value.as_object().map_or(0, serde_json::Map::len)
 }
 
-fn or_none(text: &str) -> &str {
+pub(super) fn or_none(text: &str) -> &str {
     if text.is_empty() { NONE } else { text }
 }
 
-fn integer(value: &Value) -> i64 {
+pub(super) fn integer(value: &Value) -> i64 {
     value.as_i64().unwrap_or_default()
 }
 
 /// How long ago a timestamp was: `5m30s`.
-fn since(timestamp: &Value, now: i64) -> String {
+pub(super) fn since(timestamp: &Value, now: i64) -> String {
     let at = timestamp.as_str().and_then(|text| text.parse::<Timestamp>().ok());
     at.map_or_else(|| UNKNOWN.to_owned(), |at| human_duration(now - at.as_second()))
 }
@@ -185,14 +134,14 @@ fn human_duration(seconds: i64) -> String {
 }
 
 /// A selector object in the query form, `<none>` when it selects nothing in particular.
-fn selector(object: &Value) -> String {
+pub(super) fn selector(object: &Value) -> String {
     let selector = serde_json::from_value(object.clone()).ok();
     let text = selector.and_then(|s| LabelSelector::from_object(&s).ok()).map(|s| s.to_string());
     or_none(&text.unwrap_or_default()).to_owned()
 }
 
 /// `a,b,c + 2 more...`
-fn at_most_three(list: &[String], when_empty: &str) -> String {
+pub(super) fn at_most_three(list: &[String], when_empty: &str) -> String {
     match list {
         [] => when_empty.to_owned(),
         [a, b, c, more @ ..] if !more.is_empty() => format!("{a},{b},{c} + {} more...", more.len()),

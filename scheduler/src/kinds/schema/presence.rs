@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Definition, Field, Schema, Type, schema};
+use super::{Definition, Field, ObjectType, Schema, Type};
 
 const PRESENCE_FACTS: &str = include_str!("../../../schema/presence-facts.txt");
 
@@ -92,7 +92,7 @@ impl Schema {
             Type::Quantity => "0".into(),
             Type::Boolean => false.into(),
             Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => 0.into(),
-            Type::Object(name) => self.zeros_of(name).into(),
+            Type::Object(of) => self.zeros_of(of.name()).into(),
             _ => Value::Null,
         }
     }
@@ -124,17 +124,17 @@ impl Field {
     }
 }
 
-/// Drops from an object of the type called `definition` the empty lists and maps that were told from absence so far.
-pub fn drop_empties(definition: &str, object: &mut Value) {
-    if let (Some(definition), Value::Object(map)) = (schema().definition(definition), object) {
+/// Drops from an object of type `ty` the empty lists and maps that were told from absence so far.
+pub fn drop_empties(ty: &ObjectType, object: &mut Value) {
+    if let (Some(definition), Value::Object(map)) = (ty.definition(), object) {
         settle_object(definition, map, false);
     }
 }
 
-/// Brings an object of the type called `definition` into the form that the store keeps: as [`drop_empties`], and an empty
+/// Brings an object of type `ty` into the form that the store keeps: as [`drop_empties`], and an empty
 /// list that would be shown anyway is null.
-pub fn settle(definition: &str, object: &mut Value) {
-    if let (Some(definition), Value::Object(map)) = (schema().definition(definition), object) {
+pub fn settle(ty: &ObjectType, object: &mut Value) {
+    if let (Some(definition), Value::Object(map)) = (ty.definition(), object) {
         settle_object(definition, map, true);
     }
 }
@@ -158,8 +158,8 @@ fn settle_object(definition: &Definition, map: &mut Map<String, Value>, nulls: b
 
 fn settle_value(ty: &Type, value: &mut Value, nulls: bool) {
     match (ty, value) {
-        (Type::Object(name), Value::Object(map)) => {
-            if let Some(definition) = schema().definition(name) {
+        (Type::Object(of), Value::Object(map)) => {
+            if let Some(definition) = of.definition() {
                 settle_object(definition, map, nulls);
             }
         }
@@ -173,9 +173,9 @@ fn settle_value(ty: &Type, value: &mut Value, nulls: bool) {
     }
 }
 
-/// Adds to an object of the type called `definition` all that it always shows, down to its last part.
-pub fn complete(definition: &str, object: &mut Value) {
-    if let (Some(definition), Value::Object(map)) = (schema().definition(definition), object) {
+/// Adds to an object of type `ty` all that it always shows, down to its last part.
+pub fn complete(ty: &ObjectType, object: &mut Value) {
+    if let (Some(definition), Value::Object(map)) = (ty.definition(), object) {
         complete_object(definition, map);
     }
 }
@@ -192,8 +192,8 @@ fn complete_object(definition: &Definition, map: &mut Map<String, Value>) {
 
 fn complete_value(ty: &Type, value: &mut Value) {
     match (ty, value) {
-        (Type::Object(name), Value::Object(map)) => {
-            if let Some(definition) = schema().definition(name) {
+        (Type::Object(of), Value::Object(map)) => {
+            if let Some(definition) = of.definition() {
                 complete_object(definition, map);
             }
         }
@@ -218,6 +218,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::schema::schema;
 
     fn field(definition: &str, name: &str) -> Field {
         schema().definition(definition).unwrap().fields[name].clone()
@@ -261,10 +262,11 @@ mod tests {
             "volumes": [{"name": "v", "projected": {"sources": []}}, {"name": "e", "emptyDir": {}}],
         });
         let mut pod = json!({"metadata": {"name": "p", "ownerReferences": []}, "spec": spec});
-        let (kind, whole) = (crate::kinds::by_resource(crate::model::Resource::PODS).unwrap(), pod.clone());
+        let (kind, whole) =
+            (crate::kinds::builtin().by_resource(crate::model::Resource::PODS).unwrap(), pod.clone());
         crate::kinds::decode::decode(kind, &mut pod).unwrap();
         assert_eq!(pod, whole, "told until then");
-        settle("io.k8s.api.core.v1.Pod", &mut pod);
+        settle(&ObjectType::published("io.k8s.api.core.v1.Pod"), &mut pod);
         let expected = json!({"metadata": {"name": "p"}, "spec": {
             "resources": {}, "containers": [{"name": "c", "resources": {}}],
             "volumes": [{"name": "v", "projected": {"sources": null}}, {"name": "e", "emptyDir": {}}]}});
@@ -275,7 +277,7 @@ mod tests {
     fn an_object_is_completed_down_to_its_last_part() {
         let mut deployment = json!({"metadata": {"name": "d"}, "spec": {
             "template": {"spec": {"containers": [{"name": "c"}], "volumes": [{"name": "v", "projected": {}}]}}}});
-        complete("io.k8s.api.apps.v1.Deployment", &mut deployment);
+        complete(&ObjectType::published("io.k8s.api.apps.v1.Deployment"), &mut deployment);
         let expected = json!({"metadata": {"name": "d"}, "status": {}, "spec": {
             "selector": null, "strategy": {},
             "template": {"metadata": {}, "spec": {"containers": [{"name": "c", "resources": {}}],

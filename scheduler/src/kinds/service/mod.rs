@@ -1,6 +1,8 @@
 //! Services.
 
 pub(crate) mod families;
+mod print;
+mod row;
 pub(crate) mod rules;
 pub(super) mod update;
 pub(super) mod validate;
@@ -10,6 +12,9 @@ pub(super) mod warnings;
 mod tests;
 
 use serde_json::{Map, Value, json};
+
+pub(super) use print::balancer_addresses;
+pub(super) use row::kind;
 
 use super::json::{ensure, is_unset, items_mut, set_default};
 

@@ -2,6 +2,7 @@
 //! many kinds.
 
 pub(super) mod addresses;
+pub(super) mod data;
 pub(super) mod difference;
 pub(super) mod ip;
 pub(super) mod meta;

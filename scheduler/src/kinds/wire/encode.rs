@@ -195,7 +195,7 @@ fn typed(number: u32, value: &Value, ty: &Type, out: &mut Vec<u8>) {
                 bytes(number, &entry, out);
             }
         }
-        Type::Object(name) => nested(number, Some(value), name, out),
+        Type::Object(of) => nested(number, Some(value), of.name(), out),
         Type::Bytes => bytes(number, &STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default(), out),
         Type::Number => {
             encode_key(number, WireType::SixtyFourBit, out);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::{encode::encode as wire_encode, *};
-use crate::kinds::schema::{Definition, Presence, complete};
+use crate::kinds::schema::{Definition, ObjectType, Presence, complete};
 
 /// One length-delimited field; everything here is shorter than 128 bytes.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
@@ -138,9 +138,9 @@ fn encode_bytes(ty: &Type, value: &Value) -> Vec<u8> {
             number_field(2, value.as_i64().unwrap_or_default().cast_unsigned(), &mut out);
             bytes_field(3, value.as_str().unwrap_or_default().as_bytes(), &mut out);
         }
-        (Type::Object(name), Value::Object(map)) => {
-            if let Some(definition) = schema().definition(name) {
-                out = encode(name, definition, map);
+        (Type::Object(of), Value::Object(map)) => {
+            if let Some(definition) = of.definition() {
+                out = encode(of.name(), definition, map);
             }
         }
         _ => {}
@@ -176,8 +176,8 @@ fn any_value(ty: &Type, depth: u32, choose: &mut dyn FnMut(usize) -> usize) -> V
         Type::Any => json!({"f:a": {}}),
         Type::List(item) => (0..=choose(2)).map(|_| any_value(item, depth, choose)).collect(),
         Type::Map(item) => json!({ "k": any_value(item, depth, choose) }),
-        Type::Object(name) => match schema().definition(name) {
-            Some(_) if depth > 0 => any_object(name, depth - 1, choose),
+        Type::Object(of) => match of.definition() {
+            Some(_) if depth > 0 => any_object(of.name(), depth - 1, choose),
             _ => json!({}),
         },
     }
@@ -242,8 +242,9 @@ fn what_a_client_chose_survives_protobuf_in_every_type() {
             let mut object = Map::new();
             message(name, name, &bytes, &mut object, 0).unwrap();
             let mut found = Value::from(object);
-            complete(name, &mut expected);
-            complete(name, &mut found);
+            let ty = ObjectType::Published(name.to_owned().into());
+            complete(&ty, &mut expected);
+            complete(&ty, &mut found);
             assert_eq!(found, expected, "{name}");
         }
     }

@@ -61,7 +61,7 @@ pub(in crate::kinds) fn template_warnings(object: &Value) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use crate::kinds::all;
+    use crate::kinds::builtin;
 
     const HOLDERS: [&str; 4] = ["Deployment", "ReplicaSet", "ReplicationController", "PodTemplate"];
 
@@ -69,16 +69,16 @@ mod tests {
     fn what_is_behind_a_gate_leaves_a_template_after_its_defaults() {
         let given = json!({"spec": {"evictionResponders": [{"name": "a"}],
             "containers": [{"name": "c", "image": "i", "lifecycle": {"stopSignal": "SIGTERM"}}]}});
-        for kind in all().iter().filter(|kind| HOLDERS.contains(&kind.kind)) {
+        for kind in builtin().all().iter().filter(|kind| HOLDERS.contains(&&*kind.kind)) {
             let mut object = json!({"spec": {"template": given}, "template": given});
             let at = if kind.kind == "PodTemplate" { "/template/spec" } else { "/spec/template/spec" };
-            (kind.defaults)(&mut object);
+            kind.rules.defaults(&mut object);
             let meant = object.pointer(at).unwrap();
             assert!(meant["evictionResponders"].is_array(), "{}: managers come to own it", kind.kind);
             let old = object.clone();
             let mut changed = object.clone();
-            (kind.prepare_create)(&mut object);
-            (kind.prepare_update)(&mut changed, &old);
+            kind.rules.prepare_create(&mut object);
+            kind.rules.prepare_update(&mut changed, &old);
             for made in [object, changed] {
                 let spec = made.pointer(at).unwrap();
                 assert!(spec.get("evictionResponders").is_none(), "{}", kind.kind);
@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn what_names_are_generated_from_is_asked_for_at_creation_only() {
         let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-        for kind in all().iter().filter(|kind| HOLDERS.contains(&kind.kind)) {
+        for kind in builtin().all().iter().filter(|kind| HOLDERS.contains(&&*kind.kind)) {
             let selector =
                 if kind.group.is_empty() { json!({"a": "b"}) } else { json!({"matchLabels": {"a": "b"}}) };
             let mut object = json!({"metadata": {"name": "o", "generateName": "A_b"}, "template": template,
                 "spec": {"selector": selector, "template": template}});
-            (kind.defaults)(&mut object);
+            kind.rules.defaults(&mut object);
             // A controller of old looks at the name that was made of it.
             let complaints = usize::from(kind.kind != "ReplicationController");
-            assert_eq!((kind.validate)(&object, None).len(), complaints, "{}", kind.kind);
-            assert!((kind.validate)(&object, Some(&object)).is_empty(), "{}", kind.kind);
+            assert_eq!(kind.rules.validate(&object, None).len(), complaints, "{}", kind.kind);
+            assert!(kind.rules.validate(&object, Some(&object)).is_empty(), "{}", kind.kind);
         }
     }
 
@@ -110,15 +110,15 @@ mod tests {
             json!({"metadata": {"name": "a.b", "generation": generation}, "spec": {"template": {"spec": spec}},
                 "template": {"spec": spec}})
         };
-        for kind in all().iter().filter(|kind| HOLDERS.contains(&kind.kind)) {
-            let new = (kind.warnings)(&object(1, &spec));
+        for kind in builtin().all().iter().filter(|kind| HOLDERS.contains(&&*kind.kind)) {
+            let new = kind.rules.warnings(&object(1, &spec));
             let named = new.iter().filter(|w| {
                 w.as_str()
                     == "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; \
                         a DNS label is recommended: [must not contain dots]"
             });
             assert_eq!(named.count(), usize::from(kind.kind != "PodTemplate"), "{}", kind.kind);
-            let warned = |old: i64| (kind.update_warnings)(&object(2, &spec), &object(old, &spec));
+            let warned = |old: i64| kind.rules.update_warnings(&object(2, &spec), &object(old, &spec));
             assert_eq!(warned(1).len(), 1, "{}", kind.kind);
             assert!(warned(1)[0].contains("nodeSelector"), "{}", kind.kind);
             assert!(warned(2).is_empty(), "{}", kind.kind);

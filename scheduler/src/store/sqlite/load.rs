@@ -123,6 +123,7 @@ fn open_row(
     let Some((resource, fields)) = layout.find(&row.resource) else {
         return Err(OpenError::UnknownResource { name: row.resource });
     };
+    let (resource, fields) = (*resource, fields);
     let key = key(resource, &row.namespace, &row.name);
     let name = key.to_string();
     let (json, current) = if sealer.resources.contains(&resource) {

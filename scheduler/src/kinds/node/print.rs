@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
+use crate::kinds::print::{AGE, NAME, NONE, UNKNOWN, age, column, name, wide};
 use crate::kinds::{
     Column,
     json::{items, members, text},
 };
 
-pub(in crate::kinds) const NODE_COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     NAME,
     column("Status", "string", "The status of the node"),
     column("Roles", "string", "The roles of the node"),
@@ -23,7 +23,7 @@ pub(in crate::kinds) const NODE_COLUMNS: &[Column] = &[
     wide("Container-Runtime", "string", "=core.v1.NodeSystemInfo.containerRuntimeVersion"),
 ];
 
-pub(in crate::kinds) fn node(node: &Value, now: i64) -> Vec<Value> {
+pub(super) fn cells(node: &Value, now: i64) -> Vec<Value> {
     let info = &node["status"]["nodeInfo"];
     let or_unknown = |field: &str| match text(info, field) {
         "" => UNKNOWN.to_owned(),

@@ -1,36 +1,50 @@
-//! RuntimeClasses: names for the runtimes that nodes have, and what a pod that asks for one costs more.
+//! RuntimeClasses.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
-use serde_json::Value;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use serde_json::{Value, json};
 
 use super::{
-    Kind, Scope,
-    base::BASE,
+    Column, Kind, Rules,
     json::{items, text},
-    pod, print,
+    pod,
+    print::{AGE, NAME, age, column, name},
     validate::{Path, Problems, meta, names},
 };
-use crate::model::{Cause, Resource};
+use crate::model::Cause;
 
-/// The row of RuntimeClasses.
-pub(super) const RUNTIME_CLASS: Kind = Kind {
-    resource: Resource::RUNTIME_CLASSES,
-    group: "node.k8s.io",
-    kind: "RuntimeClass",
-    plural: "runtimeclasses",
-    singular: "runtimeclass",
-    scope: Scope::Cluster,
-    definition: "io.k8s.api.node.v1.RuntimeClass",
-    create_on_update: true,
-    revision_on_update: true,
-    validate,
-    warnings,
-    update_warnings: |new, _| warnings(new),
-    columns: print::RUNTIME_CLASS_COLUMNS,
-    cells: print::runtime_class,
-    ..BASE
-};
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        create_on_update: true,
+        revision_on_update: true,
+        columns: Cow::Borrowed(COLUMNS),
+        ..Kind::published::<RuntimeClass>(Classes)
+    }
+}
+
+const COLUMNS: &[Column] = &[NAME, column("Handler", "string", ""), AGE];
+
+struct Classes;
+
+impl Rules for Classes {
+    fn validate(&self, class: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(class, old)
+    }
+
+    fn warnings(&self, class: &Value) -> Vec<String> {
+        warnings(class)
+    }
+
+    fn update_warnings(&self, new: &Value, _: &Value) -> Vec<String> {
+        warnings(new)
+    }
+
+    fn cells(&self, class: &Value, now: i64) -> Vec<Value> {
+        vec![name(class), json!(text(class, "handler")), age(class, now)]
+    }
+}
 
 fn warnings(class: &Value) -> Vec<String> {
     pod::warnings::deprecated_labels(&class["scheduling"]["nodeSelector"], "scheduling.nodeSelector")
@@ -98,7 +112,7 @@ mod tests {
         assert_eq!(said, format!("scheduling.tolerations[1]: Duplicate value: {expected}"));
         let class = json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/arch": "arm64"}}});
         assert_eq!(
-            (RUNTIME_CLASS.warnings)(&class),
+            warnings(&class),
             ["scheduling.nodeSelector: deprecated since v1.14; use \"kubernetes.io/arch\" instead"]
         );
     }

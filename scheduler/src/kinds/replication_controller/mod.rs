@@ -1,90 +1,116 @@
-//! ReplicationControllers and PodTemplates: the kinds of core/v1 that hold a pod template. What a replication
-//! controller does is the ReplicaSet's controller's business.
+//! ReplicationControllers.
 
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::{Value, json};
 
 use super::{
-    Kind, Subresource,
-    base::BASE,
+    Column, Kind, Rules, Subresource,
     json::{ensure, member_mut, set_default, text},
-    pod, print,
+    kind::texts,
+    pod,
+    print::{AGE, NAME, column, wide},
+    replica_set,
     validate::{Path, Problems, meta, names, selectors},
-    workload,
+    workload::{
+        self,
+        print::{CONTAINERS, IMAGES, label_text},
+        template::{self, counted},
+    },
 };
-use crate::model::{Cause, Resource};
+use crate::model::Cause;
 
-/// The row of PodTemplates.
-pub(super) const POD_TEMPLATE: Kind = Kind {
-    resource: Resource::POD_TEMPLATES,
-    kind: "PodTemplate",
-    plural: "podtemplates",
-    singular: "podtemplate",
-    definition: "io.k8s.api.core.v1.PodTemplate",
-    generation: true,
-    defaults: |template| {
-        if let Some(template) = template.as_object_mut() {
-            pod::defaults::template(template);
-        }
-    },
-    prepare_create: drop_gated,
-    prepare_update: |template, _| drop_gated(template),
-    validate: validate_template,
-    warnings: template_warnings,
-    update_warnings: |new, old| {
-        if workload::template::counted(new, old) { template_warnings(new) } else { Vec::new() }
-    },
-    columns: print::POD_TEMPLATE_COLUMNS,
-    cells: print::pod_template,
-    ..BASE
-};
-
-/// The row of ReplicationControllers.
-pub(super) const REPLICATION_CONTROLLER: Kind = Kind {
-    resource: Resource::REPLICATION_CONTROLLERS,
-    kind: "ReplicationController",
-    plural: "replicationcontrollers",
-    singular: "replicationcontroller",
-    short_names: &["rc"],
-    categories: &["all"],
-    subresources: &[Subresource::Status, Subresource::Scale],
-    definition: "io.k8s.api.core.v1.ReplicationController",
-    fields: &["status.replicas"],
-    generation: true,
-    defaults: controller_defaults,
-    prepare_create: |controller| {
-        controller["status"] = json!({"replicas": 0});
-        workload::template::drop_gated(controller);
-    },
-    prepare_update: workload::template::prepare_update,
-    validate: validate_controller,
-    validate_sub: |_, new, old| validate_controller(new, Some(old)),
-    warnings: workload::template::warnings,
-    // Upstream looks at the template that there was.
-    update_warnings: |new, old| {
-        if workload::template::counted(new, old) {
-            workload::template::template_warnings(old)
-        } else {
-            Vec::new()
-        }
-    },
-    orphans: true,
-    columns: print::REPLICATION_CONTROLLER_COLUMNS,
-    cells: print::replication_controller,
-    ..BASE
-};
-
-fn drop_gated(template: &mut Value) {
-    if let Some(template) = template.as_object_mut().and_then(|object| member_mut(object, "template")) {
-        pod::prepare::drop_gated(template);
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        short_names: texts(["rc"]),
+        categories: texts(["all"]),
+        subresources: vec![Subresource::Status, Subresource::Scale],
+        fields: ["status.replicas".into()].into(),
+        generation: true,
+        orphans: true,
+        columns: Cow::Borrowed(COLUMNS),
+        ..Kind::published::<ReplicationController>(Controllers)
     }
 }
 
-fn template_warnings(template: &Value) -> Vec<String> {
-    pod::warnings::template(&template["template"], &Path::new("template"))
+struct Controllers;
+
+impl Rules for Controllers {
+    fn defaults(&self, controller: &mut Value) {
+        defaults(controller);
+    }
+
+    fn prepare_create(&self, controller: &mut Value) {
+        controller["status"] = json!({"replicas": 0});
+        template::drop_gated(controller);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        template::prepare_update(new, old);
+    }
+
+    fn validate(&self, controller: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(controller, old)
+    }
+
+    fn validate_sub(&self, _: Subresource, new: &Value, old: &Value) -> Vec<Cause> {
+        validate(new, Some(old))
+    }
+
+    fn warnings(&self, controller: &Value) -> Vec<String> {
+        template::warnings(controller)
+    }
+
+    /// Upstream looks at the template that there was.
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        if counted(new, old) { template::template_warnings(old) } else { Vec::new() }
+    }
+
+    fn cells(&self, controller: &Value, now: i64) -> Vec<Value> {
+        cells(controller, now)
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column(
+        "Desired",
+        "integer",
+        "Replicas is the number of desired replicas. This is a pointer to distinguish between explicit zero and \
+         unspecified. Defaults to 1. More info: \
+         https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+    ),
+    column(
+        "Current",
+        "integer",
+        "Replicas is the most recently observed number of replicas. More info: \
+         https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+    ),
+    column("Ready", "integer", "The number of ready replicas for this replication controller."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    wide(
+        "Selector",
+        "string",
+        "Selector is a label query over pods that should match the Replicas count. If Selector is empty, it is \
+         defaulted to the labels present on the Pod template. Label keys and values that must match in order to be \
+         controlled by this replication controller, if empty defaulted to labels on Pod template. More info: \
+         https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+    ),
+];
+
+fn cells(controller: &Value, now: i64) -> Vec<Value> {
+    let mut cells = replica_set::cells(controller, now);
+    cells.pop();
+    cells.push(label_text(&controller["spec"]["selector"]));
+    cells
 }
 
 /// A controller that names neither a selector nor labels has those of its template.
-fn controller_defaults(controller: &mut Value) {
+fn defaults(controller: &mut Value) {
     let Some(controller) = controller.as_object_mut() else { return };
     let spec = ensure(controller, "spec");
     set_default(spec, "replicas", 1);
@@ -104,16 +130,8 @@ fn controller_defaults(controller: &mut Value) {
     }
 }
 
-/// A PodTemplate. Unlike that of a workload its pods may end.
-fn validate_template(template: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    workload::metadata(template, old, &mut problems);
-    pod::validate::any_template(&template["template"], &Path::new("template"), &mut problems);
-    problems.into_causes()
-}
-
 /// A ReplicationController; `old` on update.
-fn validate_controller(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(controller: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     match old {
         // What the name has to look like is told last.
@@ -159,7 +177,7 @@ mod tests {
                 "spec": {"containers": [{"name": "c", "image": "i:1"}]}}},
         });
         change(&mut object);
-        controller_defaults(&mut object);
+        defaults(&mut object);
         object
     }
 
@@ -168,7 +186,7 @@ mod tests {
     }
 
     fn problem(change: impl Fn(&mut Value)) -> String {
-        told(&validate_controller(&controller(change), None))
+        told(&validate(&controller(change), None))
     }
 
     #[test]
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_form_of_a_name_is_told_last_and_that_of_a_prefix_not_at_all() {
-        let causes = validate_controller(&json!({"metadata": {"name": "A_b"}}), None);
+        let causes = validate(&json!({"metadata": {"name": "A_b"}}), None);
         let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(fields, ["spec.selector", "spec.template", "metadata.name"]);
         assert_eq!(problem(|c| c["metadata"]["generateName"] = json!("A_b")), "");
@@ -222,20 +240,9 @@ mod tests {
         let mut new = old.clone();
         new["status"] = json!({"replicas": 1, "readyReplicas": 2, "availableReplicas": -1});
         assert_eq!(
-            told(&validate_controller(&new, Some(&old))),
+            told(&validate(&new, Some(&old))),
             "status.availableReplicas: Invalid value: -1: must be greater than or equal to 0; status.readyReplicas: \
              Invalid value: 2: cannot be greater than status.replicas"
         );
-    }
-
-    #[test]
-    fn the_pods_of_a_template_may_end() {
-        let mut template = json!({"metadata": {"name": "t"}, "template": {"spec": {"restartPolicy": "Never",
-            "containers": [{"name": "c", "image": "i:1"}]}}});
-        (POD_TEMPLATE.defaults)(&mut template);
-        assert_eq!(template["template"]["spec"]["dnsPolicy"], "ClusterFirst");
-        assert_eq!(told(&validate_template(&template, None)), "");
-        template["template"]["spec"]["containers"] = json!([]);
-        assert_eq!(told(&validate_template(&template, None)), "template.spec.containers: Required value");
     }
 }

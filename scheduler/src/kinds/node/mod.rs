@@ -1,83 +1,76 @@
-//! The kinds around the workloads: Namespaces, Nodes, ServiceAccounts, Leases.
+//! Nodes.
 
-use std::collections::BTreeSet;
+mod print;
 
+use std::{borrow::Cow, collections::BTreeSet};
+
+use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::{
-    Subresource,
-    json::{ensure, items, items_mut, members, set_default, text},
+    Kind, Rules, Subresource,
+    base::keep_status,
+    json::{ensure, items, members, text},
+    kind::texts,
     quantity::Quantity,
     validate::{Path, Problems, addresses, meta, names, resources::comes_whole},
 };
 use crate::model::Cause;
 
-/// Every namespace is labelled with its own name, so that selectors can name it.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
-/// The finalizer behind which a namespace waits for its content.
-const CONTENT: &str = "kubernetes";
-const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
-
-/// A new Namespace waits for its content before it goes.
-pub(super) fn prepare_namespace(namespace: &mut Value) {
-    namespace["status"] = json!({"phase": "Active"});
-    let Some(namespace) = namespace.as_object_mut() else { return };
-    let finalizers = ensure(namespace, "spec").entry("finalizers").or_insert_with(|| json!([]));
-    if let Some(list) = finalizers.as_array_mut().filter(|list| list.iter().all(|f| f != CONTENT)) {
-        list.push(CONTENT.into());
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        short_names: texts(["no"]),
+        subresources: vec![Subresource::Status, Subresource::Proxy],
+        fields: ["spec.unschedulable".into()].into(),
+        columns: Cow::Borrowed(print::COLUMNS),
+        ..Kind::published::<Node>(Nodes)
     }
 }
 
-/// What upstream fills in for a Namespace.
-pub(super) fn namespace_defaults(namespace: &mut Value) {
-    let name = namespace["metadata"]["name"].clone();
-    if let Some(namespace) = namespace.as_object_mut() {
-        ensure(ensure(namespace, "metadata"), "labels").insert(NAME_LABEL.to_owned(), name);
-        set_default(ensure(namespace, "status"), "phase", "Active");
-    }
-}
+struct Nodes;
 
-/// A Namespace; `old` on update.
-pub(super) fn validate_namespace(namespace: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    meta::object_meta(namespace, names::dns_label, &mut problems);
-    content_finalizers(namespace, |path, _| path.clone(), &mut problems);
-    if let Some(old) = old {
-        meta::object_meta_update(namespace, old, &mut problems);
+impl Rules for Nodes {
+    fn defaults(&self, node: &mut Value) {
+        defaults(node);
     }
-    problems.into_causes()
-}
 
-/// A write of a Namespace's status, or of its finalizers.
-pub(super) fn validate_namespace_sub(sub: Subresource, namespace: &Value, old: &Value) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    meta::object_meta_update(namespace, old, &mut problems);
-    if sub == Subresource::Finalize {
-        content_finalizers(namespace, Path::index, &mut problems);
-        return problems.into_causes();
+    fn prepare_create(&self, node: &mut Value) {
+        prepare(node);
     }
-    let (going, phase) =
-        (!old["metadata"]["deletionTimestamp"].is_null(), text(&namespace["status"], "phase"));
-    let (wanted, which) = if going { ("Terminating", "not empty") } else { ("Active", "empty") };
-    if phase != wanted {
-        let why = format!("may only be '{wanted}' if `deletionTimestamp` is {which}");
-        problems.invalid(&Path::new("status.Phase"), phase, why);
-    }
-    problems.into_causes()
-}
 
-fn content_finalizers(namespace: &Value, at: fn(&Path, usize) -> Path, problems: &mut Problems) {
-    let path = Path::new("spec.finalizers");
-    for (index, name) in items(&namespace["spec"]["finalizers"]).iter().filter_map(Value::as_str).enumerate()
-    {
-        let path = at(&path, index);
-        problems.all(&path, name, names::qualified_name(name));
-        meta::standard_finalizer(name, &path, problems);
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        keep_status(new, old);
+        prepare(new);
+    }
+
+    fn prepare_status(&self, new: &mut Value, _: &Value) {
+        prepare(new);
+    }
+
+    fn validate(&self, node: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(node, old)
+    }
+
+    fn validate_sub(&self, _: Subresource, new: &Value, old: &Value) -> Vec<Cause> {
+        validate_status(new, old)
+    }
+
+    fn warnings(&self, node: &Value) -> Vec<String> {
+        warnings(node)
+    }
+
+    fn update_warnings(&self, new: &Value, _: &Value) -> Vec<String> {
+        warnings(new)
+    }
+
+    fn cells(&self, node: &Value, now: i64) -> Vec<Value> {
+        print::cells(node, now)
     }
 }
 
 /// What upstream fills in for a Node, and what it takes no longer.
-pub(super) fn node_defaults(node: &mut Value) {
+fn defaults(node: &mut Value) {
     let Some(node) = node.as_object_mut() else { return };
     pod_ranges(ensure(node, "spec"));
     let status = ensure(node, "status");
@@ -102,7 +95,7 @@ fn pod_ranges(spec: &mut serde_json::Map<String, Value>) {
 }
 
 /// Configuration from afar is no longer taken.
-pub(super) fn prepare_node(node: &mut Value) {
+fn prepare(node: &mut Value) {
     for part in ["spec", "status"] {
         if let Some(part) = node.get_mut(part).and_then(Value::as_object_mut) {
             for field in ["configSource", "config", "podPreemptionPolicy"] {
@@ -113,7 +106,7 @@ pub(super) fn prepare_node(node: &mut Value) {
 }
 
 /// A Node; `old` on update.
-pub(super) fn validate_node(node: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(node: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta(node, names::dns_subdomain, &mut problems);
     taints(node, &mut problems);
@@ -127,7 +120,7 @@ pub(super) fn validate_node(node: &Value, old: Option<&Value>) -> Vec<Cause> {
 }
 
 /// What holds for every change of a Node, that of its status too.
-pub(super) fn validate_node_status(node: &Value, old: &Value) -> Vec<Cause> {
+fn validate_status(node: &Value, old: &Value) -> Vec<Cause> {
     let mut problems = Problems::default();
     node_update(node, old, &mut problems);
     problems.into_causes()
@@ -272,7 +265,7 @@ fn ranges(node: &Value, problems: &mut Problems) {
 }
 
 /// Warnings about a Node.
-pub(super) fn node_warnings(node: &Value) -> Vec<String> {
+fn warnings(node: &Value) -> Vec<String> {
     let mut out = Vec::new();
     if !node["spec"]["configSource"].is_null() {
         out.push("spec.configSource: the feature is removed".to_owned());
@@ -287,65 +280,6 @@ pub(super) fn node_warnings(node: &Value) -> Vec<String> {
     out
 }
 
-/// Of the secrets that a ServiceAccount names, the name alone counts.
-pub(super) fn prepare_service_account(account: &mut Value) {
-    let Some(account) = account.as_object_mut() else { return };
-    for secret in items_mut(account, "secrets") {
-        secret.retain(|field, value| field == "name" && value != "");
-    }
-}
-
-/// A ServiceAccount; `old` on update.
-pub(super) fn validate_service_account(account: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    if let Some(old) = old {
-        meta::object_meta_update(account, old, &mut problems);
-    }
-    meta::object_meta(account, names::dns_subdomain, &mut problems);
-    problems.into_causes()
-}
-
-/// Warnings about a ServiceAccount.
-pub(super) fn service_account_warnings(account: &Value) -> Vec<String> {
-    if account["metadata"]["annotations"][MOUNTABLE].is_null() {
-        return Vec::new();
-    }
-    let why = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
-    vec![format!("metadata.annotations[{MOUNTABLE}]: {why}")]
-}
-
-/// Warnings about a changed ServiceAccount: what was so before was told then.
-pub(super) fn service_account_update_warnings(new: &Value, old: &Value) -> Vec<String> {
-    if old["metadata"]["annotations"][MOUNTABLE].is_null() {
-        service_account_warnings(new)
-    } else {
-        Vec::new()
-    }
-}
-
-/// Coordinated elections are not taken part in, so what only they use is not kept.
-pub(super) fn prepare_lease(lease: &mut Value) {
-    if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.remove("strategy");
-        spec.remove("preferredHolder");
-    }
-}
-
-/// A Lease; `old` on update.
-pub(super) fn validate_lease(lease: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    match old {
-        None => meta::plain_object_meta(lease, names::dns_subdomain, &mut problems),
-        Some(old) => meta::plain_object_meta_update(lease, old, &mut problems),
-    }
-    let (spec, path) = (&lease["spec"], Path::new("spec"));
-    if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|s| *s <= 0) {
-        problems.invalid(&path.field("leaseDurationSeconds"), seconds, "must be greater than 0");
-    }
-    problems.not_negative(&path.field("leaseTransitions"), &spec["leaseTransitions"]);
-    problems.into_causes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,7 +290,7 @@ mod tests {
 
     fn node(spec: &Value, status: &Value) -> Value {
         let mut node = json!({"metadata": {"name": "n"}, "spec": spec, "status": status});
-        node_defaults(&mut node);
+        defaults(&mut node);
         node
     }
 
@@ -366,19 +300,18 @@ mod tests {
         assert_eq!(old["spec"]["podCIDRs"], json!(["10.1.0.0/24"]));
         let new = node(&json!({"podCIDR": "10.2.0.0/24"}), &json!({}));
         assert_eq!(
-            said(validate_node(&new, Some(&old))),
+            said(validate(&new, Some(&old))),
             [
                 "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
                 "spec.providerID: Invalid value: null: field cannot be cleared once set",
             ]
         );
-        assert!(validate_node(&old, Some(&old)).is_empty());
+        assert!(validate(&old, Some(&old)).is_empty());
     }
 
     #[test]
     fn ranges_of_a_node_are_one_of_each_family() {
-        let found =
-            |ranges: Value| said(validate_node(&node(&json!({ "podCIDRs": ranges }), &json!({})), None));
+        let found = |ranges: Value| said(validate(&node(&json!({ "podCIDRs": ranges }), &json!({})), None));
         assert!(found(json!(["10.0.0.0/24", "fd00::/64"])).is_empty());
         let wrong = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
         assert_eq!(
@@ -398,7 +331,7 @@ mod tests {
     #[test]
     fn taints_and_resources_of_a_node_are_checked() {
         let taint = json!({"key": "a", "effect": "NoSchedule"});
-        let found = said(validate_node(&node(&json!({"taints": [taint, taint]}), &json!({})), None));
+        let found = said(validate(&node(&json!({"taints": [taint, taint]}), &json!({})), None));
         assert_eq!(
             found,
             [
@@ -409,7 +342,7 @@ mod tests {
         let status = json!({"capacity": {"pods": "1500m", "cpu": "1500m", "memory": "-1"}});
         let made = node(&json!({}), &status);
         assert_eq!(made["status"]["allocatable"], made["status"]["capacity"]);
-        let found = said(validate_node(&made, None));
+        let found = said(validate(&made, None));
         assert_eq!(
             found[..2],
             [
@@ -417,28 +350,5 @@ mod tests {
                 "status.capacity.pods: Invalid value: \"1500m\": must be an integer",
             ]
         );
-    }
-
-    #[test]
-    fn the_phase_of_a_namespace_follows_its_deletion() {
-        let namespace = |phase: &str| json!({"metadata": {"name": "n"}, "status": {"phase": phase}});
-        let write = |phase: &str| {
-            said(validate_namespace_sub(Subresource::Status, &namespace(phase), &namespace("Active")))
-        };
-        assert!(write("Active").is_empty());
-        assert_eq!(
-            write("Terminating"),
-            [
-                "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_lease_takes_finalizers_of_any_name() {
-        let lease =
-            json!({"metadata": {"name": "l", "finalizers": ["mine"]}, "spec": {"leaseDurationSeconds": 0}});
-        let expected = "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0";
-        assert_eq!(said(validate_lease(&lease, None)), [expected]);
     }
 }

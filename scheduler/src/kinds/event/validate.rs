@@ -44,14 +44,14 @@ const FIXED: [(&str, &str, Held); 14] = [
 ];
 
 /// A core event.
-pub(in crate::kinds) fn core(event: &Value, _old: Option<&Value>) -> Vec<Cause> {
+pub(super) fn core(event: &Value) -> Vec<Cause> {
     let mut problems = Problems::default();
     common(event, "reportingComponent", &mut problems);
     problems.into_causes()
 }
 
 /// An event of `events.k8s.io`; `old` on update.
-pub(in crate::kinds) fn newer(event: &Value, old: Option<&Value>) -> Vec<Cause> {
+pub(super) fn newer(event: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     common(event, "reportingController", &mut problems);
     match old {
@@ -181,10 +181,10 @@ mod tests {
         let odd = event(
             &json!({"eventTime": null, "metadata": {"name": "A_b c", "namespace": "a", "finalizers": ["x"]}}),
         );
-        assert!(core(&odd, None).is_empty());
+        assert!(core(&odd).is_empty());
         let foreign = event(&json!({"eventTime": null, "involvedObject": {"namespace": "b"}}));
         let expected = "involvedObject.namespace: Invalid value: \"b\": does not match event.namespace";
-        assert_eq!(said(core(&foreign, None)), [expected]);
+        assert_eq!(said(core(&foreign)), [expected]);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{NAME, column, integer, name, since, wide};
+use crate::kinds::print::{NAME, column, integer, name, since, wide};
 use crate::kinds::{Column, json::text};
 
-pub(in crate::kinds) const EVENT_COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     column("Last Seen", "string", "The time at which the most recent occurrence of this event was recorded."),
     column("Type", "string", "=core.v1.Event.type"),
     column("Reason", "string", "=core.v1.Event.reason"),
@@ -26,7 +26,7 @@ pub(in crate::kinds) const EVENT_COLUMNS: &[Column] = &[
     Column { priority: 1, ..NAME },
 ];
 
-pub(in crate::kinds) fn event(event: &Value, now: i64) -> Vec<Value> {
+pub(super) fn cells(event: &Value, now: i64) -> Vec<Value> {
     let ago = |time: &Value, otherwise: &Value| since(if time.is_null() { otherwise } else { time }, now);
     let first = ago(&event["firstTimestamp"], &event["eventTime"]);
     let series = &event["series"];

@@ -1,36 +1,104 @@
-//! Endpoints and EndpointSlices.
+//! EndpointSlices.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
-use serde_json::Value;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
 
 use super::{
-    json::{items, items_mut, members, set_default, text},
+    Column, Kind, Rules,
+    endpoints::{PROTOCOLS, app_protocol, node_name},
+    json::{items, items_mut, members, text},
+    print::{AGE, NAME, age, at_most_three, column, name},
     validate::{Path, Problems, addresses, ip, meta, names},
 };
 use crate::model::Cause;
 
-/// Upstream's bounds on one slice.
-const MAX_ENDPOINTS: usize = 1000;
-const MAX_ADDRESSES: usize = 100;
-const MAX_PORTS: usize = 20_000;
-const MAX_HINTS: usize = 8;
-const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-/// Who may write addresses without being warned about their form: they are made from checked ones.
-const OWN_SLICES: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind { generation: true, columns: Cow::Borrowed(COLUMNS), ..Kind::published::<EndpointSlice>(Slices) }
+}
 
-/// What upstream fills in for Endpoints.
-pub(super) fn defaults(endpoints: &mut Value) {
-    let Some(endpoints) = endpoints.as_object_mut() else { return };
-    for subset in items_mut(endpoints, "subsets") {
-        for port in items_mut(subset, "ports") {
-            set_default(port, "protocol", "TCP");
-        }
+struct Slices;
+
+impl Rules for Slices {
+    fn defaults(&self, slice: &mut Value) {
+        defaults(slice);
+    }
+
+    fn prepare_create(&self, slice: &mut Value) {
+        drop_topology(slice);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        prepare_update(new, old);
+    }
+
+    fn counts(&self, new: &Value, old: &Value) -> bool {
+        changed(new, old)
+    }
+
+    fn validate(&self, slice: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(slice, old)
+    }
+
+    fn warnings(&self, slice: &Value) -> Vec<String> {
+        warnings(slice)
+    }
+
+    fn update_warnings(&self, new: &Value, _: &Value) -> Vec<String> {
+        address_warnings(new)
+    }
+
+    fn cells(&self, slice: &Value, now: i64) -> Vec<Value> {
+        cells(slice, now)
     }
 }
 
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("AddressType", "string", "=discovery.v1.EndpointSlice.addressType"),
+    column("Ports", "string", "=discovery.v1.EndpointSlice.ports"),
+    column("Endpoints", "string", "=discovery.v1.EndpointSlice.endpoints"),
+    AGE,
+];
+
+fn cells(slice: &Value, now: i64) -> Vec<Value> {
+    let port = |port: &Value| match (port["port"].as_i64(), text(port, "name")) {
+        (Some(number), _) => number.to_string(),
+        (None, "") => "*".to_owned(),
+        (None, name) => name.to_owned(),
+    };
+    let ports: Vec<String> = items(&slice["ports"]).iter().map(port).collect();
+    let addresses: Vec<String> = items(&slice["endpoints"])
+        .iter()
+        .flat_map(|endpoint| items(&endpoint["addresses"]))
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    vec![
+        name(slice),
+        json!(text(slice, "addressType")),
+        json!(at_most_three(&ports, "<unset>")),
+        json!(at_most_three(&addresses, "<unset>")),
+        age(slice, now),
+    ]
+}
+
+/// Upstream's bounds on one slice.
+const MAX_ENDPOINTS: usize = 1000;
+
+const MAX_ADDRESSES: usize = 100;
+
+const MAX_PORTS: usize = 20_000;
+
+const MAX_HINTS: usize = 8;
+
+/// Who may write addresses without being warned about their form: they are made from checked ones.
+const OWN_SLICES: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+
 /// What upstream fills in for an EndpointSlice.
-pub(super) fn slice_defaults(slice: &mut Value) {
+fn defaults(slice: &mut Value) {
     let Some(slice) = slice.as_object_mut() else { return };
     for port in items_mut(slice, "ports") {
         port.entry("name").or_insert_with(|| "".into());
@@ -40,7 +108,7 @@ pub(super) fn slice_defaults(slice: &mut Value) {
 }
 
 /// The topology of an endpoint is read-only in this version: its node and zone have fields of their own.
-pub(super) fn drop_topology(slice: &mut Value) {
+fn drop_topology(slice: &mut Value) {
     let Some(slice) = slice.as_object_mut() else { return };
     for endpoint in items_mut(slice, "endpoints") {
         endpoint.remove("deprecatedTopology");
@@ -48,14 +116,14 @@ pub(super) fn drop_topology(slice: &mut Value) {
 }
 
 /// As [`drop_topology`], which a slice whose endpoints are as they were keeps.
-pub(super) fn prepare_slice_update(new: &mut Value, old: &Value) {
+fn prepare_update(new: &mut Value, old: &Value) {
     if new["endpoints"] != old["endpoints"] {
         drop_topology(new);
     }
 }
 
 /// Whether an update changes what a slice says: labels select it, so they count.
-pub(super) fn slice_changed(new: &Value, old: &Value) -> bool {
+fn changed(new: &Value, old: &Value) -> bool {
     let said = |slice: &Value| {
         let fields = members(slice).filter(|(name, _)| *name != "metadata" && !is_empty(slice, name));
         fields.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()
@@ -67,90 +135,8 @@ fn is_empty(slice: &Value, name: &str) -> bool {
     slice[name].is_null() || slice[name].as_array().is_some_and(Vec::is_empty)
 }
 
-/// Endpoints; `old` on update.
-pub(super) fn validate(endpoints: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    if let Some(old) = old {
-        meta::object_meta_update(endpoints, old, &mut problems);
-    }
-    meta::object_meta(endpoints, names::dns_subdomain, &mut problems);
-    // What was stored once stays legal as it is.
-    if old.is_none_or(|old| old["subsets"] != endpoints["subsets"]) {
-        for (index, subset) in items(&endpoints["subsets"]).iter().enumerate() {
-            validate_subset(subset, &Path::new("subsets").index(index), &mut problems);
-        }
-    }
-    problems.into_causes()
-}
-
-fn validate_subset(subset: &Value, path: &Path, problems: &mut Problems) {
-    let lists = ["addresses", "notReadyAddresses"];
-    if lists.iter().all(|list| items(&subset[*list]).is_empty()) {
-        problems.required(path, "must specify `addresses` or `notReadyAddresses`");
-    }
-    for list in lists {
-        for (index, address) in items(&subset[list]).iter().enumerate() {
-            validate_address(address, &path.field(list).index(index), problems);
-        }
-    }
-    let ports = items(&subset["ports"]);
-    for (index, port) in ports.iter().enumerate() {
-        let path = path.field("ports").index(index);
-        let name = text(port, "name");
-        if !name.is_empty() {
-            problems.all(&path.field("name"), name, names::dns_label(name));
-        } else if ports.len() > 1 {
-            problems.required(&path.field("name"), "");
-        }
-        problems.port(&path.field("port"), port["port"].as_i64().unwrap_or_default());
-        problems.one_of(&path.field("protocol"), text(port, "protocol"), &PROTOCOLS);
-        app_protocol(port, &path, problems);
-    }
-}
-
-fn validate_address(address: &Value, path: &Path, problems: &mut Problems) {
-    let (ip, name) = (text(address, "ip"), text(address, "hostname"));
-    addresses::legacy_ip(ip, &[], &path.field("ip"), problems);
-    if !name.is_empty() {
-        problems.all(&path.field("hostname"), name, names::dns_label(name));
-    }
-    node_name(address, path, problems);
-    addresses::endpoint_ip(ip, &path.field("ip"), problems);
-}
-
-fn node_name(holder: &Value, path: &Path, problems: &mut Problems) {
-    if let Some(node) = holder["nodeName"].as_str() {
-        problems.all(&path.field("nodeName"), node, names::dns_subdomain(node));
-    }
-}
-
-fn app_protocol(port: &Value, path: &Path, problems: &mut Problems) {
-    if let Some(protocol) = port["appProtocol"].as_str() {
-        problems.all(&path.field("appProtocol"), protocol, names::qualified_name(protocol));
-    }
-}
-
-/// Warnings about addresses in forms that should not be used.
-pub(super) fn warnings(endpoints: &Value) -> Vec<String> {
-    let manager = &endpoints["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"];
-    if manager == "endpoint-controller" {
-        return Vec::new();
-    }
-    let mut out = Vec::new();
-    for (index, subset) in items(&endpoints["subsets"]).iter().enumerate() {
-        for list in ["addresses", "notReadyAddresses"] {
-            let path = Path::new("subsets").index(index).field(list);
-            for (index, address) in items(&subset[list]).iter().enumerate() {
-                let path = path.index(index).field("ip");
-                out.extend(ip::warning(text(address, "ip"), &path));
-            }
-        }
-    }
-    out
-}
-
 /// An EndpointSlice; `old` on update.
-pub(super) fn validate_slice(slice: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(slice: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta(slice, names::dns_subdomain, &mut problems);
     validate_ports(items(&slice["ports"]), &Path::new("ports"), &mut problems);
@@ -270,16 +256,16 @@ fn validate_ports(ports: &[Value], path: &Path, problems: &mut Problems) {
 }
 
 /// Warnings about an EndpointSlice.
-pub(super) fn slice_warnings(slice: &Value) -> Vec<String> {
-    let mut out = slice_update_warnings(slice, slice);
+fn warnings(slice: &Value) -> Vec<String> {
+    let mut out = address_warnings(slice);
     if text(slice, "addressType") == "FQDN" {
         out.insert(0, "spec.addressType: FQDN endpoints are deprecated".to_owned());
     }
     out
 }
 
-/// Warnings about an EndpointSlice that was there before.
-pub(super) fn slice_update_warnings(slice: &Value, _old: &Value) -> Vec<String> {
+/// Warnings about addresses in forms that should not be used.
+fn address_warnings(slice: &Value) -> Vec<String> {
     let manager = &slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
     if manager.as_str().is_some_and(|manager| OWN_SLICES.contains(&manager)) {
         return Vec::new();
@@ -296,8 +282,6 @@ pub(super) fn slice_update_warnings(slice: &Value, _old: &Value) -> Vec<String> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn said(causes: Vec<Cause>) -> Vec<String> {
@@ -310,13 +294,13 @@ mod tests {
         for (name, value) in members(change) {
             slice[name] = value.clone();
         }
-        slice_defaults(&mut slice);
+        defaults(&mut slice);
         slice
     }
 
     #[test]
     fn a_slice_is_of_one_family_and_of_routable_addresses() {
-        assert!(validate_slice(&slice(&json!({})), None).is_empty());
+        assert!(validate(&slice(&json!({})), None).is_empty());
         for (change, expected) in [
             (
                 json!({"addressType": "a"}),
@@ -339,11 +323,11 @@ mod tests {
                  separated by dots",
             ),
         ] {
-            assert_eq!(said(validate_slice(&slice(&change), None)), [expected]);
+            assert_eq!(said(validate(&slice(&change), None)), [expected]);
         }
         let moved = slice(&json!({"addressType": "IPv6", "endpoints": []}));
         let expected = "addressType: Invalid value: null: field is immutable";
-        assert_eq!(said(validate_slice(&moved, Some(&slice(&json!({}))))), [expected]);
+        assert_eq!(said(validate(&moved, Some(&slice(&json!({}))))), [expected]);
     }
 
     #[test]
@@ -351,31 +335,10 @@ mod tests {
         let old = slice(&json!({}));
         let mut new = old.clone();
         new["metadata"]["annotations"] = json!({"a": "b"});
-        assert!(!slice_changed(&new, &old));
+        assert!(!changed(&new, &old));
         new["metadata"]["labels"] = json!({"a": "b"});
-        assert!(slice_changed(&new, &old));
-        assert!(slice_changed(&slice(&json!({"ports": [{"port": 1}]})), &old));
-        assert!(!slice_changed(&slice(&json!({"ports": null})), &old));
-    }
-
-    #[test]
-    fn subsets_of_endpoints_have_addresses() {
-        let validated = |subset: Value| {
-            let object = json!({"metadata": {"name": "e"}, "subsets": [subset]});
-            said(validate(&object, None))
-        };
-        let port = json!({"port": 80, "protocol": "TCP"});
-        assert_eq!(
-            validated(json!({"ports": [port]})),
-            ["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"]
-        );
-        assert_eq!(
-            validated(json!({"addresses": [{"ip": "0.0.0.0"}], "ports": [port, port]})),
-            [
-                "subsets[0].addresses[0].ip: Invalid value: \"0.0.0.0\": may not be unspecified (0.0.0.0)",
-                "subsets[0].ports[0].name: Required value",
-                "subsets[0].ports[1].name: Required value",
-            ]
-        );
+        assert!(changed(&new, &old));
+        assert!(changed(&slice(&json!({"ports": [{"port": 1}]})), &old));
+        assert!(!changed(&slice(&json!({"ports": null})), &old));
     }
 }

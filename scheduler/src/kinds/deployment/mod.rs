@@ -1,18 +1,104 @@
-//! Deployments and ReplicaSets.
+//! Deployments.
 
-pub(super) mod template;
+use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::{Map, Value, json};
 
 use super::{
+    Column, Kind, Rules, Subresource,
     json::{empty, ensure, set_default, text},
+    kind::texts,
     pod,
-    validate::{Path, Problems, meta, names, selectors},
+    print::{AGE, NAME, age, column, integer, name},
+    validate::{Path, Problems, meta},
+    workload::{
+        self,
+        print::{CONTAINERS, IMAGES, SELECTOR, template_cells},
+        template,
+    },
 };
 use crate::model::Cause;
 
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        short_names: texts(["deploy"]),
+        categories: texts(["all"]),
+        subresources: vec![Subresource::Status, Subresource::Scale],
+        generation: true,
+        status_keeps: &[&["spec"], &["metadata", "labels"]],
+        columns: Cow::Borrowed(COLUMNS),
+        ..Kind::published::<Deployment>(Deployments)
+    }
+}
+
+struct Deployments;
+
+impl Rules for Deployments {
+    fn defaults(&self, deployment: &mut Value) {
+        defaults(deployment);
+    }
+
+    fn prepare_create(&self, deployment: &mut Value) {
+        template::prepare_create(deployment);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        template::prepare_update(new, old);
+    }
+
+    fn counts(&self, new: &Value, old: &Value) -> bool {
+        changed(new, old)
+    }
+
+    fn validate(&self, deployment: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(deployment, old)
+    }
+
+    fn validate_sub(&self, _: Subresource, new: &Value, old: &Value) -> Vec<Cause> {
+        validate_status(new, old)
+    }
+
+    fn warnings(&self, deployment: &Value) -> Vec<String> {
+        template::warnings(deployment)
+    }
+
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        template::update_warnings(new, old)
+    }
+
+    fn cells(&self, deployment: &Value, now: i64) -> Vec<Value> {
+        cells(deployment, now)
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Ready", "string", "Number of the pod with ready state"),
+    column("Up-to-date", "string", "=apps.v1.DeploymentStatus.updatedReplicas"),
+    column("Available", "string", "=apps.v1.DeploymentStatus.availableReplicas"),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+fn cells(deployment: &Value, now: i64) -> Vec<Value> {
+    let (spec, status) = (&deployment["spec"], &deployment["status"]);
+    let mut cells = vec![
+        name(deployment),
+        json!(format!("{}/{}", integer(&status["readyReplicas"]), integer(&spec["replicas"]))),
+        json!(integer(&status["updatedReplicas"])),
+        json!(integer(&status["availableReplicas"])),
+        age(deployment, now),
+    ];
+    cells.extend(template_cells(spec));
+    cells
+}
+
 /// What upstream fills in for a Deployment.
-pub(super) fn deployment_defaults(deployment: &mut Value) {
+fn defaults(deployment: &mut Value) {
     let Some(deployment) = deployment.as_object_mut() else { return };
     let spec = ensure(deployment, "spec");
     set_default(spec, "replicas", 1);
@@ -33,21 +119,13 @@ fn rolling_update_defaults(strategy: &mut Map<String, Value>) {
     }
 }
 
-/// What upstream fills in for a ReplicaSet.
-pub(super) fn replica_set_defaults(set: &mut Value) {
-    let Some(set) = set.as_object_mut() else { return };
-    let spec = ensure(set, "spec");
-    set_default(spec, "replicas", 1);
-    pod::defaults::template(spec);
-}
-
 /// A Deployment; `old` on update.
-pub(super) fn validate_deployment(deployment: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(deployment: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    metadata(deployment, old, &mut problems);
+    workload::metadata(deployment, old, &mut problems);
     let (spec, path) = (&deployment["spec"], Path::new("spec"));
     problems.not_negative(&path.field("replicas"), &spec["replicas"]);
-    selected_template(spec, &path, &mut problems);
+    workload::selected_template(spec, &path, &mut problems);
     strategy(&spec["strategy"], &path.field("strategy"), &mut problems);
     for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         problems.not_negative(&path.field(field), &spec[field]);
@@ -58,68 +136,12 @@ pub(super) fn validate_deployment(deployment: &Value, old: Option<&Value>) -> Ve
         let why = "must be greater than minReadySeconds";
         problems.invalid(&path.field("progressDeadlineSeconds"), deadline, why);
     }
-    selector_stays(deployment, old, &mut problems);
+    workload::selector_stays(deployment, old, &mut problems);
     problems.into_causes()
-}
-
-/// A ReplicaSet; `old` on update.
-pub(super) fn validate_replica_set(set: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    metadata(set, old, &mut problems);
-    let (spec, path) = (&set["spec"], Path::new("spec"));
-    for field in ["replicas", "minReadySeconds"] {
-        problems.not_negative(&path.field(field), &spec[field]);
-    }
-    selected_template(spec, &path, &mut problems);
-    selector_stays(set, old, &mut problems);
-    problems.into_causes()
-}
-
-/// The metadata of a workload; `old` on update.
-pub(super) fn metadata(object: &Value, old: Option<&Value>, problems: &mut Problems) {
-    match old {
-        None => meta::object_meta(object, names::dns_subdomain, problems),
-        Some(old) => meta::object_meta_update(object, old, problems),
-    }
-}
-
-fn selector_stays(new: &Value, old: Option<&Value>, problems: &mut Problems) {
-    let selector = &new["spec"]["selector"];
-    if old.is_some_and(|old| old["spec"]["selector"] != *selector) {
-        let shown = if selector.is_null() { "null".to_owned() } else { selectors::shown(selector) };
-        problems.invalid_shown(&Path::new("spec.selector"), &shown, "field is immutable");
-    }
-}
-
-/// A selector, and a template that it selects.
-fn selected_template(spec: &Value, path: &Path, problems: &mut Problems) {
-    let (selector, template) = (&spec["selector"], &spec["template"]);
-    let path_of_selector = path.field("selector");
-    if selector.is_null() {
-        problems.required(&path_of_selector, "");
-    } else {
-        selectors::label_selector(selector, &path_of_selector, problems);
-        let shown = selectors::shown(selector);
-        if selectors::is_empty(selector) {
-            // Upstream says so of ReplicaSets too.
-            let why = "empty selector is invalid for deployment";
-            problems.invalid_shown(&path_of_selector, &shown, why);
-        }
-        if !selectors::parses(selector) {
-            return problems.invalid_shown(&path_of_selector, &shown, "invalid label selector");
-        }
-    }
-    let labels = &template["metadata"]["labels"];
-    // No selector at all selects nothing, an empty one everything.
-    if selector.is_null() || (!selectors::is_empty(selector) && !selectors::matches(selector, labels)) {
-        let path = path.field("template").field("metadata").field("labels");
-        problems.invalid(&path, labels.clone(), "`selector` does not match template `labels`");
-    }
-    pod::validate::template(template, "ReplicaSet", &path.field("template"), problems);
 }
 
 /// The status of a Deployment as a client writes it.
-pub(super) fn validate_deployment_status(deployment: &Value, old: &Value) -> Vec<Cause> {
+fn validate_status(deployment: &Value, old: &Value) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta_update(deployment, old, &mut problems);
     let (status, path) = (&deployment["status"], Path::new("status"));
@@ -131,52 +153,17 @@ pub(super) fn validate_deployment_status(deployment: &Value, old: &Value) -> Vec
     {
         problems.not_negative(&path.field(field), &status[field]);
     }
-    at_most(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut problems);
-    let (count, before) = (number(&status["collisionCount"]), number(&old["status"]["collisionCount"]));
+    workload::at_most(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut problems);
+    let (count, before) =
+        (workload::number(&status["collisionCount"]), workload::number(&old["status"]["collisionCount"]));
     if count < before {
         problems.invalid(&path.field("collisionCount"), count, "cannot be decremented");
     }
     problems.into_causes()
 }
 
-/// The status of a ReplicaSet as a client writes it.
-pub(super) fn validate_replica_set_status(set: &Value, old: &Value) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    meta::object_meta_update(set, old, &mut problems);
-    replica_status(&set["status"], &mut problems);
-    problems.into_causes()
-}
-
-/// The counts in the status of a ReplicaSet or ReplicationController that a client writes.
-pub(super) fn replica_status(status: &Value, problems: &mut Problems) {
-    let path = Path::new("status");
-    for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-        problems.not_negative(&path.field(field), &status[field]);
-    }
-    for field in ["observedGeneration", "terminatingReplicas"] {
-        problems.not_negative(&path.field(field), &status[field]);
-    }
-    at_most(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], problems);
-}
-
-fn number(value: &Value) -> i64 {
-    value.as_i64().unwrap_or_default()
-}
-
-/// None of these is more than there are replicas, and none is available that is not ready.
-fn at_most(status: &Value, counts: &[&str], problems: &mut Problems) {
-    let (path, count) = (Path::new("status"), |field: &str| number(&status[field]));
-    for field in counts.iter().filter(|field| count(field) > count("replicas")) {
-        problems.invalid(&path.field(field), count(field), "cannot be greater than status.replicas");
-    }
-    if count("availableReplicas") > count("readyReplicas") {
-        let why = "cannot be greater than readyReplicas";
-        problems.invalid(&path.field("availableReplicas"), count("availableReplicas"), why);
-    }
-}
-
 /// Annotations of a Deployment are copied to its ReplicaSets: they count as its spec does.
-pub(super) fn deployment_changed(new: &Value, old: &Value) -> bool {
+fn changed(new: &Value, old: &Value) -> bool {
     let annotations = |object: &'_ Value| match &object["metadata"]["annotations"] {
         Value::Null => empty(),
         annotations => annotations.clone(),
@@ -252,8 +239,6 @@ fn int_or_percent(value: &Value, path: &Path, problems: &mut Problems) -> Option
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn deployment(change: impl Fn(&mut Value)) -> Value {
@@ -266,12 +251,12 @@ mod tests {
             },
         });
         change(&mut object);
-        deployment_defaults(&mut object);
+        defaults(&mut object);
         object
     }
 
     fn problem(change: impl Fn(&mut Value)) -> String {
-        let causes = validate_deployment(&deployment(change), None);
+        let causes = validate(&deployment(change), None);
         causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>().join("; ")
     }
 
@@ -353,7 +338,7 @@ mod tests {
             d["spec"]["selector"]["matchLabels"] = json!({"app": "new"});
             d["spec"]["template"]["metadata"]["labels"] = json!({"app": "new"});
         });
-        let causes = validate_deployment(&new, Some(&old));
+        let causes = validate(&new, Some(&old));
         assert_eq!(
             causes[0].message,
             "Invalid value: {\"matchLabels\":{\"app\":\"new\"}}: field is immutable"
@@ -362,40 +347,30 @@ mod tests {
             let one = json!([{"key": "app", "operator": "Exists"}]);
             d["spec"]["selector"] = json!({"matchExpressions": one, "matchLabels": {"app": "web"}});
         });
-        let causes = validate_deployment(&new, Some(&old));
+        let causes = validate(&new, Some(&old));
         assert_eq!(
             causes[0].message,
             "Invalid value: {\"matchLabels\":{\"app\":\"web\"},\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"Exists\"}]}: \
              field is immutable",
             "in the order of its type"
         );
-        let causes = validate_deployment(&deployment(|d| d["spec"]["selector"] = Value::Null), Some(&old));
+        let causes = validate(&deployment(|d| d["spec"]["selector"] = Value::Null), Some(&old));
         assert_eq!(causes.last().unwrap().message, "Invalid value: null: field is immutable");
     }
 
     #[test]
     fn annotations_of_a_deployment_count_as_its_spec() {
         let old = deployment(|_| {});
-        assert!(!deployment_changed(&deployment(|d| d["metadata"]["labels"] = json!({"a": "b"})), &old));
-        assert!(!deployment_changed(&deployment(|d| d["metadata"]["annotations"] = json!({})), &old));
-        assert!(deployment_changed(&deployment(|d| d["metadata"]["annotations"] = json!({"a": "b"})), &old));
-        assert!(deployment_changed(&deployment(|d| d["spec"]["paused"] = json!(true)), &old));
+        assert!(!changed(&deployment(|d| d["metadata"]["labels"] = json!({"a": "b"})), &old));
+        assert!(!changed(&deployment(|d| d["metadata"]["annotations"] = json!({})), &old));
+        assert!(changed(&deployment(|d| d["metadata"]["annotations"] = json!({"a": "b"})), &old));
+        assert!(changed(&deployment(|d| d["spec"]["paused"] = json!(true)), &old));
     }
 
     #[test]
-    fn counts_in_a_status_fit_together() {
-        let set = |status: Value| json!({"metadata": {"name": "s"}, "status": status});
-        let write = |status: Value| {
-            let causes = validate_replica_set_status(&set(status), &set(json!({})));
-            causes.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>()
-        };
-        assert!(write(json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1})).is_empty());
-        assert_eq!(
-            write(json!({"replicas": 1, "availableReplicas": 1})),
-            ["status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas"]
-        );
+    fn a_count_of_collisions_never_falls() {
         let deployment = |count: i64| json!({"metadata": {"name": "d"}, "status": {"collisionCount": count}});
-        let causes = validate_deployment_status(&deployment(1), &deployment(2));
+        let causes = validate_status(&deployment(1), &deployment(2));
         assert_eq!(causes[0].message, "Invalid value: 1: cannot be decremented");
     }
 }

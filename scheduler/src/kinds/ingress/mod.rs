@@ -1,78 +1,75 @@
-//! Ingresses and IngressClasses: kept and checked for whatever controller a user installs; none is built in.
+//! Ingresses: kept and checked for whatever controller a user installs; none is built in.
 
-use std::net::Ipv6Addr;
+mod print;
 
+use std::{borrow::Cow, net::Ipv6Addr};
+
+use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value, json};
 
 use super::{
-    Kind, Scope, Subresource,
-    base::{BASE, keep_status},
-    json::{items, member_mut, set_default, text},
-    print, service,
+    Kind, Rules, Subresource,
+    base::keep_status,
+    json::{items, text},
+    kind::texts,
+    service,
     validate::{Path, Problems, meta, names},
 };
-use crate::model::{Cause, Resource};
+use crate::model::Cause;
 
-/// The annotation that named the class before `spec.ingressClassName` did.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-/// The longest name of a class's controller.
-const MAX_CONTROLLER: usize = 250;
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        short_names: texts(["ing"]),
+        subresources: vec![Subresource::Status],
+        generation: true,
+        columns: Cow::Borrowed(print::COLUMNS),
+        ..Kind::published::<Ingress>(Ingresses)
+    }
+}
 
-/// The row of Ingresses.
-pub(super) const INGRESS: Kind = Kind {
-    resource: Resource::INGRESSES,
-    group: "networking.k8s.io",
-    kind: "Ingress",
-    plural: "ingresses",
-    singular: "ingress",
-    short_names: &["ing"],
-    subresources: &[Subresource::Status],
-    definition: "io.k8s.api.networking.v1.Ingress",
-    generation: true,
-    prepare_create: |ingress| ingress["status"] = json!({"loadBalancer": {}}),
-    prepare_update: keep_status,
-    validate: validate_ingress,
-    validate_sub: |_, new, old| validate_ingress(new, Some(old)),
-    warnings: |ingress| {
+struct Ingresses;
+
+impl Rules for Ingresses {
+    fn prepare_create(&self, ingress: &mut Value) {
+        ingress["status"] = json!({"loadBalancer": {}});
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        keep_status(new, old);
+    }
+
+    fn validate(&self, ingress: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(ingress, old)
+    }
+
+    fn validate_sub(&self, _: Subresource, new: &Value, old: &Value) -> Vec<Cause> {
+        validate(new, Some(old))
+    }
+
+    fn warnings(&self, ingress: &Value) -> Vec<String> {
         let annotated = !ingress["metadata"]["annotations"][CLASS_ANNOTATION].is_null();
         if !annotated || !ingress["spec"]["ingressClassName"].is_null() {
             return Vec::new();
         }
         let what = "is deprecated, please use 'spec.ingressClassName' instead";
         vec![format!("annotation {CLASS_ANNOTATION:?} {what}")]
-    },
-    status_warnings: service::warnings::ingress_addresses,
-    columns: print::INGRESS_COLUMNS,
-    cells: print::ingress,
-    ..BASE
-};
+    }
 
-/// The row of IngressClasses.
-pub(super) const INGRESS_CLASS: Kind = Kind {
-    resource: Resource::INGRESS_CLASSES,
-    group: "networking.k8s.io",
-    kind: "IngressClass",
-    plural: "ingressclasses",
-    singular: "ingressclass",
-    scope: Scope::Cluster,
-    definition: "io.k8s.api.networking.v1.IngressClass",
-    generation: true,
-    defaults: |class| {
-        let spec = class.as_object_mut().and_then(|class| member_mut(class, "spec"));
-        if let Some(parameters) = spec.and_then(|spec| member_mut(spec, "parameters"))
-            && parameters.get("scope").is_none_or(Value::is_null)
-        {
-            set_default(parameters, "scope", "Cluster");
-        }
-    },
-    validate: validate_class,
-    columns: print::INGRESS_CLASS_COLUMNS,
-    cells: print::ingress_class,
-    ..BASE
-};
+    fn status_warnings(&self, ingress: &Value) -> Vec<String> {
+        service::warnings::ingress_addresses(ingress)
+    }
+
+    fn cells(&self, ingress: &Value, now: i64) -> Vec<Value> {
+        print::cells(ingress, now)
+    }
+}
+
+/// The annotation that named the class before `spec.ingressClassName` did.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// An Ingress; `old` on update.
-fn validate_ingress(ingress: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(ingress: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     meta::object_meta(ingress, names::dns_subdomain, &mut problems);
     let (spec, path) = (&ingress["spec"], Path::new("spec"));
@@ -203,7 +200,7 @@ fn service_backend(service: &Value, path: &Path, problems: &mut Problems) {
 }
 
 /// A reference to an object by group, kind and name.
-fn reference(reference: &Value, path: &Path, problems: &mut Problems) {
+pub(super) fn reference(reference: &Value, path: &Path, problems: &mut Problems) {
     if let Some(group) = reference["apiGroup"].as_str() {
         problems.all(&path.field("apiGroup"), group, names::dns_subdomain(group));
     }
@@ -241,58 +238,6 @@ fn is_address(host: &str) -> bool {
     (parts.len() == 4 && parts.iter().all(octet)) || host.parse::<Ipv6Addr>().is_ok()
 }
 
-/// An IngressClass; `old` on update.
-fn validate_class(class: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    let (spec, path) = (&class["spec"], Path::new("spec"));
-    let at = path.field("controller");
-    if let Some(old) = old {
-        // A text that is not there is the empty one.
-        problems.immutable(&at, &text(spec, "controller").into(), &old["spec"]["controller"]);
-    }
-    meta::object_meta(class, names::dns_subdomain, &mut problems);
-    let controller = text(spec, "controller");
-    if controller.len() > MAX_CONTROLLER {
-        problems.too_long(&at, MAX_CONTROLLER);
-    }
-    domain_prefixed_path(controller, &at, &mut problems);
-    if !spec["parameters"].is_null() {
-        parameters(&spec["parameters"], &path.field("parameters"), &mut problems);
-    }
-    problems.into_causes()
-}
-
-fn domain_prefixed_path(value: &str, path: &Path, problems: &mut Problems) {
-    if value.is_empty() {
-        return problems.required(path, "");
-    }
-    match value.split_once('/') {
-        Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
-            problems.all(path, host, names::dns_subdomain(host));
-            problems.all(path, rest, names::http_path(rest));
-        }
-        _ => problems.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
-    }
-}
-
-fn parameters(parameters: &Value, path: &Path, problems: &mut Problems) {
-    reference(parameters, path, problems);
-    let (namespace, at) = (&parameters["namespace"], path.field("namespace"));
-    match parameters["scope"].as_str() {
-        None => problems.required(&path.field("scope"), ""),
-        Some("Namespace") => match namespace.as_str() {
-            None => problems.required(&at, "`parameters.scope` is set to 'Namespace'"),
-            Some(name) => problems.all(&at, name, names::dns_label(name)),
-        },
-        Some("Cluster") => {
-            if !namespace.is_null() {
-                problems.forbidden(&at, "`parameters.scope` is set to 'Cluster'");
-            }
-        }
-        Some(other) => problems.unsupported(&path.field("scope"), other, &["Cluster", "Namespace"]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +251,7 @@ mod tests {
     }
 
     fn problem(spec: &Value) -> String {
-        told(&validate_ingress(&ingress(spec), None))
+        told(&validate(&ingress(spec), None))
     }
 
     fn backend_of(port: &Value) -> Value {
@@ -397,14 +342,14 @@ mod tests {
         let mut object = ingress(&json!({"defaultBackend": backend_of(&json!({"number": 80}))}));
         object["metadata"]["annotations"] = json!({CLASS_ANNOTATION: "nginx"});
         assert_eq!(
-            (INGRESS.warnings)(&object),
+            Ingresses.warnings(&object),
             [
                 "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"
             ]
         );
         object["spec"]["ingressClassName"] = json!("other");
         assert_eq!(
-            told(&validate_ingress(&object, None)),
+            told(&validate(&object, None)),
             "annotations.kubernetes.io/ingress.class: Invalid value: \"nginx\": must match `ingressClassName` when \
              both are specified"
         );
@@ -416,34 +361,8 @@ mod tests {
         let mut new = old.clone();
         new["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"hostname": "1.2.3.4"}]}});
         assert_eq!(
-            told(&validate_ingress(&new, Some(&old))),
+            told(&validate(&new, Some(&old))),
             "status.loadBalancer.ingress[1].hostname: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address"
-        );
-    }
-
-    #[test]
-    fn a_class_names_its_controller_and_keeps_it() {
-        let class = |spec: Value| {
-            let mut class = json!({"metadata": {"name": "c"}, "spec": spec});
-            (INGRESS_CLASS.defaults)(&mut class);
-            class
-        };
-        let problem = |spec: Value| told(&validate_class(&class(spec), None));
-        let parameters = |parameters: Value| json!({"controller": "acme.io/x", "parameters": parameters});
-        assert_eq!(problem(parameters(json!({"kind": "K", "name": "n"}))), "");
-        assert_eq!(problem(json!({})), "spec.controller: Required value");
-        assert_eq!(
-            problem(json!({"controller": "x"})),
-            "spec.controller: Invalid value: \"x\": must be a domain-prefixed path (such as \"acme.io/foo\")"
-        );
-        assert_eq!(
-            problem(parameters(json!({"kind": "K", "name": "n", "namespace": "a"}))),
-            "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'"
-        );
-        let (old, new) = (class(json!({"controller": "a.io/x"})), class(json!({"controller": "b.io/x"})));
-        assert_eq!(
-            told(&validate_class(&new, Some(&old))),
-            "spec.controller: Invalid value: \"b.io/x\": field is immutable"
         );
     }
 }

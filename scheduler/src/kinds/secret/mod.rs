@@ -1,16 +1,57 @@
-//! ConfigMaps and Secrets.
+//! Secrets. What is in one is in no complaint about it.
+
+use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
 
 use super::{
+    Column, Kind, Rules,
     json::{ensure, members, set_default, text},
-    validate::{Path, Problems, meta, names},
+    print::{AGE, NAME, age, column, name, size},
+    validate::{
+        Path, Problems,
+        data::{MAX_DATA, decoded_length, stays},
+        meta, names,
+    },
 };
 use crate::model::Cause;
 
+/// The row.
+pub(super) fn kind() -> Kind {
+    Kind {
+        fields: ["type".into()].into(),
+        columns: Cow::Borrowed(COLUMNS),
+        ..Kind::published::<Secret>(Secrets)
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Type", "string", "=core.v1.Secret.type"),
+    column("Data", "string", "=core.v1.Secret.data"),
+    AGE,
+];
+
+struct Secrets;
+
+impl Rules for Secrets {
+    fn defaults(&self, secret: &mut Value) {
+        defaults(secret);
+    }
+
+    fn validate(&self, secret: &Value, old: Option<&Value>) -> Vec<Cause> {
+        validate(secret, old)
+    }
+
+    fn cells(&self, secret: &Value, now: i64) -> Vec<Value> {
+        vec![name(secret), json!(text(secret, "type")), json!(size(&secret["data"])), age(secret, now)]
+    }
+}
+
 /// What upstream fills in for a Secret, after `stringData` has gone into `data`.
-pub(super) fn secret_defaults(secret: &mut Value) {
+fn defaults(secret: &mut Value) {
     merge_string_data(secret);
     if let Some(secret) = secret.as_object_mut() {
         set_default(secret, "type", "Opaque");
@@ -30,39 +71,8 @@ fn merge_string_data(secret: &mut Value) {
     }
 }
 
-/// Everything that a ConfigMap or Secret holds.
-const MAX_DATA: usize = 1024 * 1024;
-
-/// A ConfigMap; `old` on update.
-pub(super) fn validate_config_map(map: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut problems = Problems::default();
-    if let Some(old) = old {
-        meta::object_meta_update(map, old, &mut problems);
-        stays(map, old, &["data", "binaryData"], &mut problems);
-    }
-    meta::object_meta(map, names::dns_subdomain, &mut problems);
-    let mut size = 0;
-    for (key, value) in members(&map["data"]) {
-        let path = Path::new("data").key(key);
-        problems.all(&path, key, names::config_key(key));
-        if map["binaryData"].get(key).is_some() {
-            problems.invalid(&path, key.as_str(), "duplicate of key present in binaryData");
-        }
-        size += value.as_str().map_or(0, str::len);
-    }
-    for (key, value) in members(&map["binaryData"]) {
-        problems.all(&Path::new("binaryData").key(key), key, names::config_key(key));
-        size += decoded_length(value);
-    }
-    if size > MAX_DATA {
-        // Of no one field.
-        problems.too_long(&Path::new(""), MAX_DATA);
-    }
-    problems.into_causes()
-}
-
 /// A Secret; `old` on update.
-pub(super) fn validate_secret(secret: &Value, old: Option<&Value>) -> Vec<Cause> {
+fn validate(secret: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
     if let Some(old) = old {
         meta::object_meta_update(secret, old, &mut problems);
@@ -131,28 +141,8 @@ fn what(error: &serde_json::Error) -> String {
     format!("not JSON from line {}, column {} on", error.line(), error.column())
 }
 
-/// Data marked immutable stays, and so does the mark.
-fn stays(new: &Value, old: &Value, fields: &[&str], problems: &mut Problems) {
-    if old["immutable"] != true {
-        return;
-    }
-    let why = "field is immutable when `immutable` is set";
-    if new["immutable"] != true {
-        problems.forbidden(&Path::new("immutable"), why);
-    }
-    for field in fields.iter().filter(|field| new[**field] != old[**field]) {
-        problems.forbidden(&Path::new(field), why);
-    }
-}
-
-fn decoded_length(value: &Value) -> usize {
-    value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -167,41 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_file_names() {
-        let map =
-            json!({"metadata": {"name": "c"}, "data": {"a b": "x", "k": "v"}, "binaryData": {"k": "dg=="}});
-        let expected = [
-            "data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', \
-             '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is \
-             '[-._a-zA-Z0-9]+')",
-            "data[k]: Invalid value: \"k\": duplicate of key present in binaryData",
-        ];
-        assert_eq!(messages(&validate_config_map(&map, None)), expected);
-    }
-
-    #[test]
-    fn immutable_data_stays() {
-        let old = json!({"metadata": {"name": "c"}, "data": {"k": "1"}, "immutable": true});
-        let new = json!({"metadata": {"name": "c"}, "data": {"k": "2"}});
-        let expected = [
-            "immutable: Forbidden: field is immutable when `immutable` is set",
-            "data: Forbidden: field is immutable when `immutable` is set",
-        ];
-        assert_eq!(messages(&validate_config_map(&new, Some(&old))), expected);
-        assert!(validate_config_map(&old, Some(&old)).is_empty());
-    }
-
-    #[test]
     fn typed_secrets_need_their_keys() {
         let secret = |ty: &str, data: Value| json!({"metadata": {"name": "s"}, "type": ty, "data": data});
         let tls = secret("kubernetes.io/tls", json!({"tls.crt": ""}));
-        assert_eq!(messages(&validate_secret(&tls, None)), ["data[tls.key]: Required value"]);
-        assert!(
-            validate_secret(&secret("kubernetes.io/basic-auth", json!({"password": ""})), None).is_empty()
-        );
+        assert_eq!(messages(&validate(&tls, None)), ["data[tls.key]: Required value"]);
+        assert!(validate(&secret("kubernetes.io/basic-auth", json!({"password": ""})), None).is_empty());
         let registry = |text: &str| {
             let data = json!({".dockerconfigjson": STANDARD.encode(text)});
-            messages(&validate_secret(&secret("kubernetes.io/dockerconfigjson", data), None))
+            messages(&validate(&secret("kubernetes.io/dockerconfigjson", data), None))
         };
         assert!(registry("{}").is_empty());
         let said = registry("hunter2");
@@ -209,7 +172,7 @@ mod tests {
             "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": not JSON from line 1";
         assert!(said[0].starts_with(expected) && !said[0].contains("hunter2"), "{said:?}");
         let opaque = secret("Opaque", json!({}));
-        let causes = validate_secret(&tls, Some(&opaque));
+        let causes = validate(&tls, Some(&opaque));
         assert!(
             messages(&causes)
                 .contains(&"type: Invalid value: \"kubernetes.io/tls\": field is immutable".to_owned())

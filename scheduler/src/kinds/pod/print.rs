@@ -2,17 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, NAME, age, integer, name, or_none, since, wide};
 use crate::kinds::{
     Column,
     json::{items, text},
+    print::{AGE, NAME, NONE, age, column, integer, name, or_none, since, wide},
 };
 
-pub(in crate::kinds) const POD_COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     NAME,
-    super::column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic."),
-    super::column("Status", "string", "The aggregate status of the containers in this pod."),
-    super::column(
+    column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic."),
+    column("Status", "string", "The aggregate status of the containers in this pod."),
+    column(
         "Restarts",
         "string",
         "The number of times the containers in this pod have been restarted and when the last container in \
@@ -25,7 +25,7 @@ pub(in crate::kinds) const POD_COLUMNS: &[Column] = &[
     wide("Readiness Gates", "string", "=core.v1.PodSpec.readinessGates"),
 ];
 
-pub(in crate::kinds) fn pod(pod: &Value, now: i64) -> Vec<Value> {
+pub(super) fn cells(pod: &Value, now: i64) -> Vec<Value> {
     let summary = Summary::of(pod);
     let (spec, status) = (&pod["spec"], &pod["status"]);
     let restarts = match &summary.last_restart {
@@ -176,7 +176,7 @@ fn has_condition(status: &Value, ty: &str) -> bool {
 fn readiness_gates(pod: &Value) -> String {
     let gates = items(&pod["spec"]["readinessGates"]);
     if gates.is_empty() {
-        return super::NONE.to_owned();
+        return NONE.to_owned();
     }
     let open = gates.iter().filter(|gate| has_condition(&pod["status"], text(gate, "conditionType")));
     format!("{}/{}", open.count(), gates.len())

@@ -1,8 +1,8 @@
 //! Events in the form of `events.k8s.io/v1`, over the core events that are stored.
 
-pub(super) mod validate;
-
 use serde_json::{Map, Value};
+
+use crate::kinds::Conversion;
 
 /// Field of a core event, field of an `events.k8s.io` event; all others are called the same in both.
 const RENAMED: [(&str, &str); 7] = [
@@ -27,16 +27,19 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("reportingController", "reportingComponent"),
 ];
 
-/// The `events.k8s.io` form of a stored event.
-pub(super) fn from_stored(event: &Value) -> Value {
-    renamed(event, "events.k8s.io/v1", |name| {
-        RENAMED.iter().find(|(core, _)| *core == name).map(|(_, new)| *new)
-    })
-}
+/// The newer form over the stored one.
+pub(super) struct Newer;
 
-/// The stored form of an `events.k8s.io` event.
-pub(super) fn to_stored(event: &Value) -> Value {
-    renamed(event, "v1", |name| RENAMED.iter().find(|(_, new)| *new == name).map(|(core, _)| *core))
+impl Conversion for Newer {
+    fn from_stored(&self, event: &Value) -> Value {
+        renamed(event, "events.k8s.io/v1", |name| {
+            RENAMED.iter().find(|(core, _)| *core == name).map(|(_, new)| *new)
+        })
+    }
+
+    fn to_stored(&self, event: &Value) -> Value {
+        renamed(event, "v1", |name| RENAMED.iter().find(|(_, new)| *new == name).map(|(core, _)| *core))
+    }
 }
 
 fn renamed(event: &Value, api_version: &str, rename: impl Fn(&str) -> Option<&'static str>) -> Value {
@@ -60,12 +63,12 @@ mod tests {
             "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "agent"}, "count": 2,
             "firstTimestamp": "2026-01-01T00:00:00Z", "reportingComponent": "agent", "type": "Normal",
         });
-        let shown = from_stored(&core);
+        let shown = Newer.from_stored(&core);
         assert_eq!(
             (shown["note"].as_str(), shown["apiVersion"].as_str()),
             (Some("pulled"), Some("events.k8s.io/v1"))
         );
         assert_eq!(shown["regarding"]["name"], "p");
-        assert_eq!(to_stored(&shown), core);
+        assert_eq!(Newer.to_stored(&shown), core);
     }
 }
