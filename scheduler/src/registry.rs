@@ -63,7 +63,7 @@ impl Registry {
     }
 
     /// Serves a resource in these versions from now on, in place of those it was served in so far.
-    pub fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
+    pub(crate) fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
         let coming: Vec<Resource> = versions.iter().map(|kind| kind.resource).collect();
         self.replace(&coming, versions.into_iter().map(Arc::new))
     }

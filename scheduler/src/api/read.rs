@@ -133,7 +133,7 @@ pub(super) async fn list_response(
 pub(super) fn plain(kind: &Kind, object: &Object) -> Result<Bytes, ApiError> {
     match &kind.view {
         None => Ok(object.json.clone()),
-        Some(view) => Ok(encode(&view.from_stored(&decode(object)?))),
+        Some(view) => Ok(encode(&view.to_shown(&decode(object)?))),
     }
 }
 
@@ -162,7 +162,7 @@ fn item(kind: &Kind, object: &Object, head: &str) -> Result<Item, ApiError> {
 fn shown(kind: &Kind, stored: Value) -> Value {
     match &kind.view {
         None => stored,
-        Some(view) => view.from_stored(&stored),
+        Some(view) => view.to_shown(&stored),
     }
 }
 

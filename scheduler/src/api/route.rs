@@ -61,7 +61,9 @@ impl<'a> Route<'a> {
     /// What clients are told of a kind that is on its way out.
     pub(super) fn deprecation(&self) -> Option<&'a str> {
         match self {
-            Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => kind.deprecated.as_deref(),
+            Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => {
+                kind.deprecated.as_deref()
+            }
             Self::Review(_) | Self::Other => None,
         }
     }

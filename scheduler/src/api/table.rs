@@ -120,7 +120,7 @@ fn row(layout: Layout<'_>, item: &Value, now: i64, include: Include, accepted: A
     let object = match include {
         Include::None => Value::Null,
         Include::Metadata => partial(item, accepted),
-        Include::Object => layout.shown.map_or_else(|| item.clone(), |view| view.from_stored(item)),
+        Include::Object => layout.shown.map_or_else(|| item.clone(), |view| view.to_shown(item)),
     };
     json!({"cells": layout.cells.of(item, now), "object": object})
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::access::{Certified, Connection};
 
 mod forms;
+mod kinds;
 mod own_bodies;
 mod tls;
 

@@ -154,6 +154,11 @@ pub(super) async fn patch(
     let patch = match media {
         "application/json-patch+json" => Patch::Json(decoded.value),
         "application/merge-patch+json" => Patch::Merge(decoded.value),
+        // How the lists of a type merge is known of the published ones alone.
+        "application/strategic-merge-patch+json" if at.kind.described.is_some() => {
+            let others = body::PATCHES.into_iter().filter(|known| *known != media);
+            return Err(body::unsupported(&others.collect::<Vec<_>>().join(", ")));
+        }
         "application/strategic-merge-patch+json" => Patch::Strategic(decoded.value),
         "application/apply-patch+yaml" => {
             // Ownership is what apply is about: a name guessed from the user agent will not do.

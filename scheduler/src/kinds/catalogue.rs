@@ -121,7 +121,7 @@ impl Catalogue {
         Some((&**other, move |object: &Value| {
             let stored = kind.view.as_ref().map(|view| view.to_stored(object));
             let stored = stored.as_ref().unwrap_or(object);
-            other.view.as_ref().map_or_else(|| stored.clone(), |view| view.from_stored(stored))
+            other.view.as_ref().map_or_else(|| stored.clone(), |view| view.to_shown(stored))
         }))
     }
 }

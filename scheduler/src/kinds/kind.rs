@@ -89,13 +89,13 @@ pub struct Column {
 /// How objects of a kind become those of the version that is stored, and back: over whole objects.
 pub trait Conversion: Send + Sync {
     /// From the stored form to this kind's.
-    fn from_stored(&self, object: &Value) -> Value;
+    fn to_shown(&self, object: &Value) -> Value;
     /// From this kind's form to the stored one.
     fn to_stored(&self, object: &Value) -> Value;
 }
 
 /// What is special about the objects of a kind. All of it is pure, and all but the cells may be left out.
-#[allow(unused_variables)]
+#[expect(unused_variables, reason = "the names of parameters say what they are")]
 pub trait Rules: Send + Sync {
     /// Fills in what upstream fills in when a client leaves it out.
     fn defaults(&self, object: &mut Value) {}

@@ -34,6 +34,9 @@ mod validate;
 pub mod wire;
 mod workload;
 
+#[cfg(test)]
+pub(crate) mod demo;
+
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::{apps, coordination, core, discovery, events, networking, node as nodes};
@@ -91,6 +94,8 @@ kinds! {
     ingress_class::kind: networking::v1::IngressClass,
     ingress::kind: networking::v1::Ingress,
     runtime_class::kind: nodes::v1::RuntimeClass,
+    #[cfg(test)]
+    demo::kind: demo::Widget,
 }
 
 /// The kinds that are always there.

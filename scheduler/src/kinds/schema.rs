@@ -5,6 +5,7 @@
 //! `presence`. Built once, on first use, and never changed.
 
 mod presence;
+mod structural;
 
 use std::{
     borrow::Cow,

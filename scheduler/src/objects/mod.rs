@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     kinds::{Catalogue, Kind},
     model::{ApiError, Cause, FieldSelector, Key, LabelSelector, Object, Reason, Resource, Revision},
-    registry::Registry,
+    registry::{Registry, RegistryError},
     store::{Store, StoreError},
 };
 
@@ -217,6 +217,17 @@ impl Objects {
     /// Where kinds come and go.
     pub fn registry(&self) -> &Registry {
         &self.inner.registry
+    }
+
+    /// Serves a resource in these versions from now on, over the objects of it that are there.
+    pub fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
+        let stored = versions.iter().find(|kind| kind.is_stored());
+        let stored = stored.map(|kind| (kind.resource, kind.fields.clone()));
+        self.inner.registry.serve(versions)?;
+        if let Some((resource, paths)) = stored {
+            self.inner.store.reindex(resource, &paths);
+        }
+        Ok(())
     }
 
     /// The kinds that are served now.

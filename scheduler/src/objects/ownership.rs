@@ -38,8 +38,8 @@ pub(super) fn record_write(
     kind.rules.defaults(&mut meant);
     let mut shown = None;
     if let Some(view) = &kind.view {
-        meant = view.from_stored(&meant);
-        shown = old.map(|old| view.from_stored(old));
+        meant = view.to_shown(&meant);
+        shown = old.map(|old| view.to_shown(old));
     }
     let old = shown.as_ref().or(old);
     kind.rules.disown(new, &mut meant);

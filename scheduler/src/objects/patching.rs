@@ -33,7 +33,7 @@ pub(super) fn patched(
     }
     // A view is patched in the form that its clients know.
     let kind = options.view.as_deref().unwrap_or(target.kind);
-    let shown = kind.view.as_ref().map(|view| view.from_stored(old));
+    let shown = kind.view.as_ref().map(|view| view.to_shown(old));
     let old = shown.as_ref().unwrap_or(old);
     let recorded = matches!(patch, Patch::Apply(_));
     let (mut object, mut findings) = apply_patch(target, kind, target.sub, old, patch, options)?;

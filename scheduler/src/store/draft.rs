@@ -85,6 +85,12 @@ impl Draft {
 }
 
 impl Object {
+    /// The same state, indexed by other paths.
+    pub(super) fn indexed(&self, paths: &Paths) -> Self {
+        let value = serde_json::from_slice::<Value>(&self.json).unwrap_or_default();
+        Self { fields: Fields::new(paths, |path| field(&value, path)), ..self.clone() }
+    }
+
     /// The same state at another revision: what a watcher sees of an object that left its selection, and the
     /// last state of a deleted one.
     pub fn at_revision(&self, revision: Revision) -> Self {

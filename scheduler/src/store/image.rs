@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
-use crate::model::{Key, Object, Resource, Revision};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 /// What the histories of all resources may keep alive besides the present objects, in bytes. A watcher that was away
 /// for as long as so much took to change resumes without a new list; one that is away longer lists again. Every
@@ -43,6 +43,8 @@ struct Table {
     compacted: Revision,
     /// Wakes watchers; carries the newest revision of this resource.
     changed: watch::Sender<Revision>,
+    /// What its objects are indexed by, where that changed since the store was opened.
+    paths: Option<Paths>,
 }
 
 impl Table {
@@ -52,10 +54,14 @@ impl Table {
             history: VecDeque::new(),
             compacted,
             changed: watch::Sender::new(compacted),
+            paths: None,
         }
     }
 
     fn apply(&mut self, event: Arc<Event>) {
+        // Written by whoever has not heard of the change yet.
+        let late = self.paths.as_ref().filter(|paths| !event.object.fields.are_at(paths));
+        let event = late.map(|paths| Arc::new(indexed(&event, paths))).unwrap_or(event);
         if event.deleted {
             self.objects.remove(&event.object.key);
         } else {
@@ -64,6 +70,16 @@ impl Table {
         let revision = event.revision();
         self.history.push_back(event);
         self.changed.send_replace(revision);
+    }
+
+    fn reindex(&mut self, paths: &Paths) {
+        for object in self.objects.values_mut().filter(|object| !object.fields.are_at(paths)) {
+            *object = Arc::new(object.indexed(paths));
+        }
+        for event in self.history.iter_mut().filter(|event| !event.object.fields.are_at(paths)) {
+            *event = Arc::new(indexed(event, paths));
+        }
+        self.paths = Some(paths.clone());
     }
 
     fn forget_oldest(&mut self) {
@@ -85,6 +101,11 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn indexed(event: &Event, paths: &Paths) -> Event {
+    let of = |object: &Arc<Object>| Arc::new(object.indexed(paths));
+    Event { object: of(&event.object), previous: event.previous.as_ref().map(of), deleted: event.deleted }
 }
 
 impl Image {
@@ -177,6 +198,11 @@ impl Image {
         while oldest(&state).is_some_and(|revision| revision <= upto) {
             state.forget_oldest();
         }
+    }
+
+    /// Indexes the objects of a resource, the past ones that watchers may still see among them, by other paths.
+    pub(super) fn reindex(&self, resource: Resource, paths: &Paths) {
+        self.write().table(resource).reindex(paths);
     }
 
     /// Makes staged events visible.

@@ -9,7 +9,7 @@ use super::{
     Change, Condition, Scan, Snapshot, Store, StoreError, Watcher,
     image::{Image, Stage},
 };
-use crate::model::{Key, Object, Resource, Revision};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 /// Everything in memory; gone with the process.
 #[derive(Debug)]
@@ -57,6 +57,10 @@ impl Store for MemoryStore {
 
     fn condition(&self) -> watch::Receiver<Condition> {
         self.condition.subscribe()
+    }
+
+    fn reindex(&self, resource: Resource, paths: &Paths) {
+        self.image.reindex(resource, paths);
     }
 
     #[cfg(test)]

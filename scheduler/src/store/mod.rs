@@ -196,6 +196,9 @@ pub trait Store: Send + Sync + 'static {
     /// Whether it takes writes. The sender goes with the store.
     fn condition(&self) -> tokio::sync::watch::Receiver<Condition>;
 
+    /// Indexes the objects of a resource by these paths from now on.
+    fn reindex(&self, resource: Resource, paths: &Paths);
+
     /// Forgets the history up to and including `upto`, as its bounds do in time.
     #[cfg(test)]
     fn compact(&self, upto: Revision);

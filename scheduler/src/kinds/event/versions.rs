@@ -31,7 +31,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
 pub(super) struct Newer;
 
 impl Conversion for Newer {
-    fn from_stored(&self, event: &Value) -> Value {
+    fn to_shown(&self, event: &Value) -> Value {
         renamed(event, "events.k8s.io/v1", |name| {
             RENAMED.iter().find(|(core, _)| *core == name).map(|(_, new)| *new)
         })
@@ -63,7 +63,7 @@ mod tests {
             "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "agent"}, "count": 2,
             "firstTimestamp": "2026-01-01T00:00:00Z", "reportingComponent": "agent", "type": "Normal",
         });
-        let shown = Newer.from_stored(&core);
+        let shown = Newer.to_shown(&core);
         assert_eq!(
             (shown["note"].as_str(), shown["apiVersion"].as_str()),
             (Some("pulled"), Some("events.k8s.io/v1"))

@@ -30,6 +30,8 @@ pub enum Presence {
     Dropped,
     /// The same as this value, which is always shown.
     Shown(Value),
+    /// Nobody set it. What is set stays, be it empty.
+    AsGiven,
 }
 
 /// Joins the presence facts to the types.

@@ -25,7 +25,7 @@ use super::{
     Change, Condition, DraftError, Keyring, Layout, Scan, SealError, Snapshot, Store, StoreError, Watcher,
     image::Image,
 };
-use crate::model::{Key, Object, Resource, Revision};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod load;
 mod writer;
@@ -247,6 +247,10 @@ impl Store for SqliteStore {
 
     fn condition(&self) -> watch::Receiver<Condition> {
         self.condition.subscribe()
+    }
+
+    fn reindex(&self, resource: Resource, paths: &Paths) {
+        self.image.reindex(resource, paths);
     }
 
     #[cfg(test)]
