@@ -10,7 +10,7 @@ use crate::{
     model::{ApiError, Key, Resource},
     objects::{
         Objects, Selection,
-        admission::{Admission, Checked, Operation, Request},
+        admission::{Admission, Batch, Checked, Operation, Request},
     },
 };
 
@@ -20,7 +20,7 @@ pub struct RuntimeClasses;
 
 #[async_trait]
 impl Admission for RuntimeClasses {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let created = request.operation == Operation::Create && request.subresource.is_none();
         if request.kind.resource != Resource::PODS || !created {
             return Ok(());
@@ -40,9 +40,13 @@ impl Admission for RuntimeClasses {
         Ok(())
     }
 
-    fn check(&self, new: &Checked<'_>) -> Result<(), ApiError> {
-        let spec = &new.object["spec"];
-        if new.kind.resource != Resource::PODS || spec["overhead"].is_null() {
+    async fn validate(&self, new: Checked<'_>, _: &mut Batch) -> Result<(), ApiError> {
+        let created = new.operation == Operation::Create && new.subresource.is_none();
+        let Some(spec) = new.object.map(|object| &object["spec"]).filter(|spec| !spec["overhead"].is_null())
+        else {
+            return Ok(());
+        };
+        if new.kind.resource != Resource::PODS || !created {
             return Ok(());
         }
         let forbidden = |why: &str| ApiError::forbidden(Resource::PODS, new.name, why);
@@ -162,7 +166,7 @@ const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 #[async_trait]
 impl Admission for DefaultIngressClass {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let created = request.operation == Operation::Create && request.subresource.is_none();
         if request.kind.resource != Resource::INGRESSES || !created {
             return Ok(());

@@ -18,7 +18,7 @@ pub struct NodeTaints;
 
 #[async_trait]
 impl Admission for NodeTaints {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let new = request.kind.resource == Resource::NODES && request.operation == Operation::Create;
         let Some(spec) = request.object.get_mut("spec").filter(|spec| new && spec.is_object()) else {
             return Ok(());

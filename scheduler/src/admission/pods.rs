@@ -27,7 +27,7 @@ pub struct PodDefaults {
 
 #[async_trait]
 impl Admission for PodDefaults {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let is_pod = request.kind.resource == Resource::PODS && request.subresource.is_none();
         if !is_pod || request.operation == Operation::Delete {
             return Ok(());

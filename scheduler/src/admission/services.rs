@@ -66,7 +66,7 @@ impl ServiceAddresses {
 
 #[async_trait]
 impl Admission for ServiceAddresses {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let touches = request.kind.resource == Resource::SERVICES
             && request.subresource.is_none()
             && request.operation != Operation::Delete;

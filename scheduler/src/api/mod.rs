@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::{self, Authenticator},
     kinds::{Column, Subresource},
-    model::{ApiError, Object, Reason, Resource},
+    model::{ApiError, Key, Object, Reason, Resource},
     objects::{Actor, Objects},
 };
 
 mod body;
+mod connection;
 pub mod discovery;
 mod handle;
 mod health;
@@ -177,12 +178,20 @@ impl Api {
                 }
                 let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
+                let key = key(kind.resource, namespace, &name);
+                let asked = connection::options(kind, Subresource::Proxy, path, &params);
+                self.objects.admit_connection(&key, Subresource::Proxy, &asked, actor).await?;
                 let proxied = Proxied { resource: kind.resource, namespace, name: &name };
                 connect.proxy(proxied, request).await
             }
             Route::Object(kind, namespace, name, Some(sub)) if is_stream(sub) => {
                 let pod = self.objects.get(kind.resource, namespace, name).await?;
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
+                // To read what a container wrote is to read.
+                if sub != Subresource::Log {
+                    let asked = connection::options(kind, sub, path, &params);
+                    self.objects.admit_connection(&pod.key, sub, &asked, actor).await?;
+                }
                 connect.connect(pod, sub, params, request).await
             }
             Route::Other => self.other(path, params, actor, request).await,
@@ -263,6 +272,13 @@ impl Api {
             return table::computed(&ask, computed.as_ref(), value).await;
         }
         system::discover(self, &self.objects.kinds(), path, &params, &head.method, &head.headers).await
+    }
+}
+
+fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
+    match namespace {
+        Some(namespace) => Key::namespaced(resource, namespace, name),
+        None => Key::cluster(resource, name),
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::access::{Certified, Connection};
 
+mod connections;
 mod forms;
 mod kinds;
 mod own_bodies;
@@ -22,12 +23,15 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let objects = Objects::in_memory(Vec::new()).await.unwrap();
+        Self::over(Objects::in_memory(Vec::new()).await.unwrap(), None)
+    }
+
+    fn over(objects: Objects, connect: Option<Arc<dyn Connect>>) -> Self {
         let stop = CancellationToken::new();
         let (_, ready) = ready_watch::channel(true);
         let parts = Parts {
             objects: objects.clone(),
-            connect: None,
+            connect,
             computed: Vec::new(),
             server: "127.0.0.1:6443".to_owned(),
             ready,

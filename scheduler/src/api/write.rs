@@ -63,7 +63,7 @@ pub(super) async fn create_sub(
             let none = json!({});
             let (delete, dry_run) = ask.params.delete(Some(body.get("deleteOptions").unwrap_or(&none)))?;
             options.dry_run |= dry_run;
-            api.objects.remove(at.kind.resource, at.namespace, at.name, &delete, &options).await?;
+            api.objects.evict(at.namespace.unwrap_or_default(), at.name, &delete, &options).await?;
         }
         _ => return Err(respond::method_not_allowed()),
     }

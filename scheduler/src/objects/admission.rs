@@ -1,17 +1,19 @@
-//! Admission: what looks at a write after defaults and before validation, and may change or refuse it; and what may
-//! refuse a new object after validation.
+//! Admission, in two phases. After defaults and before validation a plugin may change or refuse a write. After validation
+//! it may refuse what will be stored, and have other objects stored in the same commit: a quota's usage, a budget's
+//! allowance. Either all of it is stored or nothing, and where somebody was faster on any of it both phases run again.
 //!
 //! The chain is put together by the composition root. A plugin reads other objects through [`Objects`], which
-//! serves them from memory; it never writes. A dry-run write is admitted like any other but must leave no
-//! trace in the plugin.
+//! serves them from memory; it writes nothing but through its [`Batch`]. A dry-run write is admitted like any other but
+//! must leave no trace in the plugin.
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Actor, Objects};
+use super::{Actor, Objects, body, row};
 use crate::{
     kinds::{Kind, Subresource},
-    model::{ApiError, Cause, Key, Resource},
+    model::{ApiError, Cause, Key, Object, Resource},
+    store::{Change, Expect},
 };
 
 /// What is being done.
@@ -23,6 +25,8 @@ pub enum Operation {
     Update,
     /// A deletion; `object` is the state that is going.
     Delete,
+    /// A stream into a pod, or a proxy; `object` is what its client asks for.
+    Connect,
 }
 
 /// One write under admission.
@@ -51,16 +55,53 @@ pub struct Request<'a> {
     pub undo: &'a mut Undo,
 }
 
-/// A new object after validation.
+/// A write after validation: nothing of it changes any more.
+#[derive(Clone, Copy)]
 pub struct Checked<'a> {
-    /// Of which kind.
+    /// What is being done.
+    pub operation: Operation,
+    /// To which kind.
     pub kind: &'a Kind,
+    /// To which subresource; `None` for the object itself.
+    pub subresource: Option<Subresource>,
+    /// Where.
+    pub namespace: Option<&'a str>,
     /// The object's name.
     pub name: &'a str,
-    /// The object as it will be stored.
-    pub object: &'a Value,
+    /// The object as it will be stored, or what a connection is for; `None` when nothing of it will be left.
+    pub object: Option<&'a Value>,
+    /// The stored state.
+    pub old: Option<&'a Value>,
+    /// Who asks.
+    pub actor: &'a Actor,
+    /// Nothing will be stored.
+    pub dry_run: bool,
     /// For looking at other objects.
     pub objects: &'a Objects,
+}
+
+/// What is stored together with a write, or not at all.
+#[derive(Default)]
+pub struct Batch(Vec<Change>);
+
+impl Batch {
+    /// Another object becomes `new`, if it is still as `current` was read.
+    pub fn replace(&mut self, objects: &Objects, current: &Object, new: &Value) -> Result<(), ApiError> {
+        let kinds = objects.kinds();
+        let draft = body::draft(row(&kinds, current.key.resource)?, current.key.clone(), new)?;
+        self.0.push(Change::Put { draft, expect: Expect::At(current.revision) });
+        Ok(())
+    }
+
+    /// Whether nothing is stored besides.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All changes of a commit, that of the write itself first.
+    pub(super) fn after(self, own: Change) -> Vec<Change> {
+        std::iter::once(own).chain(self.0).collect()
+    }
 }
 
 /// What admission did beside changing the object. It is taken back when the write is known to have failed, and only
@@ -85,12 +126,60 @@ impl Undo {
 /// One plugin of the chain.
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {
-    /// Lets the write pass, changed or not, or refuses it.
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError>;
-
-    /// Looks once more at a new object that is known to be valid.
-    fn check(&self, _new: &Checked<'_>) -> Result<(), ApiError> {
+    /// The first phase: lets the write pass, changed or not, or refuses it. Deletions and connections are not changed.
+    async fn mutate(&self, _request: &mut Request<'_>) -> Result<(), ApiError> {
         Ok(())
+    }
+
+    /// The second phase: lets pass what is known to be valid, perhaps with more to store beside it, or refuses it.
+    async fn validate(&self, _write: Checked<'_>, _batch: &mut Batch) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl Objects {
+    /// Runs the first phase.
+    pub(super) async fn mutate(&self, mut request: Request<'_>) -> Result<(), ApiError> {
+        NamespaceLifecycle.mutate(&mut request).await?;
+        for plugin in &self.inner.admission {
+            plugin.mutate(&mut request).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the second phase; returns what is to be stored beside the write.
+    pub(super) async fn validate(&self, write: Checked<'_>) -> Result<Batch, ApiError> {
+        let mut batch = Batch::default();
+        NamespaceLifecycle.validate(write, &mut batch).await?;
+        for plugin in &self.inner.admission {
+            plugin.validate(write, &mut batch).await?;
+        }
+        Ok(batch)
+    }
+
+    /// Admits a connection to a subresource. `options` is what the client asks for.
+    pub async fn admit_connection(
+        &self,
+        key: &Key,
+        subresource: Subresource,
+        options: &Value,
+        actor: &Actor,
+    ) -> Result<(), ApiError> {
+        let kinds = self.kinds();
+        let write = Checked {
+            operation: Operation::Connect,
+            kind: row(&kinds, key.resource)?,
+            subresource: Some(subresource),
+            namespace: key.namespace.as_deref(),
+            name: &key.name,
+            object: Some(options),
+            old: None,
+            actor,
+            dry_run: false,
+            objects: self,
+        };
+        // There is no commit that anything could be stored with.
+        self.validate(write).await.map(drop)
     }
 }
 
@@ -103,14 +192,8 @@ const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 #[async_trait]
 impl Admission for NamespaceLifecycle {
-    async fn admit(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
         let resource = request.kind.resource;
-        if resource == Resource::NAMESPACES {
-            if request.operation == Operation::Delete && IMMORTAL.contains(&request.name) {
-                return Err(ApiError::forbidden(resource, request.name, "this namespace may not be deleted"));
-            }
-            return Ok(());
-        }
         let (Operation::Create, Some(namespace)) = (request.operation, request.namespace) else {
             return Ok(());
         };
@@ -130,5 +213,14 @@ impl Admission for NamespaceLifecycle {
             message: format!("namespace {namespace} is being terminated"),
         });
         Err(error)
+    }
+
+    async fn validate(&self, write: Checked<'_>, _: &mut Batch) -> Result<(), ApiError> {
+        let resource = write.kind.resource;
+        let ends = resource == Resource::NAMESPACES && write.operation == Operation::Delete;
+        if ends && IMMORTAL.contains(&write.name) {
+            return Err(ApiError::forbidden(resource, write.name, "this namespace may not be deleted"));
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Objects, WriteOptions,
-    admission::{Operation, Request, Undo},
+    admission::{Batch, Checked, Operation, Request, Undo},
     body, row, subresources,
     target::Target,
     update::decode,
@@ -43,14 +43,18 @@ impl Objects {
         // Each round ends with one pod less or with all of them: a conflict names the one that changed meanwhile.
         while outcomes.iter().any(Option::is_none) {
             let (mut changes, mut whose, mut undos) = (Vec::new(), Vec::new(), Vec::new());
+            let mut alone = false;
             for (at, binding) in bindings.iter().enumerate() {
-                if outcomes[at].is_some() {
+                if outcomes[at].is_some() || alone {
                     continue;
                 }
                 let mut undo = Undo::default();
                 match self.bound(binding, options, &mut undo).await {
-                    Ok(change) => {
-                        changes.push(change);
+                    // What is stored beside two of them may be the same: such a binding has a commit of its own.
+                    Ok((_, batch)) if !batch.is_empty() && !changes.is_empty() => undo.run(),
+                    Ok((change, batch)) => {
+                        alone = !batch.is_empty();
+                        changes.extend(batch.after(change));
                         whose.push(at);
                         undos.push(undo);
                     }
@@ -89,7 +93,7 @@ impl Objects {
         binding: &Binding,
         options: &WriteOptions,
         undo: &mut Undo,
-    ) -> Result<Change, ApiError> {
+    ) -> Result<(Change, Batch), ApiError> {
         let kinds = self.kinds();
         let kind = &**row(&kinds, Resource::PODS)?;
         let (namespace, name) = (Some(&*binding.namespace), &*binding.name);
@@ -101,7 +105,7 @@ impl Objects {
         let mut new = old.clone();
         let body = json!({"metadata": {"uid": &*binding.uid}, "target": {"name": &*binding.node}});
         subresources::bind(target, &mut new, &body)?;
-        self.admit(Request {
+        self.mutate(Request {
             operation: Operation::Update,
             kind,
             subresource: sub,
@@ -115,8 +119,21 @@ impl Objects {
             undo,
         })
         .await?;
+        let write = Checked {
+            operation: Operation::Update,
+            kind,
+            subresource: sub,
+            namespace,
+            name,
+            object: Some(&new),
+            old: Some(&old),
+            actor: &options.actor,
+            dry_run: false,
+            objects: self,
+        };
+        let batch = self.validate(write).await?;
         let draft = body::draft(kind, target.key(), &new)?;
-        Ok(Change::Put { draft, expect: Expect::At(current.revision) })
+        Ok((Change::Put { draft, expect: Expect::At(current.revision) }, batch))
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    NamespaceLifecycle, Objects, WriteOptions, Written,
-    admission::{Admission as _, Checked, Operation, Request, Undo},
+    ATTEMPTS, MODIFIED, Objects, WriteOptions, Written,
+    admission::{Checked, Operation, Request, Undo},
     body::{check_fields, check_namespace, check_type, draft, to_stored},
     key, meta, ownership, row,
 };
@@ -86,14 +86,23 @@ impl Objects {
         options: &WriteOptions,
         recorded: bool,
     ) -> Result<Written, ApiError> {
-        let mut undo = Undo::default();
-        let outcome = self.create_once(kind, namespace, object, options, recorded, &mut undo).await;
-        if outcome.is_err() {
-            undo.run();
+        let name = meta::text(&object, "name").to_owned();
+        for _ in 0..ATTEMPTS {
+            let mut undo = Undo::default();
+            let outcome =
+                self.create_once(kind, namespace, object.clone(), options, recorded, &mut undo).await;
+            if !matches!(outcome, Ok(Some(_))) {
+                undo.run();
+            }
+            match outcome? {
+                Some(written) => return Ok(written),
+                None => tokio::task::yield_now().await,
+            }
         }
-        outcome
+        Err(ApiError::conflict(kind.resource, &name, MODIFIED))
     }
 
+    /// One attempt; `None` when somebody else was faster on what is stored beside it.
     async fn create_once(
         &self,
         kind: &Kind,
@@ -102,7 +111,7 @@ impl Objects {
         options: &WriteOptions,
         recorded: bool,
         undo: &mut Undo,
-    ) -> Result<Written, ApiError> {
+    ) -> Result<Option<Written>, ApiError> {
         let name = meta::text(&object, "name").to_owned();
         if !recorded {
             wipe_metadata(&mut object);
@@ -119,7 +128,7 @@ impl Objects {
         let mut warnings = kind.rules.early_warnings(&object);
         kind.rules.prepare_create(&mut object);
         prepare_metadata(kind, namespace, &mut object);
-        self.admit(Request {
+        self.mutate(Request {
             operation: Operation::Create,
             kind,
             subresource: None,
@@ -142,8 +151,19 @@ impl Objects {
         if !causes.is_empty() {
             return Err(ApiError::invalid(&kind.group, &kind.kind, &name, causes));
         }
-        let checked = Checked { kind, name: &name, object: &object, objects: self };
-        self.inner.admission.iter().try_for_each(|plugin| plugin.check(&checked))?;
+        let write = Checked {
+            operation: Operation::Create,
+            kind,
+            subresource: None,
+            namespace,
+            name: &name,
+            object: Some(&object),
+            old: None,
+            actor: &options.actor,
+            dry_run: options.dry_run,
+            objects: self,
+        };
+        let batch = self.validate(write).await?;
         settle(&kind.ty, &mut object);
         warnings.extend(kind.rules.warnings(&object));
         let key = key(kind.resource, namespace, &name);
@@ -155,23 +175,18 @@ impl Objects {
             // As upstream: what was never stored has no revision to show.
             let mut preview = draft.at(self.revision());
             preview.json = crate::model::encode(&object);
-            return Ok(Written { object: preview.into(), created: true, warnings });
+            return Ok(Some(Written { object: preview.into(), created: true, warnings }));
         }
-        let change = Change::Put { draft, expect: Expect::Absent };
-        match self.inner.store.commit(vec![change]).await {
-            Ok(mut objects) => Ok(Written { object: objects.remove(0), created: true, warnings }),
-            Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(kind.resource, &name)),
+        let changes = batch.after(Change::Put { draft, expect: Expect::Absent });
+        match self.inner.store.commit(changes).await {
+            Ok(mut objects) => Ok(Some(Written { object: objects.remove(0), created: true, warnings })),
+            Err(StoreError::Conflict { key: taken, .. }) if taken == key => {
+                Err(ApiError::already_exists(kind.resource, &name))
+            }
+            // What is stored beside it has changed meanwhile.
+            Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Runs the chain.
-    pub(super) async fn admit(&self, mut request: Request<'_>) -> Result<(), ApiError> {
-        NamespaceLifecycle.admit(&mut request).await?;
-        for plugin in &self.inner.admission {
-            plugin.admit(&mut request).await?;
-        }
-        Ok(())
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    DeleteOptions, Objects, Propagation, WriteOptions,
-    admission::{Operation, Request, Undo},
+    ATTEMPTS, DeleteOptions, Objects, Propagation, WriteOptions,
+    admission::{Checked, Operation},
     body,
     meta::{self, FOREGROUND, ORPHAN},
     row,
@@ -14,13 +14,10 @@ use super::{
     update,
 };
 use crate::{
-    kinds::Kind,
+    kinds::{Kind, Subresource},
     model::{ApiError, Object, Reason, Resource},
     store::{Change, Expect, StoreError},
 };
-
-/// Lost races are tried again this often before the client is told.
-const ATTEMPTS: usize = 64;
 /// `terminationGracePeriodSeconds` of a pod that does not say.
 const DEFAULT_GRACE: i64 = 30;
 
@@ -43,28 +40,36 @@ impl Objects {
         delete: &DeleteOptions,
         options: &WriteOptions,
     ) -> Result<Deleted, ApiError> {
+        self.remove_by(None, resource, namespace, name, delete, options).await
+    }
+
+    /// Deletes a pod as far as those who look at evictions let it go.
+    pub async fn evict(
+        &self,
+        namespace: &str,
+        pod: &str,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+    ) -> Result<Deleted, ApiError> {
+        let sub = Some(Subresource::Eviction);
+        self.remove_by(sub, Resource::PODS, Some(namespace), pod, delete, options).await
+    }
+
+    async fn remove_by(
+        &self,
+        sub: Option<Subresource>,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+    ) -> Result<Deleted, ApiError> {
         let kinds = self.kinds();
-        let target = Target { kinds: &kinds, kind: row(&kinds, resource)?, namespace, name, sub: None };
+        let target = Target { kinds: &kinds, kind: row(&kinds, resource)?, namespace, name, sub };
         for _ in 0..ATTEMPTS {
             let current = self.stored(&target.key()).ok_or_else(|| ApiError::not_found(resource, name))?;
             check_preconditions(target, delete, &current)?;
-            let mut object = update::decode(&current)?;
-            self.admit(Request {
-                operation: Operation::Delete,
-                kind: target.kind,
-                subresource: None,
-                namespace,
-                name,
-                object: &mut object,
-                old: None,
-                actor: &options.actor,
-                dry_run: options.dry_run,
-                objects: self,
-                // Plugins look at deletions; what they take, they take for what is there.
-                undo: &mut Undo::default(),
-            })
-            .await?;
-            if let Some(deleted) = self.remove_once(target, delete, options, &current, object).await? {
+            if let Some(deleted) = self.remove_once(target, delete, options, &current).await? {
                 return Ok(deleted);
             }
             tokio::task::yield_now().await;
@@ -79,11 +84,26 @@ impl Objects {
         delete: &DeleteOptions,
         options: &WriteOptions,
         current: &Arc<Object>,
-        old: Value,
     ) -> Result<Option<Deleted>, ApiError> {
+        let old = update::decode(current)?;
         let mut new = old.clone();
         set_propagation(target.kind, delete, &mut new);
         let gone = mark(target.kind, delete, &old, &mut new) && !update::held(target.kind, &new);
+        let evicts = target.sub == Some(Subresource::Eviction);
+        let write = Checked {
+            // An eviction is made, and what it takes along is its affair.
+            operation: if evicts { Operation::Create } else { Operation::Delete },
+            kind: target.kind,
+            subresource: target.sub,
+            namespace: target.namespace,
+            name: target.name,
+            object: (!gone).then_some(&new),
+            old: Some(&old),
+            actor: &options.actor,
+            dry_run: options.dry_run,
+            objects: self,
+        };
+        let batch = self.validate(write).await?;
         if !gone && options.dry_run {
             // As it would wait.
             let preview = body::draft(target.kind, target.key(), &new)?.at(current.revision);
@@ -98,7 +118,7 @@ impl Objects {
             let draft = body::draft(target.kind, target.key(), &new)?;
             Change::Put { draft, expect: Expect::At(current.revision) }
         };
-        match self.inner.store.commit(vec![change]).await {
+        match self.inner.store.commit(batch.after(change)).await {
             Ok(mut objects) => Ok(Some(Deleted { object: objects.remove(0), gone })),
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error.into()),

@@ -33,6 +33,8 @@ mod token;
 mod update;
 
 #[cfg(test)]
+mod admission_tests;
+#[cfg(test)]
 mod body_tests;
 #[cfg(test)]
 mod managed_tests;
@@ -339,6 +341,9 @@ impl From<StoreError> for ApiError {
         }
     }
 }
+
+/// A write that others are faster than this often is refused.
+const ATTEMPTS: usize = 64;
 
 /// Why a write with a stale resourceVersion is refused, in upstream's words.
 const MODIFIED: &str =

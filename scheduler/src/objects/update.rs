@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    MODIFIED, Objects, Patch, WriteOptions, Written,
-    admission::{Operation, Request, Undo},
+    ATTEMPTS, MODIFIED, Objects, Patch, WriteOptions, Written,
+    admission::{Checked, Operation, Request, Undo},
     body, meta, ownership, patching, row, subresources,
     target::{Edited, Target, uid_conflict},
 };
@@ -18,9 +18,6 @@ use crate::{
     model::{ApiError, Cause, Object, Reason, Resource, Revision},
     store::{Change, Expect, StoreError},
 };
-
-/// Lost races are tried again this often before the client is told.
-const ATTEMPTS: usize = 64;
 
 impl Objects {
     /// Replaces; `metadata.resourceVersion` in the body, when there, must match.
@@ -172,17 +169,31 @@ impl Objects {
         if unchanged(&old, &new) {
             return Ok(Some(Written { object: current, created: false, warnings }));
         }
+        let ends = finished_deleting(target.kind, &old, &new);
+        let write = Checked {
+            operation: Operation::Update,
+            kind: target.kind,
+            subresource: target.sub,
+            namespace: target.namespace,
+            name: target.name,
+            object: (!ends).then_some(&new),
+            old: Some(&old),
+            actor: &options.actor,
+            dry_run: options.dry_run,
+            objects: self,
+        };
+        let batch = self.validate(write).await?;
         let draft = body::draft(target.kind, target.key(), &new)?;
         if options.dry_run {
             let object = Arc::new(draft.at(current.revision));
             return Ok(Some(Written { object, created: false, warnings }));
         }
-        let put = Change::Put { draft, expect: Expect::At(current.revision) };
-        let mut changes = vec![put];
-        if finished_deleting(target.kind, &old, &new) {
-            changes = vec![Change::Delete { key: target.key(), expect: current.revision }];
-        }
-        match self.inner.store.commit(changes).await {
+        let own = if ends {
+            Change::Delete { key: target.key(), expect: current.revision }
+        } else {
+            Change::Put { draft, expect: Expect::At(current.revision) }
+        };
+        match self.inner.store.commit(batch.after(own)).await {
             Ok(mut objects) => Ok(Some(Written { object: objects.remove(0), created: false, warnings })),
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -210,7 +221,7 @@ impl Objects {
             None => kind.rules.prepare_update(new, old),
         }
         kind.rules.defaults(new);
-        self.admit(Request {
+        self.mutate(Request {
             operation: Operation::Update,
             kind,
             subresource: sub,
