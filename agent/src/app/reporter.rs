@@ -14,7 +14,7 @@ use crate::{
     reconcile::NodeConditions,
 };
 
-/// How long the hello of the first session waits for the runtime's version.
+/// How long a hello waits for what the first look at the runtime and at the node's network tells.
 const FIRST_ANSWER: Duration = Duration::from_secs(6);
 
 /// Speaks for the node.
@@ -64,6 +64,15 @@ impl Reporter {
         let asked = tokio::time::timeout(FIRST_ANSWER, heard.wait_for(|heard| heard.asked)).await;
         let version = asked.ok().and_then(Result::ok).map(|heard| heard.version.clone());
         version.filter(|version| !version.is_empty()).unwrap_or_else(|| "containerd://unknown".to_owned())
+    }
+
+    /// Waits for an address: a hello without one would take the one away that the node had.
+    async fn addresses(&self) -> Vec<(String, String)> {
+        let mut view = self.view.clone();
+        let known = view.wait_for(|view| !view.addresses.is_empty());
+        // In the end there is none.
+        let _ = tokio::time::timeout(FIRST_ANSWER, known).await;
+        addresses(&self.view.borrow())
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
@@ -126,18 +135,19 @@ fn architecture() -> &'static str {
 #[async_trait]
 impl NodeReporter for Reporter {
     async fn facts(&self) -> NodeFacts {
-        let view = self.view.borrow().clone();
         let memory = i64::try_from(self.machine.memory).unwrap_or(i64::MAX);
+        // Together: the scheduler waits for a hello no longer than ten seconds.
+        let (addresses, container_runtime) = tokio::join!(self.addresses(), self.runtime_version());
         let (cpu, allocatable_memory) = allocatable(&self.node, &self.machine);
         NodeFacts {
             capacity: self.resources(i64::from(self.machine.cpus) * 1000, memory),
             allocatable: self.resources(cpu, allocatable_memory),
             labels: self.labels(),
             taints: self.node.taints.clone(),
-            addresses: addresses(&view),
+            addresses,
             kernel_version: self.machine.kernel.clone(),
             os_image: self.machine.os_image.clone(),
-            container_runtime: self.runtime_version().await,
+            container_runtime,
             architecture: architecture().to_owned(),
             machine_id: self.machine.machine_id.clone(),
             boot_id: self.machine.boot_id.clone(),
@@ -214,5 +224,25 @@ mod tests {
         assert!(!outdated().await);
         change(&|view| view.addresses = vec![IpAddr::from([192, 0, 2, 9])]);
         assert!(outdated().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hello_waits_for_the_first_look_at_the_network_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let unaddressed = NodeView { addresses: Vec::new(), ..view(dir.path()) };
+        let (node, seen) = watch::channel(Arc::new(unaddressed));
+        let reporter = reporter(dir.path(), &seen);
+        let internal =
+            |facts: &NodeFacts| facts.addresses.iter().filter(|(kind, _)| kind == "InternalIP").count();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(internal(&reporter.facts().await), 0);
+        assert_eq!(begun.elapsed(), FIRST_ANSWER);
+        let looked = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            node.send_replace(Arc::new(view(dir.path())));
+        };
+        let (facts, ()) = tokio::join!(reporter.facts(), looked);
+        assert_eq!(internal(&facts), 1);
+        assert!(begun.elapsed() < FIRST_ANSWER + Duration::from_secs(1));
     }
 }
