@@ -206,13 +206,13 @@ pub(super) async fn delete_collection(
     let (delete, options) = delete_options(ask, body).await?;
     let (selection, page) = ListOptions::of(&ask.params, kind, namespace, false)?.page()?;
     let list = api.objects.page(kind.resource, &selection, &Page { at: None, ..page })?;
-    for object in &list.items {
-        let Key { namespace, name, .. } = &object.key;
-        match api.objects.remove(kind.resource, namespace.as_deref(), name, &delete, &options).await {
-            Ok(_) => {}
-            // Somebody else was faster.
-            Err(error) if error.reason == Reason::NotFound => {}
-            Err(error) => return Err(error),
+    for group in list.items.chunks(objects::GROUP) {
+        let keys: Vec<Key> = group.iter().map(|object| object.key.clone()).collect();
+        let outcomes = api.objects.remove_all(&keys, &delete, &options).await;
+        // Where somebody else was faster there is nothing left to do.
+        let refused = |error: &ApiError| error.reason != Reason::NotFound;
+        if let Some(error) = outcomes.into_iter().filter_map(Result::err).find(refused) {
+            return Err(error);
         }
     }
     read::list_response(ask, kind, &list).await

@@ -8,6 +8,7 @@
 
 mod client;
 mod feed;
+mod index;
 mod table;
 
 use std::sync::Arc;
@@ -46,12 +47,18 @@ pub trait Cached:
 {
     /// Its resource.
     const RESOURCE: Resource;
+    /// Whether its objects are bound to nodes, and are found by them.
+    const IS_BOUND: bool = false;
     /// Its table.
     fn table(cache: &Cache) -> &Arc<Table<Self>>;
+    /// The node that it is bound to.
+    fn node(&self) -> Option<&str> {
+        None
+    }
 }
 
 macro_rules! cached {
-    ($($field:ident: $kind:ty = $resource:expr;)*) => {
+    ($($field:ident: $kind:ty = $resource:expr $(, bound by $node:expr)?;)*) => {
         /// One table per kind. Cheap to clone.
         #[derive(Clone, Default)]
         pub struct Cache {
@@ -63,6 +70,13 @@ macro_rules! cached {
             fn table(cache: &Cache) -> &Arc<Table<Self>> {
                 &cache.$field
             }
+            $(
+                const IS_BOUND: bool = true;
+                fn node(&self) -> Option<&str> {
+                    let node: fn(&Self) -> Option<&str> = $node;
+                    node(self)
+                }
+            )?
         })*
 
         impl Cache {
@@ -90,7 +104,7 @@ macro_rules! cached {
 cached! {
     namespaces: Namespace = Resource::NAMESPACES;
     nodes: Node = Resource::NODES;
-    pods: Pod = Resource::PODS;
+    pods: Pod = Resource::PODS, bound by |pod| pod.spec.as_ref()?.node_name.as_deref();
     services: Service = Resource::SERVICES;
     endpoints: Endpoints = Resource::ENDPOINTS;
     slices: EndpointSlice = Resource::ENDPOINT_SLICES;

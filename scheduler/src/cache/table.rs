@@ -2,7 +2,7 @@
 //! them is newer, so neither can put an old state over a new one or bring back what was deleted.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -10,7 +10,10 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 
-use super::Cached;
+use super::{
+    Cached,
+    index::{By, Index},
+};
 use crate::model::Revision;
 
 /// Namespace and name; the namespace is empty for cluster-scoped kinds.
@@ -83,7 +86,7 @@ struct Entry<T> {
 
 struct State<T> {
     items: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Entry<T>>>,
-    by_controller: HashMap<String, HashSet<Id>>,
+    index: Index,
     len: usize,
 }
 
@@ -107,7 +110,7 @@ pub struct Table<T> {
 impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
-            state: RwLock::new(State { items: BTreeMap::new(), by_controller: HashMap::new(), len: 0 }),
+            state: RwLock::new(State { items: BTreeMap::new(), index: Index::default(), len: 0 }),
             order: Mutex::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
@@ -153,8 +156,27 @@ impl<T: Cached> Table<T> {
 
     /// The objects whose controller reference points at `uid`.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<T>> {
+        self.find(&By::Controller(uid.into()))
+    }
+
+    /// The objects that are bound to a node.
+    pub fn on_node(&self, node: &str) -> Vec<Arc<T>> {
+        self.find(&By::Node(node.into()))
+    }
+
+    /// The nodes that objects are bound to, whether they are there or not.
+    pub fn nodes(&self) -> Vec<Arc<str>> {
+        self.read().index.nodes()
+    }
+
+    /// The objects of a namespace that have no controller. Only of kinds that are bound to nodes.
+    pub fn orphans(&self, namespace: &str) -> Vec<Arc<T>> {
+        self.find(&By::Orphans(namespace.into()))
+    }
+
+    fn find(&self, by: &By) -> Vec<Arc<T>> {
         let state = self.read();
-        let ids = state.by_controller.get(uid).into_iter().flatten();
+        let ids = state.index.find(by);
         ids.filter_map(|id| Some(state.items.get(&id.namespace)?.get(&id.name)?.value.clone())).collect()
     }
 
@@ -282,29 +304,10 @@ impl<T: Cached> State<T> {
         if new.is_none() {
             self.len -= 1;
         }
-        let (before, after) = (old.and_then(controller_uid), new.and_then(controller_uid));
-        if before == after {
-            return;
-        }
-        if let Some(before) = before
-            && let Some(ids) = self.by_controller.get_mut(before)
-        {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.by_controller.remove(before);
-            }
-        }
-        if let Some(after) = after {
-            self.by_controller.entry(after.to_owned()).or_default().insert(id.clone());
-        }
+        self.index.change(id, old, new);
     }
 }
 
 fn uid<T: Cached>(object: &T) -> &str {
     object.metadata().uid.as_deref().unwrap_or("")
-}
-
-fn controller_uid<T: Cached>(object: &T) -> Option<&str> {
-    let owners = object.metadata().owner_references.as_deref()?;
-    owners.iter().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str())
 }

@@ -85,3 +85,37 @@ fn a_fresh_list_drops_what_it_does_not_contain() {
     assert_eq!(names, ["b", "new"]);
     assert_eq!(table.len(), 2);
 }
+
+#[test]
+fn pods_are_found_by_their_node_their_owner_and_by_having_none() {
+    let table = Table::<Pod>::default();
+    let on = |name: &str, uid: &str, owner: Option<&str>, node: Option<&str>| {
+        let mut pod = (*pod(name, uid, owner)).clone();
+        pod.spec.get_or_insert_default().node_name = node.map(str::to_owned);
+        Arc::new(pod)
+    };
+    let names = |pods: Vec<Arc<Pod>>| {
+        let mut names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let namespace = pod("a", "1", None).metadata.namespace.clone().unwrap();
+    table.observe(&on("a", "1", None, None), Revision(1));
+    table.observe(&on("b", "2", Some("set"), Some("n1")), Revision(2));
+    assert_eq!(
+        (names(table.orphans(&namespace)), names(table.on_node("n1"))),
+        (vec!["a".into()], vec!["b".into()])
+    );
+    table.observe(&on("a", "1", Some("set"), Some("n1")), Revision(3));
+    assert!(table.orphans(&namespace).is_empty());
+    assert_eq!(names(table.controlled_by("set")), ["a", "b"]);
+    assert_eq!(names(table.on_node("n1")), ["a", "b"]);
+    table.observe(&on("b", "2", None, Some("n2")), Revision(4));
+    assert_eq!(
+        (names(table.orphans(&namespace)), names(table.on_node("n1"))),
+        (vec!["b".into()], vec!["a".into()])
+    );
+    table.observe_deleted(&on("a", "1", Some("set"), Some("n1")), Revision(5));
+    assert!(table.on_node("n1").is_empty() && table.controlled_by("set").is_empty());
+    assert_eq!(table.nodes(), [Arc::from("n2")]);
+}

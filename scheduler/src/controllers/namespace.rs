@@ -20,8 +20,8 @@ use super::{
 use crate::{
     cache::{Cache, Client, Id, MetaExt, WriteError},
     kinds::{Catalogue, Scope, Subresource},
-    model::{ApiError, Object, Reason, Resource},
-    objects::{DeleteOptions, Objects, Propagation, Selection},
+    model::{ApiError, Key, Object, Reason, Resource},
+    objects::{DeleteOptions, GROUP, Objects, Propagation, Selection},
 };
 
 const COMPONENT: &str = "namespace-controller";
@@ -168,28 +168,31 @@ impl Namespaces {
         let list = objects.list(resource, &selection).await?;
         let options =
             DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
-        let (mut stay, mut held, mut outcome) = (Vec::new(), false, Ok(()));
-        for object in &list.items {
-            let gone = if object.deleting {
-                false
-            } else {
-                let removed =
-                    objects.remove(resource, Some(name), &object.key.name, &options, self.client.options());
-                match removed.await {
+        let (mut stay, mut outcome) = (Vec::new(), Ok(()));
+        let (going, present): (Vec<_>, Vec<_>) = list.items.into_iter().partition(|object| object.deleting);
+        stay.extend(going);
+        for group in present.chunks(GROUP) {
+            let keys: Vec<Key> = group.iter().map(|object| object.key.clone()).collect();
+            let removed = objects.remove_all(&keys, &options, self.client.options()).await;
+            for (object, removed) in group.iter().zip(removed) {
+                let gone = match removed {
                     Ok(removed) => removed.gone,
                     Err(error) if error.reason == Reason::NotFound => true,
                     Err(error) => {
                         outcome = Err(error);
                         false
                     }
+                };
+                if !gone {
+                    stay.push(object.clone());
                 }
-            };
-            if !gone {
-                let finalizers = finalizers(object);
-                held |= !finalizers.is_empty();
-                left.add(resource, finalizers);
-                stay.push(object.clone());
             }
+        }
+        let mut held = false;
+        for object in &stay {
+            let finalizers = finalizers(object);
+            held |= !finalizers.is_empty();
+            left.add(resource, finalizers);
         }
         outcome?;
         // What neither a finalizer nor the time that pods are given explains should have gone.

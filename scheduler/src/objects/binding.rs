@@ -3,19 +3,22 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::json;
 
 use super::{
     Objects, WriteOptions,
-    admission::{Batch, Checked, Operation, Request, Undo},
-    body, row, subresources,
+    admission::{Checked, Operation, Request, Undo},
+    body,
+    many::{Prepared, Writes},
+    row, subresources,
     target::Target,
     update::decode,
 };
 use crate::{
     kinds::Subresource,
     model::{ApiError, Object, Resource},
-    store::{Change, Expect, StoreError},
+    store::{Change, Expect},
 };
 
 /// One pod and its node.
@@ -39,52 +42,7 @@ impl Objects {
         bindings: &[Binding],
         options: &WriteOptions,
     ) -> Vec<Result<Arc<Object>, ApiError>> {
-        let mut outcomes: Vec<Option<Result<Arc<Object>, ApiError>>> = vec![None; bindings.len()];
-        // Each round ends with one pod less or with all of them: a conflict names the one that changed meanwhile.
-        while outcomes.iter().any(Option::is_none) {
-            let (mut changes, mut whose, mut undos) = (Vec::new(), Vec::new(), Vec::new());
-            let mut alone = false;
-            for (at, binding) in bindings.iter().enumerate() {
-                if outcomes[at].is_some() || alone {
-                    continue;
-                }
-                let mut undo = Undo::default();
-                match self.bound(binding, options, &mut undo).await {
-                    // What is stored beside two of them may be the same: such a binding has a commit of its own.
-                    Ok((_, batch)) if !batch.is_empty() && !changes.is_empty() => undo.run(),
-                    Ok((change, batch)) => {
-                        alone = !batch.is_empty();
-                        changes.extend(batch.after(change));
-                        whose.push(at);
-                        undos.push(undo);
-                    }
-                    Err(error) => {
-                        undo.run();
-                        outcomes[at] = Some(Err(error));
-                    }
-                }
-            }
-            let committed =
-                if changes.is_empty() { Ok(Vec::new()) } else { self.inner.store.commit(changes).await };
-            let refusal = match committed {
-                Ok(objects) => {
-                    for (at, object) in whose.into_iter().zip(objects) {
-                        outcomes[at] = Some(Ok(object));
-                    }
-                    continue;
-                }
-                Err(refusal) => refusal,
-            };
-            undos.into_iter().for_each(Undo::run);
-            if matches!(refusal, StoreError::Conflict { .. }) {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            for at in whose {
-                outcomes[at] = Some(Err(refusal.clone().into()));
-            }
-        }
-        outcomes.into_iter().flatten().collect()
+        self.write_all(&Bindings { objects: self, options }, bindings).await
     }
 
     /// The change that binds one pod, on top of what is stored now.
@@ -93,7 +51,7 @@ impl Objects {
         binding: &Binding,
         options: &WriteOptions,
         undo: &mut Undo,
-    ) -> Result<(Change, Batch), ApiError> {
+    ) -> Result<Prepared<Arc<Object>>, ApiError> {
         let kinds = self.kinds();
         let kind = &**row(&kinds, Resource::PODS)?;
         let (namespace, name) = (Some(&*binding.namespace), &*binding.name);
@@ -133,7 +91,27 @@ impl Objects {
         };
         let batch = self.validate(write).await?;
         let draft = body::draft(kind, target.key(), &new)?;
-        Ok((Change::Put { draft, expect: Expect::At(current.revision) }, batch))
+        let own = Box::new(Change::Put { draft, expect: Expect::At(current.revision) });
+        Ok(Prepared::Store { own, batch })
+    }
+}
+
+struct Bindings<'a> {
+    objects: &'a Objects,
+    options: &'a WriteOptions,
+}
+
+#[async_trait]
+impl Writes for Bindings<'_> {
+    type Item = Binding;
+    type Answer = Arc<Object>;
+
+    async fn prepare(&self, binding: &Binding, undo: &mut Undo) -> Result<Prepared<Arc<Object>>, ApiError> {
+        self.objects.bound(binding, self.options, undo).await
+    }
+
+    fn answer(&self, object: Arc<Object>, _: bool) -> Arc<Object> {
+        object
     }
 }
 

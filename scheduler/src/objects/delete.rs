@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{
     ATTEMPTS, DeleteOptions, Objects, Propagation, WriteOptions,
-    admission::{Checked, Operation},
+    admission::{Checked, Operation, Undo},
     body,
+    many::{Prepared, Writes},
     meta::{self, FOREGROUND, ORPHAN},
     row,
     target::Target,
     update,
 };
 use crate::{
-    kinds::{Kind, Subresource},
-    model::{ApiError, Object, Reason, Resource},
+    kinds::{Catalogue, Kind, Subresource},
+    model::{ApiError, Key, Object, Reason, Resource},
     store::{Change, Expect, StoreError},
 };
 /// `terminationGracePeriodSeconds` of a pod that does not say.
@@ -77,6 +79,16 @@ impl Objects {
         Err(ApiError::conflict(resource, name, super::MODIFIED))
     }
 
+    /// Deletes all of these objects of one resource, or marks them, in one commit; answers for each in their order.
+    pub async fn remove_all(
+        &self,
+        keys: &[Key],
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+    ) -> Vec<Result<Deleted, ApiError>> {
+        self.write_all(&Removals { objects: self, kinds: self.kinds(), delete, options }, keys).await
+    }
+
     /// One attempt; `None` when somebody else was faster.
     async fn remove_once(
         &self,
@@ -85,6 +97,26 @@ impl Objects {
         options: &WriteOptions,
         current: &Arc<Object>,
     ) -> Result<Option<Deleted>, ApiError> {
+        let (own, batch) = match self.removal(target, delete, options, current).await? {
+            Prepared::Done(deleted) => return Ok(Some(deleted)),
+            Prepared::Store { own, batch } => (*own, batch),
+        };
+        let gone = matches!(own, Change::Delete { .. });
+        match self.inner.store.commit(batch.after(own)).await {
+            Ok(mut objects) => Ok(Some(Deleted { object: objects.remove(0), gone })),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What deletes an object as it is stored now.
+    async fn removal(
+        &self,
+        target: Target<'_>,
+        delete: &DeleteOptions,
+        options: &WriteOptions,
+        current: &Arc<Object>,
+    ) -> Result<Prepared<Deleted>, ApiError> {
         let old = update::decode(current)?;
         let mut new = old.clone();
         set_propagation(target.kind, delete, &mut new);
@@ -107,22 +139,49 @@ impl Objects {
         if !gone && options.dry_run {
             // As it would wait.
             let preview = body::draft(target.kind, target.key(), &new)?.at(current.revision);
-            return Ok(Some(Deleted { object: preview.into(), gone }));
+            return Ok(Prepared::Done(Deleted { object: preview.into(), gone }));
         }
         if options.dry_run || (!gone && new == old) {
-            return Ok(Some(Deleted { object: current.clone(), gone }));
+            return Ok(Prepared::Done(Deleted { object: current.clone(), gone }));
         }
-        let change = if gone {
+        let own = if gone {
             Change::Delete { key: target.key(), expect: current.revision }
         } else {
             let draft = body::draft(target.kind, target.key(), &new)?;
             Change::Put { draft, expect: Expect::At(current.revision) }
         };
-        match self.inner.store.commit(batch.after(change)).await {
-            Ok(mut objects) => Ok(Some(Deleted { object: objects.remove(0), gone })),
-            Err(StoreError::Conflict { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Prepared::Store { own: Box::new(own), batch })
+    }
+}
+
+struct Removals<'a> {
+    objects: &'a Objects,
+    kinds: Arc<Catalogue>,
+    delete: &'a DeleteOptions,
+    options: &'a WriteOptions,
+}
+
+#[async_trait]
+impl Writes for Removals<'_> {
+    type Item = Key;
+    type Answer = Deleted;
+
+    async fn prepare(&self, key: &Key, _: &mut Undo) -> Result<Prepared<Deleted>, ApiError> {
+        let target = Target {
+            kinds: &self.kinds,
+            kind: row(&self.kinds, key.resource)?,
+            namespace: key.namespace.as_deref(),
+            name: &key.name,
+            sub: None,
+        };
+        let current = self.objects.stored(key);
+        let current = current.ok_or_else(|| ApiError::not_found(key.resource, &key.name))?;
+        check_preconditions(target, self.delete, &current)?;
+        self.objects.removal(target, self.delete, self.options, &current).await
+    }
+
+    fn answer(&self, object: Arc<Object>, gone: bool) -> Deleted {
+        Deleted { object, gone }
     }
 }
 

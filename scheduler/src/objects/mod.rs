@@ -23,6 +23,7 @@ mod binding;
 mod body;
 mod create;
 mod delete;
+mod many;
 pub mod meta;
 mod ownership;
 mod patching;
@@ -341,6 +342,9 @@ impl From<StoreError> for ApiError {
         }
     }
 }
+
+/// As many writes go well together into one commit: the disk is waited for once, and others wait no longer than for it.
+pub const GROUP: usize = 128;
 
 /// A write that others are faster than this often is refused.
 const ATTEMPTS: usize = 64;

@@ -441,3 +441,19 @@ async fn what_was_stored_is_not_held_against_a_write_of_something_else() {
         assert_eq!(fields, ["spec.replicas"]);
     }
 }
+
+#[tokio::test]
+async fn many_are_removed_at_once_and_each_is_answered() {
+    let objects = machine().await;
+    for (name, finalizers) in [("a", json!([])), ("held", json!(["example.com/x"]))] {
+        let body = json!({"metadata": {"name": name, "finalizers": finalizers}});
+        objects.create(Resource::CONFIG_MAPS, Some("default"), body, &options()).await.unwrap();
+    }
+    let keys = ["a", "missing", "held"].map(|name| key(Resource::CONFIG_MAPS, Some("default"), name));
+    let outcomes = objects.remove_all(&keys, &DeleteOptions::default(), &options()).await;
+    assert!(outcomes[0].as_ref().unwrap().gone);
+    assert_eq!(outcomes[1].as_ref().unwrap_err().reason, Reason::NotFound);
+    let held = outcomes[2].as_ref().unwrap();
+    assert!(!held.gone && held.object.deleting);
+    assert!(objects.stored(&keys[0]).is_none() && objects.stored(&keys[2]).is_some());
+}

@@ -161,8 +161,7 @@ impl Controller for Nodes {
     }
 
     fn all(&self) -> Vec<Id> {
-        let homes = self.cache.pods.all();
-        let homes = homes.iter().filter_map(|p| pods::node(p)).map(|n| Id::new("", n));
+        let homes = self.cache.pods.nodes().into_iter().map(|node| Id::new("", &node));
         let homes: std::collections::BTreeSet<Id> = homes.collect();
         let nodes = self.cache.nodes.all();
         nodes.iter().map(|n| Id::of(&n.metadata)).chain(homes).collect()
@@ -191,7 +190,7 @@ impl Nodes {
     }
 
     fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
-        self.cache.pods.all().into_iter().filter(|p| pods::node(p) == Some(node)).collect()
+        self.cache.pods.on_node(node)
     }
 
     /// Traffic must not wait for the eviction: the pods are no endpoints from now on.

@@ -116,10 +116,9 @@ impl<K: Replicated> Sets<K> {
     fn candidates(&self, set: &K, selector: &LabelSelector) -> Vec<Arc<Pod>> {
         let namespace = set.metadata().namespace_str();
         let mut pods = self.cache.pods.controlled_by(set.metadata().uid_str());
-        pods.extend(self.cache.pods.matching(namespace, |p| {
-            controller_of(&p.metadata).is_none()
-                && p.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels))
-        }));
+        let selected =
+            |p: &Arc<Pod>| p.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels));
+        pods.extend(self.cache.pods.orphans(namespace).into_iter().filter(selected));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         pods
     }
