@@ -2,15 +2,17 @@
 //!
 //! Sizes here are floors; the agent sets the configured ones at load.
 
+use core::cell::Cell;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use agent_ebpf_common::{
     abi::{
-        AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, Reason, Settings,
-        SlotRow, SocketState, SourceRangeKey, TCP,
+        AffinityKey, AffinityValue, Backend, Endpoint, Flow, FlowKey, FragmentKey, FrontendKey, Head, Reason,
+        Settings, SlotRow, SocketState, SourceRangeKey, TCP,
     },
     family::V4,
-    flows::{Element, Maps},
+    flows::{Element, Maps, Scratch},
+    nat::Entry,
     parse::Fragments,
     select::Tables,
     tag::{Digest, Tagged},
@@ -43,9 +45,16 @@ static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_e
 #[map]
 static NODE_ADDRESSES: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
 
-/// Network namespace cookie to pod address. Insert- and delete-only.
+/// Network namespace cookie to index into `ENDPOINTS`. Insert- and delete-only.
 #[map]
 static POD_NETNS: HashMap<u64, Tagged> = HashMap::with_max_entries(4096, 0);
+
+/// Interface to index into `ENDPOINTS`. Insert- and delete-only.
+#[map]
+static POD_INTERFACES: HashMap<u32, Tagged> = HashMap::with_max_entries(4096, 0);
+
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(4096, BPF_F_MMAPABLE);
 
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -71,6 +80,10 @@ static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
 #[map]
 static DATAGRAMS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(4096, 0);
 
+/// A [`Scratch`], which as a cell could not be a static's.
+#[map]
+static SCRATCH: PerCpuArray<[u64; size_of::<Scratch<V4>>() / 8]> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, Tagged> = LruHashMap::with_max_entries(4096, 0);
 
@@ -90,7 +103,20 @@ pub(crate) fn settings() -> Settings {
 /// The address of the pod that owns a network namespace; 0 when none does.
 #[inline(always)]
 pub(crate) fn client_of(netns: u64) -> V4 {
-    own(POD_NETNS.get_ptr(&netns), &netns).unwrap_or(0)
+    let found = own(POD_NETNS.get_ptr(&netns), &netns).and_then(endpoint);
+    found.filter(|endpoint| endpoint.netns == netns).map_or(0, |endpoint| endpoint.v4())
+}
+
+/// A pod's element, without its IPv6 address. The caller compares its name with the one it came by.
+#[inline(always)]
+fn endpoint(index: u32) -> Option<Endpoint> {
+    let endpoint = ENDPOINTS.get_ptr(index)?;
+    // SAFETY: in bounds by the verifier; aligned words. It may become another pod's meanwhile: that begins with the
+    // name, which is read last.
+    unsafe {
+        let place = read_volatile(addr_of!((*endpoint).place));
+        Some(Endpoint { netns: read_volatile(addr_of!((*endpoint).netns)), place, v6: [0; 4] })
+    }
 }
 
 /// What an element of a hash map holds for `key`. It may have been deleted since it was looked up, and already be
@@ -226,13 +252,27 @@ impl Maps<V4> for KernelMaps {
     }
 
     #[inline(always)]
-    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
-        write(key, flow, BPF_NOEXIST)
+    fn add_flow(&self, entry: &Cell<Entry<V4>>) -> Result<(), Reason> {
+        write(entry, BPF_NOEXIST)
     }
 
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
-        write(key, flow, BPF_ANY)
+    fn put_flow(&self, entry: &Cell<Entry<V4>>) -> Result<(), Reason> {
+        write(entry, BPF_ANY)
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<&Scratch<V4>> {
+        let scratch = SCRATCH.get_ptr(0)?;
+        // SAFETY: this CPU's own element of the same size, aligned to eight bytes; packet programs do not preempt each
+        // other on a CPU. Any bytes are an entry.
+        Some(unsafe { &*scratch.cast::<Scratch<V4>>() })
+    }
+
+    #[inline(always)]
+    fn pod_behind(&self, interface: u32) -> Option<V4> {
+        let found = own(POD_INTERFACES.get_ptr(&interface), &interface).and_then(endpoint);
+        found.filter(|endpoint| endpoint.interface() == interface).map(|endpoint| endpoint.v4())
     }
 
     #[inline(always)]
@@ -252,7 +292,9 @@ impl Maps<V4> for KernelMaps {
 }
 
 #[inline(always)]
-fn write(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), Reason> {
+fn write(entry: &Cell<Entry<V4>>, flags: u32) -> Result<(), Reason> {
+    // SAFETY: of the scratch, which nobody writes meanwhile.
+    let (key, flow) = unsafe { (&(*entry.as_ptr()).key, &(*entry.as_ptr()).flow) };
     let flags = u64::from(flags);
     let written =
         if key.proto == TCP { FLOWS.insert(key, flow, flags) } else { DATAGRAMS.insert(key, flow, flags) };

@@ -18,6 +18,12 @@ pub(crate) struct Skb<'a>(pub(crate) &'a TcContext);
 
 impl Wire for Skb<'_> {
     #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: a context field.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes exactly N bytes or fails.

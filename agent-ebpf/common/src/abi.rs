@@ -2,7 +2,7 @@
 //! valid. What holds an address exists for each family. Addresses and ports are in network byte order as the kernel hands them out, and say so by `_be`.
 
 use crate::{
-    family::{Family, V4},
+    family::{Family, V4, V6},
     tag::{self, Digest},
 };
 
@@ -39,9 +39,9 @@ pub struct FrontendKey<A = V4> {
 
 impl<A: Family> Digest for FrontendKey<A> {
     #[inline(always)]
-    fn digest(&self) -> u32 {
+    fn digest(&self) -> (u64, u32) {
         let rest = (self.port_be as u32) << 16 | (self.proto as u32) << 8 | self.scope as u32;
-        tag::mix(self.addr_be.mix(0), rest)
+        (self.addr_be.mix(0), rest)
     }
 }
 
@@ -71,6 +71,19 @@ pub struct Backend {
     pub target: u64,
     /// State, flags and owner service.
     pub state: u64,
+}
+
+/// A pod of this node: its network namespace and its interface both lead here. Elements are used again, so each says
+/// whose it is: who finds its own name in a word, or in one read after it, has read what belongs to it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Cookie of the network namespace; 0 is nobody's. Written last and erased first.
+    pub netns: u64,
+    /// IPv4 address and interface in one word, see [`crate::words`].
+    pub place: u64,
+    /// IPv6 address.
+    pub v6: V6,
 }
 
 /// Affinity is per service port and client address (the pod's, also for connections made by a socket).
@@ -142,6 +155,11 @@ pub const FLOW_CHOICE: u32 = 4;
 /// [`Flow::flags`]: a packet has used the entry since it was made.
 pub const FLOW_USED: u32 = 8;
 
+/// [`Flow::flags`]: the entry changes nothing; it remembers a flow that is not translated, of whatever protocol.
+pub const FLOW_UNTRANSLATED: u32 = 16;
+/// [`Flow::flags`]: from this bit up, the revision of what the flow was last allowed by ([`Flow::revision`]).
+pub const FLOW_REVISION: u32 = 16;
+
 /// A flow in one direction, as a packet of that direction shows it before translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -178,7 +196,7 @@ pub struct Flow<A = V4> {
     pub handle: u32,
     /// Tick of the last packet.
     pub last: u32,
-    /// `FLOW_` flags.
+    /// `FLOW_` flags and a revision.
     pub flags: u32,
     /// Service index.
     pub service: u32,
@@ -206,9 +224,9 @@ pub struct FragmentKey<A = V4> {
 
 impl<A: Family> Digest for FragmentKey<A> {
     #[inline(always)]
-    fn digest(&self) -> u32 {
-        let hash = tag::mix(self.dst_be.mix(self.src_be.mix(0)), self.id);
-        tag::mix(hash, (self.proto as u32) << 8 | self.leg as u32)
+    fn digest(&self) -> (u64, u32) {
+        let rest = (self.proto as u32) << 8 | self.leg as u32;
+        (tag::mix(self.dst_be.mix(self.src_be.mix(0)), self.id as u64), rest)
     }
 }
 

@@ -75,7 +75,7 @@ pub trait Family: Copy + Eq + Default + Debug + Hash + 'static {
     const HAIRPIN: Self;
 
     /// Goes into a digest.
-    fn mix(self, hash: u32) -> u32;
+    fn mix(self, hash: u64) -> u64;
     /// Goes into a sum for a checksum.
     fn sum(self, sum: u32) -> u32;
     /// An address of the host itself.

@@ -1,5 +1,7 @@
 //! The flow tables: following an entry, and making the entries of a new choice.
 
+use core::cell::Cell;
+
 use crate::{
     abi::{FLOW_CHOICE, FLOW_CLOSING, FLOW_USED, Flow, FlowKey, Reason, TCP},
     family::Family,
@@ -19,6 +21,20 @@ pub trait Element<A> {
     fn set_flags(&self, flags: u32);
 }
 
+/// Where the entries of a new flow are put together: a program has 512 bytes of stack. Nobody else uses it while a hook
+/// runs.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The way there.
+    pub there: Cell<Entry<A>>,
+    /// The way back.
+    pub back: Cell<Entry<A>>,
+    /// In this node's name.
+    pub exit: Cell<Entry<A>>,
+    /// The reply to that.
+    pub reply: Cell<Entry<A>>,
+}
+
 /// The maps of the packet path.
 pub trait Maps<A: Family>: Tables<A> + Fragments<A> {
     /// What [`Maps::flow`] finds.
@@ -26,9 +42,13 @@ pub trait Maps<A: Family>: Tables<A> + Fragments<A> {
     /// The element of a flow.
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::Element>;
     /// Adds the entry of a flow, if there is none.
-    fn add_flow(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Reason>;
+    fn add_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason>;
     /// Writes the entry of a flow. Replacing one is safe here: readers compare tags, and a miss only chooses again.
-    fn put_flow(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Reason>;
+    fn put_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason>;
+    /// See [`Scratch`].
+    fn scratch(&self) -> Option<&Scratch<A>>;
+    /// The address of the pod behind an interface.
+    fn pod_behind(&self, interface: u32) -> Option<A>;
     /// The node's own address for packets in its name.
     fn node(&self) -> A;
     /// Counts a new connection or flow of a service.
@@ -84,31 +104,31 @@ fn close<A: Family, M: Maps<A>>(maps: &M, key: &FlowKey<A>) {
 /// Takes the way back, which decides whether a choice is possible: two flows of one client that are one on the
 /// wire cannot both have it. The same flow seen by two processors at once may.
 #[inline(always)]
-pub fn claim<A: Family, M: Maps<A>>(maps: &M, entry: &Entry<A>) -> Result<(), Reason> {
-    if maps.add_flow(&entry.key, &entry.flow).is_ok() {
+pub fn claim<A: Family, M: Maps<A>>(maps: &M, staged: &Cell<Entry<A>>) -> Result<(), Reason> {
+    if maps.add_flow(staged).is_ok() {
         return Ok(());
     }
-    let Some(taken) = maps.flow(&entry.key) else { return Err(Reason::FlowTableFull) };
-    let taken = taken.read();
+    let Some(taken) = maps.flow(&staged.get().key) else { return Err(Reason::FlowTableFull) };
+    let (taken, entry) = (taken.read(), staged.get());
     if !same(&taken, &entry.flow)
-        && taken.tag == tag(&entry.key)
+        && taken.tag == entry.flow.tag
         && !over(&taken, entry.key.proto, entry.flow.last)
     {
         return Err(Reason::FlowCollision);
     }
-    maps.put_flow(&entry.key, &entry.flow)
+    maps.put_flow(staged)
 }
 
 /// Takes the way back of a masqueraded flow: a free one, that of a flow that is over, or its own from before.
 #[inline(always)]
-pub fn claim_port<A: Family, M: Maps<A>>(maps: &M, entry: &Entry<A>) -> bool {
-    if maps.add_flow(&entry.key, &entry.flow).is_ok() {
+pub fn claim_port<A: Family, M: Maps<A>>(maps: &M, staged: &Cell<Entry<A>>) -> bool {
+    if maps.add_flow(staged).is_ok() {
         return true;
     }
-    let Some(taken) = maps.flow(&entry.key) else { return false };
-    let taken = taken.read();
+    let Some(taken) = maps.flow(&staged.get().key) else { return false };
+    let (taken, entry) = (taken.read(), staged.get());
     let free = same(&taken, &entry.flow) || over(&taken, entry.key.proto, entry.flow.last);
-    free && maps.put_flow(&entry.key, &entry.flow).is_ok()
+    free && maps.put_flow(staged).is_ok()
 }
 
 /// Both lead to the same place.

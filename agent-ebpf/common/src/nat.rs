@@ -6,8 +6,8 @@
 
 use crate::{
     abi::{
-        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_USED, Flow, FlowKey, LEG_FROM_POD, LEG_TO_POD,
-        LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
+        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_REVISION, FLOW_UNTRANSLATED, FLOW_USED, Flow, FlowKey,
+        LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
     },
     family::Family,
     select::Chosen,
@@ -73,6 +73,7 @@ impl<A: Family> Tuple<A> {
 }
 
 /// One entry of the flow table.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<A> {
     /// Key.
@@ -84,10 +85,9 @@ pub struct Entry<A> {
 /// A digest of the key, to notice an element that was recycled while it was read.
 #[inline(always)]
 pub fn tag<A: Family>(key: &FlowKey<A>) -> u32 {
-    let hash = key.dst_be.mix(key.src_be.mix(0));
-    let hash = mix(hash, (key.sport_be as u32) << 16 | key.dport_be as u32);
-    let hash = mix(hash, (key.proto as u32) << 8 | key.leg as u32);
-    hash ^ hash >> 15
+    let ports = (key.sport_be as u64) << 16 | key.dport_be as u64;
+    let rest = ports << 32 | (key.proto as u64) << 8 | key.leg as u64;
+    mix(key.dst_be.mix(key.src_be.mix(0)), rest) as u32
 }
 
 #[inline(always)]
@@ -114,6 +114,31 @@ fn entry<A: Family>(
             tag: tag(&key),
         },
     }
+}
+
+impl<A> Flow<A> {
+    /// Of what the flow was last allowed by; 0 when nothing was asked.
+    #[inline(always)]
+    pub const fn revision(&self) -> u16 {
+        (self.flags >> FLOW_REVISION) as u16
+    }
+}
+
+/// The two entries of a flow that is not translated, first seen at the hook `leg`: replies pass the other of the same
+/// interface. Until an interface has a policy, nobody asks for them.
+#[inline(always)]
+pub fn untranslated<A: Family>(packet: Tuple<A>, leg: u8, now: u32, revision: u16) -> (Entry<A>, Entry<A>) {
+    let flags = FLOW_UNTRANSLATED | (revision as u32) << FLOW_REVISION;
+    let entry = |tuple: Tuple<A>, leg| {
+        let key = tuple.key(leg);
+        let Tuple { src_be, dst_be, sport_be, dport_be, .. } = tuple;
+        let tag = tag(&key);
+        Entry {
+            key,
+            flow: Flow { src_be, dst_be, sport_be, dport_be, handle: 0, last: now, flags, service: 0, tag },
+        }
+    };
+    (entry(packet, leg), entry(packet.reversed(), leg ^ 1))
 }
 
 /// The two entries of a pod's flow: the way there, and the way back.

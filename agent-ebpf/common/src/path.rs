@@ -6,10 +6,12 @@
 //! sources on exit; the stack in between routes.
 
 use crate::{
-    abi::{FLOW_HAIRPIN, INSIDE, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, OUTSIDE, Reason},
+    abi::{
+        FLOW_HAIRPIN, Flow, INSIDE, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, OUTSIDE, Reason,
+    },
     errors::{quote, retell},
     family::Family,
-    flows::{self, Maps, claim, claim_port, follow},
+    flows::{self, Maps, Scratch, claim, claim_port, follow},
     nat::{self, Tuple},
     parse::{Kind, Packet, parse},
     reply::refuse,
@@ -40,49 +42,77 @@ pub enum Verdict {
 /// What leaves a pod.
 #[inline(always)]
 pub fn from_pod<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    let packet = match served(wire, maps, LEG_FROM_POD) {
-        Ok(packet) => packet,
-        Err(verdict) => return verdict,
-    };
-    if let Some(flow) = follow(maps, &packet, LEG_FROM_POD) {
-        return forward(wire, maps, &packet, &packet.tuple.rewritten(&flow), flow.flags);
-    }
-    let Tuple { dst_be, dport_be, proto, .. } = packet.tuple;
-    let Some(index) = frontend(maps, dst_be, dport_be, proto, INSIDE, false) else { return Verdict::Pass };
-    choose(wire, maps, &packet, index, |chosen| {
-        let (there, back) = nat::pod(packet.tuple, chosen, maps.now());
-        // The way back first, so that no reply can come before its entry.
-        claim(maps, &back)?;
-        maps.put_flow(&there.key, &there.flow)?;
-        Ok((packet.tuple.rewritten(&there.flow), there.flow.flags))
-    })
+    starting(wire, maps, Way::Inside)
 }
 
 /// What enters a pod.
 #[inline(always)]
 pub fn to_pod<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    undo(wire, maps, LEG_TO_POD)
+    undoing(wire, maps, LEG_TO_POD)
 }
 
 /// What enters by the uplink.
 #[inline(always)]
 pub fn uplink_in<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    let packet = match served(wire, maps, LEG_UPLINK_IN) {
-        Ok(packet) => packet,
-        Err(verdict) => return verdict,
-    };
-    if let Some(flow) = follow(maps, &packet, LEG_UPLINK_IN) {
-        return forward(wire, maps, &packet, &packet.tuple.rewritten(&flow), 0);
-    }
-    let Tuple { dst_be, dport_be, proto, .. } = packet.tuple;
-    let Some(index) = frontend(maps, dst_be, dport_be, proto, OUTSIDE, false) else { return Verdict::Pass };
-    choose(wire, maps, &packet, index, |chosen| Ok((enter(maps, &packet, chosen)?, 0)))
+    starting(wire, maps, Way::Outside)
 }
 
 /// What leaves by the uplink.
 #[inline(always)]
 pub fn uplink_out<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    undo(wire, maps, LEG_UPLINK_OUT)
+    undoing(wire, maps, LEG_UPLINK_OUT)
+}
+
+/// By which way a flow comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From a pod.
+    Inside,
+    /// By the uplink.
+    Outside,
+}
+
+/// At the hooks that flows start at.
+#[inline(always)]
+fn starting<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, way: Way) -> Verdict {
+    let (leg, scope) = match way {
+        Way::Inside => (LEG_FROM_POD, INSIDE),
+        Way::Outside => (LEG_UPLINK_IN, OUTSIDE),
+    };
+    let packet = match served(wire, maps, leg) {
+        Ok(packet) => packet,
+        Err(verdict) => return verdict,
+    };
+    if let Some(flow) = follow(maps, &packet, leg) {
+        return forward(wire, maps, &packet, &flow);
+    }
+    let Tuple { dst_be, dport_be, proto, .. } = packet.tuple;
+    let Some(index) = frontend(maps, dst_be, dport_be, proto, scope, false) else { return Verdict::Pass };
+    let Some(scratch) = maps.scratch() else { return drop(maps, Reason::FlowTableFull) };
+    // Only what is given away by reference must be in memory: a copy, so that other packets' need not be.
+    let told = packet;
+    for _ in 0..TRIES {
+        match begin(wire, maps, &told, index, way) {
+            Begun::Flow => return forward(wire, maps, &packet, &scratch.there.get().flow),
+            Begun::Collision => {}
+            Begun::Refused if refuse(wire, &told).is_some() => return Verdict::Back,
+            Begun::Refused | Begun::Dropped => return Verdict::Drop,
+        }
+    }
+    drop(maps, Reason::FlowCollision)
+}
+
+/// At the hooks that flows only pass.
+#[inline(always)]
+fn undoing<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Verdict {
+    let packet = match served(wire, maps, leg) {
+        Ok(packet) => packet,
+        Err(verdict) => return verdict,
+    };
+    match follow(maps, &packet, leg) {
+        Some(flow) => forward(wire, maps, &packet, &flow),
+        None => Verdict::Pass,
+    }
 }
 
 /// The packet, when services are made of its kind; else what becomes of it.
@@ -95,56 +125,84 @@ fn served<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Result
     Err(if packet.kind == Kind::Error { translate_error(wire, maps, &packet, leg) } else { Verdict::Pass })
 }
 
-/// At the hooks that begin no flow.
-#[inline(always)]
-fn undo<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Verdict {
-    let packet = match served(wire, maps, leg) {
-        Ok(packet) => packet,
-        Err(verdict) => return verdict,
-    };
-    match follow(maps, &packet, leg) {
-        Some(flow) => forward(wire, maps, &packet, &packet.tuple.rewritten(&flow), 0),
-        None => Verdict::Pass,
-    }
+/// What became of a packet that belongs to no flow; counted, but for a collision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// Its flow is recorded; the way there is still in the scratch.
+    Flow,
+    /// The drawn backend's way back is another flow's: another may be free.
+    Collision,
+    /// Nobody is there.
+    Refused,
+    /// It may not or cannot be served.
+    Dropped,
 }
 
-/// Draws a backend for a packet that belongs to no flow; `begin` records the new flow and says what it makes of the
-/// packet.
-#[inline(always)]
-fn choose<A: Family, W: Wire, M: Maps<A>>(
+/// Draws a backend for a packet that belongs to no flow, and records the new flow. A function of its own to the kernel:
+/// with a part of the stack for itself, and with its paths not multiplied by its caller's.
+#[inline(never)]
+fn begin<A: Family, W: Wire, M: Maps<A>>(
     wire: &W,
     maps: &M,
     packet: &Packet<A>,
     index: u32,
-    begin: impl Fn(&Chosen<A>) -> Result<(Tuple<A>, u32), Reason>,
-) -> Verdict {
-    for _ in 0..TRIES {
-        match select(maps, index, || packet.tuple.src_be) {
-            Selection::Chosen(chosen) => match begin(&chosen) {
-                Ok((to, flags)) => {
-                    maps.count_connection(chosen.service);
-                    return forward(wire, maps, packet, &to, flags);
-                }
-                Err(Reason::FlowCollision) => {}
-                Err(reason) => return drop(maps, reason),
-            },
-            Selection::Refuse => {
-                maps.count_drop(Reason::NoEndpoint);
-                return if refuse(wire, packet).is_some() { Verdict::Back } else { Verdict::Drop };
-            }
-            Selection::Drop(reason) => return drop(maps, reason),
+    way: Way,
+) -> Begun {
+    let fail = |reason| {
+        maps.count_drop(reason);
+        Begun::Dropped
+    };
+    let Some(scratch) = maps.scratch() else { return fail(Reason::FlowTableFull) };
+    let client = || match way {
+        // Whatever address the packet claims to come from, the pod behind the interface is the client.
+        Way::Inside => maps.pod_behind(wire.interface()).unwrap_or(packet.tuple.src_be),
+        Way::Outside => packet.tuple.src_be,
+    };
+    let chosen = match select(maps, index, client) {
+        Selection::Chosen(chosen) => chosen,
+        Selection::Refuse => {
+            maps.count_drop(Reason::NoEndpoint);
+            return Begun::Refused;
         }
+        Selection::Drop(reason) => return fail(reason),
+    };
+    let recorded = match way {
+        Way::Inside => leave(maps, scratch, packet, &chosen),
+        Way::Outside => enter(maps, scratch, packet, &chosen),
+    };
+    match recorded {
+        Ok(()) => {
+            maps.count_connection(chosen.service);
+            Begun::Flow
+        }
+        Err(Reason::FlowCollision) => Begun::Collision,
+        Err(reason) => fail(reason),
     }
-    drop(maps, Reason::FlowCollision)
+}
+
+/// Records a pod's flow: the way back before the way there, so that no reply can come before its entry.
+#[inline(always)]
+fn leave<A: Family, M: Maps<A>>(
+    maps: &M,
+    scratch: &Scratch<A>,
+    packet: &Packet<A>,
+    chosen: &Chosen<A>,
+) -> Result<(), Reason> {
+    let (there, back) = nat::pod(packet.tuple, chosen, maps.now());
+    scratch.there.set(there);
+    scratch.back.set(back);
+    claim(maps, &scratch.back)?;
+    maps.put_flow(&scratch.there)
 }
 
 /// Records a flow from outside: the ways back before the way there.
 #[inline(always)]
 fn enter<A: Family, M: Maps<A>>(
     maps: &M,
+    scratch: &Scratch<A>,
     packet: &Packet<A>,
     chosen: &Chosen<A>,
-) -> Result<Tuple<A>, Reason> {
+) -> Result<(), Reason> {
     let now = maps.now();
     let elsewhere = chosen.flags & MASQUERADE != 0 && chosen.backend.flags() & LOCAL == 0;
     let node = maps.node();
@@ -152,18 +210,20 @@ fn enter<A: Family, M: Maps<A>>(
         return Err(Reason::NoNodeAddress);
     }
     let (there, back) = nat::outside(packet.tuple, chosen, now);
-    claim(maps, &back)?;
+    scratch.there.set(there);
+    scratch.back.set(back);
+    claim(maps, &scratch.back)?;
     if elsewhere {
-        masquerade(maps, packet, chosen, now, node)?;
+        masquerade(maps, scratch, packet, chosen, now, node)?;
     }
-    maps.put_flow(&there.key, &there.flow)?;
-    Ok(packet.tuple.rewritten(&there.flow))
+    maps.put_flow(&scratch.there)
 }
 
 /// A backend elsewhere must answer to this node, which alone knows the client's view.
 #[inline(always)]
 fn masquerade<A: Family, M: Maps<A>>(
     maps: &M,
+    scratch: &Scratch<A>,
     packet: &Packet<A>,
     chosen: &Chosen<A>,
     now: u32,
@@ -172,8 +232,10 @@ fn masquerade<A: Family, M: Maps<A>>(
     for attempt in 0..PORT_TRIES {
         let port_be = nat::snat_port(packet.tuple, attempt);
         let (exit, reply) = nat::masqueraded(packet.tuple, chosen, now, node, port_be);
-        if claim_port(maps, &reply) {
-            return maps.put_flow(&exit.key, &exit.flow);
+        scratch.exit.set(exit);
+        scratch.reply.set(reply);
+        if claim_port(maps, &scratch.reply) {
+            return maps.put_flow(&scratch.exit);
         }
     }
     Err(Reason::SnatExhausted)
@@ -184,13 +246,12 @@ fn forward<A: Family, W: Wire, M: Maps<A>>(
     wire: &W,
     maps: &M,
     packet: &Packet<A>,
-    to: &Tuple<A>,
-    flags: u32,
+    flow: &Flow<A>,
 ) -> Verdict {
-    if rewrite(wire, packet, to).is_none() {
+    if rewrite(wire, packet, &packet.tuple.rewritten(flow)).is_none() {
         return drop(maps, Reason::RewriteFailed);
     }
-    if flags & FLOW_HAIRPIN == 0 {
+    if flow.flags & FLOW_HAIRPIN == 0 {
         return Verdict::Pass;
     }
     match swap_ethernet(wire) {
@@ -199,8 +260,8 @@ fn forward<A: Family, W: Wire, M: Maps<A>>(
     }
 }
 
-/// Translates an error at the hook `leg`.
-#[inline(always)]
+/// Translates an error at the hook `leg`. A function of its own, as [`begin`].
+#[inline(never)]
 fn translate_error<A: Family, W: Wire, M: Maps<A>>(
     wire: &W,
     maps: &M,

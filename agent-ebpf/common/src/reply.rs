@@ -32,7 +32,7 @@ pub fn refuse<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
 }
 
 /// The reset for a segment (RFC 9293, 3.10.7.1). `None` for a reset: those are never answered.
-#[inline(always)]
+#[inline(never)]
 fn reset<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
     let ip = A::ip(wire, ETHERNET)?;
     let tcp: [u8; TCP_HEADER] = wire.load(packet.l4)?;
@@ -63,7 +63,7 @@ fn reset<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
 }
 
 /// The port unreachable for a datagram.
-#[inline(always)]
+#[inline(never)]
 fn unreachable<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<()> {
     // With options or extension headers the quoted header would not be the packet's own.
     if packet.l4 != ETHERNET + A::HEADER {

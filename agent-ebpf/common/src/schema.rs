@@ -4,8 +4,8 @@ use core::mem::size_of;
 
 use crate::{
     abi::{
-        AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, Settings,
-        SlotRow, SocketState, SourceRangeKey, Translation,
+        AffinityKey, AffinityValue, Backend, Endpoint, Flow, FlowKey, FragmentKey, FrontendKey, Head,
+        Settings, SlotRow, SocketState, SourceRangeKey, Translation,
     },
     family::{V4, V6},
     tag::Tagged,
@@ -27,7 +27,7 @@ const fn schema(name: &'static str, key: usize, value: usize) -> MapSchema {
 }
 
 /// All pinned maps.
-pub const MAPS: [MapSchema; 15] = [
+pub const MAPS: [MapSchema; 17] = [
     schema("FRONTENDS", size_of::<FrontendKey<V4>>(), size_of::<Tagged>()),
     schema("HEADS", 4, size_of::<Head>()),
     schema("SLOTS", 4, size_of::<SlotRow>()),
@@ -35,6 +35,8 @@ pub const MAPS: [MapSchema; 15] = [
     schema("AFFINITY", size_of::<AffinityKey<V4>>(), size_of::<AffinityValue<V4>>()),
     schema("NODE_ADDRESSES", 4, 4),
     schema("POD_NETNS", 8, size_of::<Tagged>()),
+    schema("POD_INTERFACES", 4, size_of::<Tagged>()),
+    schema("ENDPOINTS", 4, size_of::<Endpoint>()),
     schema("SETTINGS", 4, size_of::<Settings>()),
     schema("SOCKETS", 4, size_of::<SocketState<V4>>()),
     schema("FLOWS", size_of::<FlowKey<V4>>(), size_of::<Flow<V4>>()),
@@ -77,6 +79,7 @@ const _: () = {
     assert!(size_of::<Head>() == 16);
     assert!(size_of::<SlotRow>() == 64);
     assert!(size_of::<Backend>() == 16);
+    assert!(size_of::<Endpoint>() == 32);
     assert!(size_of::<Tagged>() == 8);
     assert!(size_of::<Settings>() == 16);
 };

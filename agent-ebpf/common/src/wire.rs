@@ -17,6 +17,8 @@ pub struct Sum {
 
 /// A packet. Every method fails when the packet is too short; then nothing is promised about its bytes.
 pub trait Wire {
+    /// Index of the interface at which the program runs.
+    fn interface(&self) -> u32;
     /// Reads `N` bytes.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// Writes `N` bytes, leaving checksums to the caller.

@@ -1,6 +1,9 @@
 //! The fields packed into 64-bit words, so that each is read and replaced whole.
 
-use crate::abi::{Backend, Head};
+use crate::{
+    abi::{Backend, Endpoint, Head},
+    family::V4,
+};
 
 /// [`Publish`]: clients stick to a backend.
 pub const AFFINITY: u16 = 1;
@@ -162,6 +165,26 @@ impl Backend {
     }
 }
 
+impl Endpoint {
+    /// The word of IPv4 address and interface index.
+    #[inline(always)]
+    pub const fn place(v4: V4, interface: u32) -> u64 {
+        (interface as u64) << 32 | v4 as u64
+    }
+
+    /// IPv4 address.
+    #[inline(always)]
+    pub const fn v4(&self) -> V4 {
+        self.place as u32
+    }
+
+    /// Index of the interface on the host's side.
+    #[inline(always)]
+    pub const fn interface(&self) -> u32 {
+        (self.place >> 32) as u32
+    }
+}
+
 /// One tick is 2^20 ns (1.05 ms): a shift of the coarse clock, which costs 5 ns where `ktime_get_ns` costs 33
 /// on a virtual machine. A `u32` of ticks wraps after 52 days, so ticks are only ever subtracted.
 pub const TICK_SHIFT: u32 = 20;
@@ -201,6 +224,12 @@ mod tests {
             let dead = backend.dead();
             prop_assert!(!dead.alive(Handle::new(7, generation)));
             prop_assert_eq!((dead.target, dead.flags(), dead.service()), (backend.target, flags, service));
+        }
+
+        #[test]
+        fn an_endpoints_place_survives_packing(v4: u32, interface: u32) {
+            let endpoint = Endpoint { place: Endpoint::place(v4, interface), ..Endpoint::default() };
+            prop_assert_eq!((endpoint.v4(), endpoint.interface()), (v4, interface));
         }
 
         #[test]

@@ -18,6 +18,7 @@ use super::{
     links::{self, TcHook},
     loader,
     maps::{KernelMaps, NodeMaps, kernel},
+    pods::{PodEnd, PodMaps},
     snapshot,
     table::Table,
 };
@@ -41,6 +42,7 @@ pub struct EbpfDataplane {
 
 struct State {
     node: NodeMaps,
+    ends: PodMaps,
     cookie: u64,
     /// Where the outside reaches the node.
     uplink: Option<String>,
@@ -70,6 +72,7 @@ impl EbpfDataplane {
             netns::own_cookie().map_err(|source| kernel("read", "the node's namespace cookie", source))?;
         let state = State {
             node,
+            ends: PodMaps::open(&loaded.maps)?,
             cookie,
             uplink: config.uplink.clone(),
             uplink_index: None,
@@ -219,7 +222,7 @@ impl Dataplane for EbpfDataplane {
             if state.pods.get(uid) == Some(&pod) {
                 return Ok(());
             }
-            state.node.add_pod(cookie, addresses.v4)?;
+            state.ends.add(PodEnd { netns: cookie, interface: addresses.host_ifindex, v4: addresses.v4 })?;
         }
         for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
             links::attach_tc(&mut lock(&self.object), hook, &pin, self.config.tc)?;
@@ -233,7 +236,7 @@ impl Dataplane for EbpfDataplane {
             let mut state = self.lock();
             if let Some(pod) = state.pods.get(uid) {
                 let cookie = pod.cookie;
-                state.node.remove_pod(cookie)?;
+                state.ends.remove(cookie)?;
                 state.pods.remove(uid);
             }
         }

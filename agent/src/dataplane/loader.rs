@@ -105,8 +105,10 @@ fn load_object(object: &[u8], maps: &Path, sizes: &TableSizes) -> Result<Ebpf, D
         ("DATAGRAMS", sizes.flows),
         ("FRAGMENTS", FRAGMENTS),
         ("SOURCE_RANGES", source_ranges(sizes)),
-        // Namespaces of pods that are going and coming.
+        // Pods that are going and coming.
         ("POD_NETNS", sizes.pods * 4),
+        ("POD_INTERFACES", sizes.pods * 4),
+        ("ENDPOINTS", sizes.pods * 4),
     ] {
         loader.map_max_entries(name, entries);
     }

@@ -24,7 +24,7 @@ use super::{DataplaneError, table::TableMaps};
 use crate::sys::mapped::MappedArray;
 
 /// `BPF_NOEXIST`: a hash element that the datapath reads is never replaced.
-const NO_EXIST: u64 = 1;
+pub(super) const NO_EXIST: u64 = 1;
 
 /// The maps the table writes.
 pub(super) struct KernelMaps {
@@ -41,11 +41,6 @@ pub(super) struct KernelMaps {
 /// The maps the rest of the agent's side uses.
 pub(super) struct NodeMaps {
     addresses: HashMap<MapData, u32, u32>,
-    pods: HashMap<MapData, u64, Tagged>,
-    pod_capacity: u32,
-    /// The namespace last known for each pod address. A pod that went while no agent ran is forgotten when its
-    /// address is given out again, so the map never holds more than the node has addresses.
-    namespaces: std::collections::HashMap<u32, u64>,
     settings: MappedArray,
     drops: PerCpuArray<MapData, u64>,
     connections: PerCpuArray<MapData, u64>,
@@ -65,7 +60,7 @@ fn open_data(directory: &Path, name: &str) -> Result<(MapData, u32), DataplaneEr
     Ok((data, capacity))
 }
 
-fn open_hash<K: Pod, V: Pod>(
+pub(super) fn open_hash<K: Pod, V: Pod>(
     directory: &Path,
     name: &str,
 ) -> Result<(HashMap<MapData, K, V>, u32), DataplaneError> {
@@ -79,7 +74,7 @@ fn open_counters(directory: &Path, name: &str) -> Result<PerCpuArray<MapData, u6
     PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(|source| kernel("open", name, source))
 }
 
-fn open_mapped(
+pub(super) fn open_mapped(
     directory: &Path,
     name: &str,
     words_per_element: usize,
@@ -184,15 +179,8 @@ impl TableMaps for KernelMaps {
 impl NodeMaps {
     /// Opens the pinned maps.
     pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
-        let (pods, pod_capacity) = open_hash::<u64, Tagged>(directory, "POD_NETNS")?;
-        let known = pods.iter().map(|entry| entry.map(|(cookie, address)| (address.value(), cookie)));
-        let namespaces =
-            known.collect::<Result<_, _>>().map_err(|source| kernel("read", "POD_NETNS", source))?;
         Ok(Self {
             addresses: open_hash(directory, "NODE_ADDRESSES")?.0,
-            pods,
-            pod_capacity,
-            namespaces,
             settings: open_mapped(directory, "SETTINGS", 2)?,
             drops: open_counters(directory, "DROPS")?,
             connections: open_counters(directory, "CONNECTIONS")?,
@@ -227,30 +215,6 @@ impl NodeMaps {
         Ok(())
     }
 
-    /// Says which pod a network namespace belongs to.
-    pub(super) fn add_pod(&mut self, cookie: u64, address: Ipv4Addr) -> Result<(), DataplaneError> {
-        let address = u32::from_ne_bytes(address.octets());
-        if self.pods.get(&cookie, 0).is_ok_and(|old| old.value() == address) {
-            return Ok(());
-        }
-        self.remove_pod(cookie)?;
-        if let Some(&gone) = self.namespaces.get(&address) {
-            self.remove_pod(gone)?;
-        }
-        self.pods
-            .insert(cookie, Tagged::new(&cookie, address), NO_EXIST)
-            .map_err(|source| full_or(source, "POD_NETNS", self.pod_capacity, "pods"))?;
-        self.namespaces.insert(address, cookie);
-        Ok(())
-    }
-
-    /// Forgets a namespace.
-    pub(super) fn remove_pod(&mut self, cookie: u64) -> Result<(), DataplaneError> {
-        absent_is_fine(self.pods.remove(&cookie)).map_err(|source| kernel("update", "POD_NETNS", source))?;
-        self.namespaces.retain(|_, known| *known != cookie);
-        Ok(())
-    }
-
     /// Drops by reason, summed over CPUs.
     pub(super) fn drops(&self) -> Vec<(&'static str, u64)> {
         (0_u32..).zip(DROP_REASONS).map(|(index, reason)| (reason, sum(&self.drops, index))).collect()
@@ -266,7 +230,7 @@ fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
     map.get(&index, 0).map_or(0, |values| values.iter().sum())
 }
 
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(SyscallError { io_error, .. }))
@@ -278,7 +242,12 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn full_or(source: MapError, map: &'static str, capacity: u32, option: &'static str) -> DataplaneError {
+pub(super) fn full_or(
+    source: MapError,
+    map: &'static str,
+    capacity: u32,
+    option: &'static str,
+) -> DataplaneError {
     let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
     match &source {
         MapError::SyscallError(SyscallError { io_error, .. }) if full(io_error) => {

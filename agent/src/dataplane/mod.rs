@@ -9,6 +9,7 @@ mod kernel;
 mod links;
 mod loader;
 mod maps;
+mod pods;
 mod snapshot;
 mod table;
 

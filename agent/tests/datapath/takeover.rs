@@ -42,6 +42,35 @@ fn raised_sizes_take_effect_at_the_next_start() {
     assert_eq!(tables, 1, "the smaller tables are gone");
 }
 
+/// The maps of an earlier version, under the name of its layout: its programs serve on from them until the new ones have
+/// maps of their own.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn maps_of_another_layout_serve_until_they_are_replaced() {
+    let node = Node::new();
+    let _server = Server::start(BACKEND);
+    let dataplane = node.open();
+    node.publish(&dataplane, &web());
+    drop(dataplane);
+    let layouts = || {
+        let names = names(&node.config.pins).into_iter().filter(|name| name.starts_with('v'));
+        names.collect::<Vec<String>>()
+    };
+    let ours = layouts().remove(0);
+    let (digest, sizes) = ours.split_once('-').unwrap();
+    assert_ne!(digest, "v00000000");
+    let earlier = format!("v00000000-{sizes}");
+    fs::rename(node.config.pins.join(&ours), node.config.pins.join(&earlier)).unwrap();
+    let dataplane = node.open();
+    let mut both = layouts();
+    both.sort();
+    assert_eq!(both, [earlier, ours.clone()]);
+    assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND, "by the programs from before");
+    node.publish(&dataplane, &web());
+    assert_eq!(layouts(), [ours]);
+    assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND);
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_uplink_may_come_late_change_and_go() {

@@ -28,8 +28,8 @@ impl Family for V4 {
     const HAIRPIN: Self = word([169, 254, 42, 1]);
 
     #[inline(always)]
-    fn mix(self, hash: u32) -> u32 {
-        tag::mix(hash, self)
+    fn mix(self, hash: u64) -> u64 {
+        tag::mix(hash, self as u64)
     }
 
     #[inline(always)]

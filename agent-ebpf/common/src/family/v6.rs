@@ -93,8 +93,9 @@ impl Family for V6 {
     const HAIRPIN: Self = [word([0xfe, 0x80, 0, 0]), 0, 0, word([169, 254, 42, 1])];
 
     #[inline(always)]
-    fn mix(self, hash: u32) -> u32 {
-        tag::mix(tag::mix(tag::mix(tag::mix(hash, self[0]), self[1]), self[2]), self[3])
+    fn mix(self, hash: u64) -> u64 {
+        let high = (self[0] as u64) << 32 | self[1] as u64;
+        tag::mix(tag::mix(hash, high), (self[2] as u64) << 32 | self[3] as u64)
     }
 
     #[inline(always)]

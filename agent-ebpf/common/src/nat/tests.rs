@@ -101,6 +101,41 @@ macro_rules! in_both_families {
             }
 
             #[test]
+                fn the_tag_tells_neighbours_apart(packet in tuple(), change in 1..u16::MAX, other: Address) {
+                    prop_assume!(other != packet.src_be && other != packet.dst_be);
+                    let (sport_be, dport_be) = (packet.sport_be ^ change, packet.dport_be ^ change);
+                    let tags = [
+                        packet,
+                        Tuple { src_be: other, ..packet },
+                        Tuple { dst_be: other, ..packet },
+                        Tuple { sport_be, ..packet },
+                        Tuple { dport_be, ..packet },
+                        Tuple { sport_be, dport_be, ..packet },
+                        Tuple { proto: packet.proto ^ 1, ..packet },
+                    ]
+                    .map(|tuple| tag(&tuple.key(0)));
+                    let distinct: std::collections::BTreeSet<u32> = tags.into();
+                    prop_assert_eq!(distinct.len(), tags.len());
+                }
+
+                #[test]
+                fn an_untranslated_flow_is_left_as_it_is(packet in tuple(), leg in 0..4_u8, revision: u16) {
+                    let (there, back) = untranslated(packet, leg, 7, revision);
+                    prop_assert_eq!(packet.rewritten(&there.flow), packet);
+                    prop_assert_eq!(back.key, packet.reversed().key(leg ^ 1));
+                    prop_assert_eq!(packet.reversed().rewritten(&back.flow), packet.reversed());
+                    prop_assert_eq!(other_way(packet, &there.flow, leg), back.key);
+                    prop_assert_eq!(other_way(packet.reversed(), &back.flow, leg ^ 1), there.key);
+                    for flow in [there.flow, back.flow] {
+                        // What packets note in the flags leaves the revision alone.
+                        let used = Flow { flags: flow.flags | FLOW_USED | FLOW_CLOSING, ..flow };
+                        prop_assert_eq!((flow.revision(), used.revision()), (revision, revision));
+                        prop_assert!(flow.flags & FLOW_UNTRANSLATED != 0);
+                        prop_assert!(flow.flags & (FLOW_CHOICE | FLOW_HAIRPIN | FLOW_CLOSING | FLOW_USED) == 0);
+                    }
+                }
+
+                #[test]
             fn the_tag_tells_directions_apart(packet in tuple()) {
                 prop_assume!(packet != packet.reversed());
                 prop_assert_ne!(tag(&packet.key(0)), tag(&packet.reversed().key(0)));

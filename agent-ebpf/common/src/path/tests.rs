@@ -13,7 +13,7 @@ use crate::{
         in_both_families,
         memory::{Bytes, Memory},
     },
-    words::EMPTY_DROP,
+    words::{AFFINITY, EMPTY_DROP},
 };
 
 in_both_families! {
@@ -21,6 +21,7 @@ in_both_families! {
     no_checksum_stays_none,
     fragments_follow_their_first,
     a_pod_reaches_itself,
+    a_pod_is_known_by_its_interface,
     a_client_outside_is_served_by_a_backend_here,
     a_backend_elsewhere_answers_to_this_node,
     without_its_own_address_the_node_forwards_nothing,
@@ -31,6 +32,7 @@ in_both_families! {
     errors_about_a_masqueraded_flow_pass_this_node_both_ways,
     what_is_not_for_a_service_is_not_touched,
     random_packets_go_there_and_back,
+    flows_that_are_not_translated_have_room,
     no_bytes_are_too_strange,
 }
 
@@ -173,6 +175,22 @@ fn a_pod_reaches_itself<A: Book>() {
     assert_eq!(verdict, Verdict::Back);
     check(&reply);
     assert_eq!(ends(&reply, ETHERNET), (vip::<A>(), client::<A>()));
+}
+
+/// A set that binds clients binds the pod, not the address that its packet claims to come from.
+fn a_pod_is_known_by_its_interface<A: Book>() {
+    let backends: Vec<SocketAddr> = (300..364).map(|number| at::<A>(number, 8080)).collect();
+    let mut maps = maps::<A>(&backends, AFFINITY, LOCAL);
+    maps.pods.insert(7, A::of(client::<A>().ip()));
+    let to = |interface: u32, claimed: u16| {
+        let wire = Bytes::at(&Frame::new(UDP, at::<A>(claimed, 4000), vip::<A>()).bytes(), interface);
+        assert_eq!(from_pod(&wire, &maps), Verdict::Pass);
+        ends(&wire.0.into_inner(), ETHERNET).1
+    };
+    let first = to(7, 2);
+    assert!((100..150).all(|claimed| to(7, claimed) == first));
+    // Behind an interface that is nobody's yet there is only the packet's word.
+    assert!((200..250).any(|claimed| to(8, claimed) != first));
 }
 
 fn a_client_outside_is_served_by_a_backend_here<A: Book>() {
@@ -399,6 +417,39 @@ fn random_packets_go_there_and_back<A: Book>() {
         let about = error(dst.ip(), src.ip(), &Frame { dst, ..frame });
         prop_assert_eq!(told(to_pod, &maps, &about), (vip::<A>().ip(), src.ip(), (src, vip::<A>())));
     });
+}
+
+/// Of every protocol, in the tables that translated flows are in: what policy will remember.
+fn flows_that_are_not_translated_have_room<A: Book>() {
+    let maps = maps::<A>(&[backend::<A>()], 0, LOCAL);
+    let echo = if client::<A>().is_ipv6() { [128, 129] } else { [8, 0] };
+    let ping = |src: SocketAddr, dst: SocketAddr, kind| icmp(src.ip(), dst.ip(), kind, &[0xab, 0xcd, 0, 1]);
+    let (a, b) = (client::<A>(), backend::<A>());
+    let frame = |proto, src, dst| Frame::new(proto, src, dst).bytes();
+    let seen = |bytes: &[u8], leg| parse(&Bytes::new(bytes), &maps, leg).unwrap();
+    for (there, back) in [
+        (frame(TCP, a, b), frame(TCP, b, a)),
+        (frame(UDP, a, b), frame(UDP, b, a)),
+        (frame(132, a, b), frame(132, b, a)),
+        (frame(47, a, b), frame(47, b, a)),
+        (ping(a, b, echo[0]), ping(b, a, echo[1])),
+    ] {
+        let (there, back) = (seen(&there, LEG_FROM_POD), seen(&back, LEG_TO_POD));
+        assert!(follow(&maps, &there, LEG_FROM_POD).is_none());
+        let (first, second) = nat::untranslated(there.tuple, LEG_FROM_POD, maps.now.get(), 7);
+        for entry in [first, second] {
+            maps.put_flow(&std::cell::Cell::new(entry)).unwrap();
+        }
+        assert_eq!(follow(&maps, &there, LEG_FROM_POD).unwrap().revision(), 7);
+        assert_eq!(follow(&maps, &back, LEG_TO_POD).unwrap().revision(), 7);
+        // Its hooks leave it alone, and remember that it is alive.
+        assert_eq!(there.tuple.rewritten(&follow(&maps, &there, LEG_FROM_POD).unwrap()), there.tuple);
+    }
+    // The same two ends by way of the service would be one connection with it on the wire.
+    let (verdict, _) = run(from_pod, &maps, &frame(TCP, a, vip::<A>()));
+    assert_eq!((verdict, &maps.drops.borrow()[..]), (Verdict::Drop, &[Reason::FlowCollision][..]));
+    let direct = frame(TCP, a, b);
+    assert_eq!(passes(from_pod, &maps, &direct), direct);
 }
 
 /// Cut short, garbled or nothing at all: no hook fails in a way of its own, and none writes out of turn.

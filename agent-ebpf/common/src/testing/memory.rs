@@ -10,19 +10,25 @@ use std::{
 use super::Book;
 use crate::{
     abi::{AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, ROW, Reason},
-    flows::{Element, Maps},
+    flows::{Element, Maps, Scratch},
+    nat::{Entry, Tuple, pod},
     parse::Fragments,
-    select::Tables,
+    select::{Chosen, Tables},
     wire::{Sum, Wire},
     words::{Handle, Publish},
 };
 
 /// A packet.
-pub(crate) struct Bytes(pub(crate) RefCell<Vec<u8>>);
+pub(crate) struct Bytes(pub(crate) RefCell<Vec<u8>>, pub(crate) u32);
 
 impl Bytes {
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self(RefCell::new(bytes.to_vec()))
+        Self::at(bytes, 0)
+    }
+
+    /// At an interface.
+    pub(crate) fn at(bytes: &[u8], interface: u32) -> Self {
+        Self(RefCell::new(bytes.to_vec()), interface)
     }
 
     fn amend(&self, sum: Sum, from: &[u8], to: &[u8]) -> Option<()> {
@@ -50,6 +56,9 @@ impl Bytes {
 }
 
 impl Wire for Bytes {
+    fn interface(&self) -> u32 {
+        self.1
+    }
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.borrow().get(offset as usize..offset as usize + N)?.try_into().ok()
     }
@@ -88,13 +97,22 @@ pub(crate) struct Memory<A> {
     backends: Vec<(Backend, A)>,
     pub(crate) node_addresses: HashSet<A>,
     pub(crate) node: A,
+    pub(crate) pods: HashMap<u32, A>,
     affinity: RefCell<HashMap<AffinityKey<A>, AffinityValue<A>>>,
     pub(crate) flows: RefCell<HashMap<FlowKey<A>, Shared<A>>>,
     fragments: RefCell<HashMap<FragmentKey<A>, u32>>,
     pub(crate) drops: RefCell<Vec<Reason>>,
     pub(crate) connections: Cell<u32>,
     random: Cell<u32>,
+    scratch: Scratch<A>,
     pub(crate) now: Cell<u32>,
+}
+
+fn nothing<A: Book>() -> Cell<Entry<A>> {
+    let nowhere = Tuple { src_be: A::NONE, dst_be: A::NONE, sport_be: 0, dport_be: 0, proto: 0 };
+    let chosen =
+        Chosen { handle: Handle(0), backend: Backend::default(), addr_be: A::NONE, service: 0, flags: 0 };
+    Cell::new(pod(nowhere, &chosen, 0).0)
 }
 
 impl<A: Book> Memory<A> {
@@ -106,12 +124,14 @@ impl<A: Book> Memory<A> {
             backends: Vec::new(),
             node_addresses: [A::of(node)].into(),
             node: A::of(node),
+            pods: HashMap::new(),
             affinity: RefCell::default(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
             drops: RefCell::default(),
             connections: Cell::new(0),
             random: Cell::new(1),
+            scratch: Scratch { there: nothing(), back: nothing(), exit: nothing(), reply: nothing() },
             now: Cell::new(1000),
         }
     }
@@ -206,15 +226,22 @@ impl<A: Book> Maps<A> for Memory<A> {
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::Element> {
         self.flows.borrow().get(key).cloned()
     }
-    fn add_flow(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Reason> {
-        if self.flows.borrow().contains_key(key) {
+    fn add_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason> {
+        if self.flows.borrow().contains_key(&entry.get().key) {
             return Err(Reason::FlowTableFull);
         }
-        self.put_flow(key, flow)
+        self.put_flow(entry)
     }
-    fn put_flow(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Reason> {
-        self.flows.borrow_mut().insert(*key, Rc::new(Cell::new(*flow)));
+    fn put_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason> {
+        let Entry { key, flow } = entry.get();
+        self.flows.borrow_mut().insert(key, Rc::new(Cell::new(flow)));
         Ok(())
+    }
+    fn scratch(&self) -> Option<&Scratch<A>> {
+        Some(&self.scratch)
+    }
+    fn pod_behind(&self, interface: u32) -> Option<A> {
+        self.pods.get(&interface).copied()
     }
     fn node(&self) -> A {
         self.node

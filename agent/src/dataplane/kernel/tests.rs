@@ -314,3 +314,26 @@ fn an_element_of_another_frontend_is_nobodys() {
     frontends.insert(other, Tagged::new(&other, element.value()), 0).unwrap();
     assert_eq!(ends(&bench.run("from_pod", &sent).1).1, (BACKEND, 8080));
 }
+
+/// Whatever address its packets claim to come from: the client is the pod behind the interface.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_pod_is_bound_by_its_interface() {
+    let endpoints: Vec<String> = (3..67).map(|last| format!("10.244.0.{last}:8080")).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let bound = ServiceSpec { affinity: Some(Duration::from_secs(600)), ..web(&endpoints) };
+    let bench = Bench::new(&[("web", bound)]);
+    let to = |last: u8| {
+        let sent = packet(TCP, ([10, 244, 9, last], 4000), (VIP, 80), SYN, b"");
+        ends(&bench.run("from_pod", &sent).1).1
+    };
+    assert!((1..20).map(to).collect::<std::collections::BTreeSet<_>>().len() > 1, "clients like any others");
+    // Test runs are at the loopback interface.
+    let pod = PodEnd { netns: 7, interface: 1, v4: CLIENT.into() };
+    bench.dataplane.lock().ends.add(pod).unwrap();
+    let first = to(20);
+    assert!((21..60).all(|last| to(last) == first), "one client");
+    // Behind another interface now: at this one there is only the packet's word again.
+    bench.dataplane.lock().ends.add(PodEnd { interface: 2, ..pod }).unwrap();
+    assert!((61..90).any(|last| to(last) != first));
+}
