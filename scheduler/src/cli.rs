@@ -45,7 +45,8 @@ Exit codes: 0 done, 1 failed while running, 2 wrong arguments or configuration."
 /// The centre of a Gantry cluster: Kubernetes API, controllers, placement and node sessions in one process.
 ///
 /// kubectl talks to it over HTTPS with a client certificate; agents connect to it over gRPC. State is kept in
-/// one directory (`data_dir` in the configuration): back that up.
+/// one directory (`data_dir` in the configuration). Back up the database and the keys in it, apart from each other: whoever
+/// has the CA's key owns the cluster.
 #[derive(Debug, Parser)]
 #[command(name = "gantry-scheduler", version, after_help = EXAMPLES)]
 pub struct Arguments {
