@@ -21,10 +21,11 @@ use crate::{
     admission::{
         DefaultIngressClass, NodeTaints, PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges,
     },
-    api::{self, Api, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
+    api::{self, Api, InFlight, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
     cache::Cache,
-    config::Config,
+    config::{Config, ConnectionLimits},
+    connections::{self, Limits, Places},
     controllers::{
         self,
         runner::{RunnerMetrics, Runtime},
@@ -177,12 +178,14 @@ impl App {
 
         let serving = Serving::issue(authority.clone(), config.serving_names(), SERVING_LIFETIME, now)?;
         tasks.draining("serving certificate", serving.clone().keep_fresh(tasks.stop.clone()));
+        let connected = connections::Metrics::new(&mut registry);
         let parts = NodesParts {
             objects: objects.clone(),
             authority: authority.clone(),
             serving: serving.clone(),
             tokens: Tokens::open(&config.pki_dir())?,
             recorder,
+            places: Places::nodes(limits(config.nodes_connections), &connected),
             config: nodes_config(config),
         };
         let nodes = Nodes::start(parts, &mut registry, tasks);
@@ -197,6 +200,7 @@ impl App {
             server: config.api.advertise.to_string(),
             ready: is_ready.clone(),
             measures: measures.clone(),
+            in_flight: InFlight { reads: config.api.reads_in_flight, writes: config.api.writes_in_flight },
             stop: tasks.stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
@@ -210,8 +214,9 @@ impl App {
         cache.synced().await;
         let server = Server::bind(config.api.listen).await?;
         let api_address = server.address();
+        let places = Places::api(limits(config.api.connections), &connected);
         let tls = pki::server_config(&authority, serving, Alpn::Http)?;
-        tasks.draining("API port", server.run(api, tls, tasks.stop.clone()));
+        tasks.draining("API port", server.run(api, tls, places, tasks.stop.clone()));
         let store = objects.store_condition();
         ready.send_replace(*store.borrow() == Condition::Good);
         tasks.essential("readiness", follow_store(ready.clone(), store.clone()));
@@ -284,6 +289,10 @@ fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
         Arc::new(NodeTaints),
         Arc::new(ServiceAddresses::new(ranges, cache)),
     ]
+}
+
+fn limits(ConnectionLimits { total, each }: ConnectionLimits) -> Limits {
+    Limits { total, per_user: each }
 }
 
 fn nodes_config(config: &Config) -> NodesConfig {

@@ -12,6 +12,7 @@ mod bootstrap;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod controllers;
 pub mod events;
 pub mod kinds;

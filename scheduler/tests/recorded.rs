@@ -18,7 +18,7 @@ use flate2::read::GzDecoder;
 use gantry_scheduler::{
     access::{Certified, Connection},
     admission::{PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges},
-    api::{Api, Parts},
+    api::{Api, InFlight, Parts},
     cache::Cache,
     objects::{Actor, Objects},
     tasks::Tasks,
@@ -59,6 +59,7 @@ impl Server {
             server: "127.0.0.1:6443".to_owned(),
             ready: tokio::sync::watch::channel(true).1,
             measures: Arc::default(),
+            in_flight: InFlight::default(),
             stop,
         };
         let server = Self { api: Api::new(parts, &mut Registry::default()) };

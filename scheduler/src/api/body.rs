@@ -1,9 +1,12 @@
-//! Request bodies: size limit, JSON and YAML, and the fields that were given twice.
+//! Request bodies: limits of size and time, JSON and YAML, and the fields that were given twice.
+
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use crate::{
     kinds::{decode::parse, wire},
@@ -12,6 +15,9 @@ use crate::{
 
 /// Upstream's limit of a request body.
 const MAX_BODY: usize = 3 << 20;
+
+/// How long a client may take to send one; as long as upstream lets a request take in all.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Media types of patches.
 pub(super) const PATCHES: [&str; 4] = [
@@ -33,7 +39,13 @@ pub(super) struct Decoded {
 
 /// Reads a body within the limit.
 pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
-    to_bytes(body, MAX_BODY).await.map_err(|error| {
+    let read = timeout(PATIENCE, to_bytes(body, MAX_BODY)).await.map_err(|_| {
+        ApiError::new(
+            Reason::Timeout,
+            format!("the request body did not come within {} s", PATIENCE.as_secs()),
+        )
+    })?;
+    read.map_err(|error| {
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             if cause.is::<http_body_util::LengthLimitError>() {

@@ -42,7 +42,10 @@ impl Api {
         let caller = self.identify(&connection, &request);
         let answered = match &caller {
             Ok(caller) => match self.authorize(caller, &info) {
-                Ok(()) => self.answer(&caller.actor, &path, route, params, request).await,
+                Ok(()) => match self.gate.enter(&info, &caller.actor) {
+                    Ok(_held) => self.answer(&caller.actor, &path, route, params, request).await,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             },
             Err(error) => Err(error.clone()),

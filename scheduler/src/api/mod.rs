@@ -27,6 +27,7 @@ pub mod discovery;
 mod handle;
 mod health;
 mod issuer;
+mod limits;
 mod listing;
 mod metrics;
 pub mod metrics_api;
@@ -48,6 +49,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use limits::InFlight;
 pub use metrics::Metrics;
 pub use query::Params;
 pub use server::{Server, ServerError};
@@ -119,6 +121,8 @@ pub struct Parts {
     pub ready: ready_watch::Receiver<bool>,
     /// What `/metrics` tells; nothing until it is given.
     pub measures: Arc<OnceLock<Arc<Registry>>>,
+    /// How many requests may be worked on at a time.
+    pub in_flight: InFlight,
     /// Ends watches and connections.
     pub stop: CancellationToken,
 }
@@ -136,13 +140,15 @@ pub struct Api {
     measures: Arc<OnceLock<Arc<Registry>>>,
     stop: CancellationToken,
     metrics: Metrics,
+    gate: limits::Gate,
 }
 
 impl Api {
     /// Puts it together.
     pub fn new(parts: Parts, registry: &mut Registry) -> Arc<Self> {
-        let Parts { objects, connect, computed, server, ready, measures, stop } = parts;
+        let Parts { objects, connect, computed, server, ready, measures, in_flight, stop } = parts;
         let metrics = Metrics::new(registry);
+        let gate = limits::Gate::new(in_flight, registry);
         let authenticators: Vec<Box<dyn Authenticator>> = vec![Box::new(access::ClientCertificates)];
         let authorizer = access::standard();
         Arc::new(Self {
@@ -157,6 +163,7 @@ impl Api {
             measures,
             stop,
             metrics,
+            gate,
         })
     }
 

@@ -11,6 +11,7 @@ use crate::access::{Certified, Connection};
 mod connections;
 mod forms;
 mod kinds;
+mod limits;
 mod own_bodies;
 mod tls;
 
@@ -26,7 +27,15 @@ impl Fixture {
         Self::over(Objects::in_memory(Vec::new()).await.unwrap(), None)
     }
 
+    async fn with(in_flight: InFlight) -> Self {
+        Self::made_of(Objects::in_memory(Vec::new()).await.unwrap(), None, in_flight)
+    }
+
     fn over(objects: Objects, connect: Option<Arc<dyn Connect>>) -> Self {
+        Self::made_of(objects, connect, InFlight::default())
+    }
+
+    fn made_of(objects: Objects, connect: Option<Arc<dyn Connect>>, in_flight: InFlight) -> Self {
         let stop = CancellationToken::new();
         let (_, ready) = ready_watch::channel(true);
         let parts = Parts {
@@ -36,6 +45,7 @@ impl Fixture {
             server: "127.0.0.1:6443".to_owned(),
             ready,
             measures: Arc::default(),
+            in_flight,
             stop: stop.clone(),
         };
         Self { api: Api::new(parts, &mut Registry::default()), objects, stop }

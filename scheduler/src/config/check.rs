@@ -5,7 +5,9 @@ use std::{fmt, net::Ipv4Addr, ops::RangeInclusive, str::FromStr, time::Duration}
 use ipnet::Ipv4Net;
 use jiff::SignedDuration;
 
-use super::{ApiConfig, ClusterConfig, Config, LogFormat, Problems, Timing, advertised, raw};
+use super::{
+    ApiConfig, ClusterConfig, Config, ConnectionLimits, LogFormat, Problems, Timing, advertised, raw,
+};
 
 /// The tenth address of the service range, as kubeadm has it.
 const DNS_OFFSET: u32 = 10;
@@ -19,6 +21,13 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Problems> {
     }
     let api = check_api(p, api);
     let nodes_listen = parsed(p, "nodes.listen", &nodes.listen);
+    let nodes_connections = connections(
+        p,
+        "nodes.connections",
+        nodes.connections,
+        "nodes.connections_per_node",
+        nodes.connections_per_node,
+    );
     let metrics_listen = if metrics.listen.is_empty() {
         Some(None)
     } else {
@@ -46,6 +55,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Problems> {
                 data_dir,
                 api,
                 nodes_listen,
+                nodes_connections,
                 metrics_listen,
                 cluster,
                 timing,
@@ -69,7 +79,32 @@ fn check_api(p: &mut Problems, api: raw::Api) -> Option<ApiConfig> {
         Some(text) => parsed(p, "api.advertise", text)?,
         None => advertised(listen),
     };
-    Some(ApiConfig { listen, advertise, names: api.names })
+    let connections = connections(
+        p,
+        "api.connections",
+        api.connections,
+        "api.connections_per_user",
+        api.connections_per_user,
+    );
+    let raw::Api { reads_in_flight, writes_in_flight, names, .. } = api;
+    Some(ApiConfig { listen, advertise, names, connections, reads_in_flight, writes_in_flight })
+}
+
+/// Limits of connections, which must let somebody in.
+fn connections(
+    p: &mut Problems,
+    of_total: &str,
+    total: usize,
+    of_each: &str,
+    each: usize,
+) -> ConnectionLimits {
+    if total == 0 {
+        p.add(of_total, total, "must not be zero");
+    }
+    if each == 0 || each > total {
+        p.add(of_each, each, format!("must not be zero, nor above {of_total} {total}"));
+    }
+    ConnectionLimits { total, each }
 }
 
 fn check_cluster(p: &mut Problems, raw: &raw::Cluster) -> Option<ClusterConfig> {

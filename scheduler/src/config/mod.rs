@@ -37,6 +37,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Where agents connect.
     pub nodes_listen: SocketAddr,
+    /// Connections of agents, in total and of one node.
+    pub nodes_connections: ConnectionLimits,
     /// Prometheus metrics and health, in plain text; `None`: not served.
     pub metrics_listen: Option<SocketAddr>,
     /// Names and addresses of the cluster.
@@ -58,6 +60,21 @@ pub struct ApiConfig {
     pub advertise: SocketAddr,
     /// Further DNS names and IP addresses in the serving certificate.
     pub names: Vec<String>,
+    /// Connections in total and of one user.
+    pub connections: ConnectionLimits,
+    /// Requests that only read, worked on at a time; 0: any number.
+    pub reads_in_flight: usize,
+    /// Those that write.
+    pub writes_in_flight: usize,
+}
+
+/// How many connections a port takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In total.
+    pub total: usize,
+    /// Of one user, or one node.
+    pub each: usize,
 }
 
 /// Names and addresses of the cluster.

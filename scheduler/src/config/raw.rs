@@ -36,11 +36,23 @@ pub(super) struct Api {
     pub(super) listen: String,
     pub(super) advertise: Option<String>,
     pub(super) names: Vec<String>,
+    pub(super) connections: usize,
+    pub(super) connections_per_user: usize,
+    pub(super) reads_in_flight: usize,
+    pub(super) writes_in_flight: usize,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: "0.0.0.0:6443".to_owned(), advertise: None, names: Vec::new() }
+        Self {
+            listen: "0.0.0.0:6443".to_owned(),
+            advertise: None,
+            names: Vec::new(),
+            connections: 8192,
+            connections_per_user: 2048,
+            reads_in_flight: 400,
+            writes_in_flight: 200,
+        }
     }
 }
 
@@ -48,11 +60,13 @@ impl Default for Api {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Nodes {
     pub(super) listen: String,
+    pub(super) connections: usize,
+    pub(super) connections_per_node: usize,
 }
 
 impl Default for Nodes {
     fn default() -> Self {
-        Self { listen: "0.0.0.0:6444".to_owned() }
+        Self { listen: "0.0.0.0:6444".to_owned(), connections: 8192, connections_per_node: 1024 }
     }
 }
 

@@ -52,6 +52,8 @@ fn values_that_contradict_each_other_are_refused() {
         ("[cluster]\nnode_mask = 8", "cluster.node_mask = 8"),
         ("[cluster]\ndns_ip = \"10.1.1.1\"", "must be inside cluster.service_cidr"),
         ("[timing]\nlease = \"6s\"", "must be at least twice timing.heartbeat"),
+        ("[api]\nconnections = 0\nconnections_per_user = 0", "api.connections = 0: must not be zero"),
+        ("[nodes]\nconnections = 9\nconnections_per_node = 10", "nor above nodes.connections 9"),
     ] {
         let message = parse(text).unwrap_err().to_string();
         assert!(message.contains(part), "{part} not in {message}");

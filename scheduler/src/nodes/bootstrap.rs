@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Shared,
     keys::{self, Standing},
+    listener::Arrived,
 };
 use crate::{
     model::{ApiError, Chain},
@@ -225,7 +226,11 @@ pub(super) struct Bootstrap(pub(super) Shared);
 #[tonic::async_trait]
 impl pb::bootstrap_server::Bootstrap for Bootstrap {
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
-        let peer = request.remote_addr();
+        let arrived = request.extensions().get::<Arrived>();
+        let peer = arrived.and_then(Arrived::peer);
+        if let Some(refusal) = arrived.and_then(|arrived| arrived.refusal.as_ref()) {
+            return Err(Status::resource_exhausted(refusal.to_string()));
+        }
         let request = request.into_inner();
         let from = Applicant { authority: &self.0.authority, objects: &self.0.objects };
         match self.0.gate.join(from, &request).await {

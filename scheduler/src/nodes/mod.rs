@@ -41,6 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use usage::{Usage, UsageTable};
 
 use crate::{
+    connections::Places,
     events::Recorder,
     objects::Objects,
     pki::{Alpn, Authority, PkiError, Serving, Tokens, server_config},
@@ -108,6 +109,8 @@ pub struct NodesParts {
     pub tokens: Tokens,
     /// Takes the agents' events.
     pub recorder: Recorder,
+    /// The connections that there may be.
+    pub places: Places,
     /// Settings.
     pub config: NodesConfig,
 }
@@ -126,6 +129,7 @@ struct Inner {
     authority: Arc<Authority>,
     serving: Arc<Serving>,
     recorder: Recorder,
+    places: Places,
     config: NodesConfig,
     gate: Gate,
     hub: Hub,
@@ -146,7 +150,7 @@ pub struct Nodes(Shared);
 impl Nodes {
     /// Starts following the stored objects. Sessions begin with [`Nodes::serve`]; everything ends with the stop of `tasks`.
     pub fn start(parts: NodesParts, metrics: &mut MetricsRegistry, tasks: &Tasks) -> Self {
-        let NodesParts { objects, authority, serving, tokens, recorder, config } = parts;
+        let NodesParts { objects, authority, serving, tokens, recorder, places, config } = parts;
         let hub = Hub::start(&objects, tasks);
         let limit = RateLimit::new(Instant::now());
         let registry = Registry::default();
@@ -157,6 +161,7 @@ impl Nodes {
             authority,
             serving,
             recorder,
+            places,
             config,
             gate,
             hub,
@@ -184,7 +189,7 @@ impl Nodes {
             .add_service(node)
             .add_service(bootstrap)
             .serve_with_incoming_shutdown(
-                listener::connections(listener, tls, stop.clone()),
+                listener::connections(listener, tls, self.0.places.clone(), stop.clone()),
                 stop.cancelled_owned(),
             )
             .await

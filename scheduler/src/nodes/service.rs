@@ -1,6 +1,6 @@
 //! The gRPC services and who may call them. The peer's certificate decides which node speaks.
 
-use std::{pin::Pin, time::SystemTime};
+use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use futures::{Stream, StreamExt};
 use gantry_proto::node::v1 as pb;
@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, session::Connection};
+use super::{Shared, listener::Arrived, session::Connection};
 use crate::{
+    connections::Deadline,
     pki::{Identity, KeyRecord, not_after},
     streams::NodeStream,
 };
@@ -30,32 +31,36 @@ struct Caller {
     node: String,
     expires: SystemTime,
     key: KeyRecord,
+    deadline: Arc<Deadline>,
 }
 
 impl NodeService {
     /// The node behind a request: its certificate, verified by TLS, and nothing else.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let arrived = request.extensions().get::<Arrived>();
         let refuse = |status: Status, who: &str| {
             self.0.metrics.sessions_refused.inc();
-            let peer = request.remote_addr();
+            let peer = arrived.and_then(Arrived::peer);
             tracing::warn!(?peer, user = who, reason = status.message(), "call to the node service refused");
             status
         };
-        let certificates = request.peer_certs();
-        let Some(leaf) = certificates.as_deref().and_then(|c| c.first()) else {
+        let Some((arrived, leaf)) = arrived.and_then(|arrived| Some((arrived, arrived.leaf()?))) else {
             return Err(refuse(Status::unauthenticated("a client certificate is needed: join first"), ""));
         };
-        let identity = Identity::of(leaf);
+        let identity = Identity::of(&leaf);
         let who = identity.as_ref().map_or("", |i| i.user.as_str());
         let node = identity.as_ref().and_then(Identity::node);
-        let (Some(node), Some(expires), Some(key)) = (node, not_after(leaf), KeyRecord::of(leaf)) else {
+        let (Some(node), Some(expires), Some(key)) = (node, not_after(&leaf), KeyRecord::of(&leaf)) else {
             return Err(refuse(Status::permission_denied("the certificate is not a node's"), who));
         };
         // The handshake checked it too, but a connection may be older than its certificate.
         if expires <= SystemTime::now() {
             return Err(refuse(Status::unauthenticated("the client certificate has expired"), who));
         }
-        Ok(Caller { node: node.to_owned(), expires, key })
+        if let Some(refusal) = &arrived.refusal {
+            return Err(refuse(Status::resource_exhausted(refusal.to_string()), who));
+        }
+        Ok(Caller { node: node.to_owned(), expires, key, deadline: arrived.deadline.clone() })
     }
 }
 
@@ -75,6 +80,7 @@ impl pb::node_server::Node for NodeService {
             node: caller.node,
             expires: caller.expires,
             key: caller.key,
+            deadline: caller.deadline,
             inbound: request.into_inner(),
             outbound,
         };

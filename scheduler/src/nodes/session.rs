@@ -7,6 +7,7 @@ mod reader;
 use std::{
     convert::Infallible,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -31,6 +32,7 @@ use super::{
     status_queue::StatusQueue,
 };
 use crate::{
+    connections::Deadline,
     events::{Record, Severity},
     model::{ApiError, Chain, FieldSelector, Key, Resource},
     objects::{Actor, Selection, WatchEvent, WriteOptions},
@@ -83,6 +85,8 @@ pub(super) struct Connection {
     pub(super) expires: SystemTime,
     /// Its key.
     pub(super) key: KeyRecord,
+    /// When the connection ends; a renewal puts it off.
+    pub(super) deadline: Arc<Deadline>,
     pub(super) inbound: Streaming<pb::AgentMessage>,
     pub(super) outbound: mpsc::Sender<pb::SchedulerMessage>,
 }

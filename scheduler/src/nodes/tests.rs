@@ -16,6 +16,7 @@ use tonic::{Code, Streaming, transport::Channel};
 
 use super::*;
 use crate::{
+    connections::{self, Limits},
     model::Resource,
     objects::{DeleteOptions, Selection, WriteOptions},
     pki::{ClientCertificate, Token, Validity},
@@ -24,6 +25,7 @@ use pb::{bootstrap_client::BootstrapClient, node_client::NodeClient, scheduler_m
 
 mod acks;
 mod identity;
+mod limits;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -52,6 +54,11 @@ fn admin() -> WriteOptions {
 
 impl Port {
     async fn open() -> Self {
+        Self::open_with(DAY, Limits { total: 1000, per_user: 1000 }).await
+    }
+
+    /// With certificates of this lifetime, and so many connections.
+    async fn open_with(certificate_lifetime: Duration, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(Authority::open(dir.path(), SystemTime::now()).unwrap());
         let names = vec!["127.0.0.1".to_owned()];
@@ -62,7 +69,7 @@ impl Port {
         let config = NodesConfig {
             heartbeat: Duration::from_secs(10),
             lease: Duration::from_secs(40),
-            certificate_lifetime: DAY,
+            certificate_lifetime,
             cluster: ClusterFacts {
                 domain: "cluster.local".to_owned(),
                 service_cidr: "10.96.0.0/16".parse().unwrap(),
@@ -77,6 +84,7 @@ impl Port {
             authority: authority.clone(),
             serving,
             tokens: tokens.clone(),
+            places: Places::nodes(limits, &connections::Metrics::default()),
             config,
         };
         let nodes = Nodes::start(parts, &mut MetricsRegistry::default(), &tasks);

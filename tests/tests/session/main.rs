@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 use gantry_agent::model::{Desired, EventSubject, EventType, NodeEvent, PodName, PodReport};
 use gantry_scheduler::{
+    connections::{self, Limits, Places},
     events::Recorder,
     model::Resource,
     nodes::{ClusterFacts, Nodes, NodesConfig, NodesParts},
@@ -84,6 +85,10 @@ impl Scheduler {
                 authority: self.authority.clone(),
                 serving: Serving::issue(self.authority.clone(), names, DAY, SystemTime::now())?,
                 tokens: Tokens::open(self.dir.path())?,
+                places: Places::nodes(
+                    Limits { total: 1000, per_user: 1000 },
+                    &connections::Metrics::default(),
+                ),
                 config: NodesConfig {
                     heartbeat: Duration::from_secs(1),
                     lease: Duration::from_secs(10),

@@ -15,7 +15,7 @@ use crate::{
     model::{Chain, Key, Resource},
     nodes::{
         acks::{self, Acks, News},
-        keys,
+        keys, listener,
         registry::Session,
         status_queue::StatusQueue,
     },
@@ -207,6 +207,7 @@ impl Reader {
         }
         tracing::info!(%node, "node certificate renewed");
         self.connection.expires = validity.until;
+        listener::put_off(&self.connection.deadline, validity.until);
         let reply = pb::RenewResponse {
             certificate_pem: signed.certificate_pem.into(),
             ca_pem: authority.ca_pem().to_owned().into(),
