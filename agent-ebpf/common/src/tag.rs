@@ -72,10 +72,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abi::{FragmentKey, FrontendKey};
+    use crate::{
+        abi::{FragmentKey, FrontendKey},
+        family::V6,
+    };
 
     prop_compose! {
         fn frontend()(addr_be: u32, port_be: u16, proto: u8, scope in 0..2_u8) -> FrontendKey {
+            FrontendKey { addr_be, port_be, proto, scope }
+        }
+    }
+
+    prop_compose! {
+        fn frontend6()(addr_be: V6, port_be: u16, proto: u8, scope in 0..2_u8) -> FrontendKey<V6> {
             FrontendKey { addr_be, port_be, proto, scope }
         }
     }
@@ -98,6 +107,16 @@ mod tests {
                 _ => FrontendKey { scope: key.scope ^ 1 << (flip - 56), ..key },
             };
             prop_assert_eq!(Tagged::new(&near, value).of(&key), None);
+        }
+
+        #[test]
+        fn neighbours_in_ipv6_are_told_apart(key in frontend6(), one in 0..128_usize, two in 0..128_usize, value: u32) {
+            let mut near = key;
+            near.addr_be[one / 32] ^= 1 << (one % 32);
+            prop_assert_eq!(Tagged::new(&near, value).of(&key), None);
+            // Two bits, wherever they are.
+            near.addr_be[two / 32] ^= 1 << (two % 32);
+            prop_assert_eq!(Tagged::new(&near, value).of(&key).is_some(), one == two);
         }
 
         /// Bits that change in two places do not make up for each other.
