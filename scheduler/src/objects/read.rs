@@ -105,25 +105,18 @@ impl Objects {
             return Err(token.expired());
         }
         let after = token.as_ref().map(|t| t.key(resource, namespace));
-        let scan = Scan { resource, namespace: selection.namespace.clone(), after, at };
-        let snapshot = self.inner.store.scan(&scan).map_err(|error| match (&error, &token) {
+        let everything = selection.is_everything();
+        let limit = page.limit.filter(|limit| *limit > 0);
+        let scan = Scan { resource, namespace: selection.namespace.clone(), after, at, limit };
+        let snapshot = self.inner.store.scan(&scan, &|object| everything || selection.matches(object));
+        let snapshot = snapshot.map_err(|error| match (&error, &token) {
             (StoreError::Compacted { .. }, Some(token)) => token.expired(),
             (StoreError::Compacted { .. }, None) => ApiError::new(Reason::Expired, TOO_OLD),
             _ => error.into(),
         })?;
-        let (mut items, everything) = (snapshot.items, selection.is_everything());
-        let mut rest = None;
-        if let Some(limit) = page.limit.filter(|limit| *limit > 0) {
-            let total = items.len();
-            // As upstream: there may be more while anything comes behind, selected or not.
-            let mut seen = 0;
-            let chosen = items.iter().inspect(|_| seen += 1).filter(|o| everything || selection.matches(o));
-            let chosen: Vec<_> = chosen.take(limit).cloned().collect();
-            rest = Some((total - seen) as u64).filter(|rest| *rest > 0 && chosen.len() == limit);
-            items = chosen;
-        } else if !everything {
-            items.retain(|o| selection.matches(o));
-        }
+        let items = snapshot.items;
+        // As upstream: there may be more while anything comes behind, selected or not.
+        let rest = Some(snapshot.rest as u64).filter(|rest| *rest > 0);
         let next = rest
             .and(items.last())
             .map(|last| Token::after(&last.key, namespace, snapshot.revision, token.as_ref()).encode());

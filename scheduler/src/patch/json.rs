@@ -8,6 +8,9 @@ use super::{PatchError, golang::json_type};
 /// More operations than this are no patch but an attack.
 const MOST: usize = 10_000;
 
+/// Copies may make an object larger by so many bytes of JSON altogether: a few that copy each other double it each time.
+const MOST_COPIED: usize = 3 << 20;
+
 /// Applies `patch` to `object`. Returns what strict validation finds in the patch itself beside.
 pub(super) fn apply(object: &Value, patch: &Value) -> Result<(Value, Vec<String>), PatchError> {
     let wrong = |found: &str, ty: &str| {
@@ -38,9 +41,9 @@ pub(super) fn apply(object: &Value, patch: &Value) -> Result<(Value, Vec<String>
         let why = format!("The allowed maximum operations in a JSON patch is {MOST}, got {}", parsed.len());
         return Err(PatchError::TooLarge(why));
     }
-    let mut out = object.clone();
+    let (mut out, mut copied) = (object.clone(), 0);
     for fields in parsed {
-        run(&mut out, fields).ok_or_else(|| {
+        run(&mut out, fields, &mut copied).ok_or_else(|| {
             let why = "the server rejected our request due to an error in our request";
             PatchError::Unprocessable(why.to_owned())
         })?;
@@ -48,8 +51,8 @@ pub(super) fn apply(object: &Value, patch: &Value) -> Result<(Value, Vec<String>
     Ok((out, findings))
 }
 
-/// One operation; `None` when it does not apply.
-fn run(document: &mut Value, operation: &Map<String, Value>) -> Option<()> {
+/// One operation; `None` when it does not apply. `sum` is what has been copied so far, in bytes.
+fn run(document: &mut Value, operation: &Map<String, Value>, sum: &mut usize) -> Option<()> {
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
     let value = || operation.get("value").cloned().unwrap_or_default();
     match text("op")? {
@@ -63,6 +66,10 @@ fn run(document: &mut Value, operation: &Map<String, Value>) -> Option<()> {
         }
         "copy" => {
             let copied = get(document, text("from")?)?;
+            *sum += copied.to_string().len();
+            if *sum > MOST_COPIED {
+                return None;
+            }
             add(document, text("path")?, copied)
         }
         "test" => {
@@ -201,5 +208,17 @@ mod tests {
         assert_eq!(words(json!([{"op": 1}])), format!("{start} number into {field}"));
         let (_, findings) = apply(&json!({}), &json!([{"op": "add", "path": "/a", "x": 1}])).unwrap();
         assert_eq!(findings, ["json patch unknown field \"[0].x\""]);
+    }
+
+    #[test]
+    fn copies_that_double_an_object_again_and_again_end_early() {
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/b"});
+        let object = json!({"a": {"k": "v"}});
+        let (small, _) = apply(&object, &json!([double, double])).unwrap();
+        assert_eq!(small, json!({"a": {"k": "v", "b": {"k": "v", "b": {"k": "v"}}}}));
+        // The second kind keeps what was there, so that each copy is twice the last.
+        let grow = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let often = Value::from(vec![grow; 64]);
+        assert!(matches!(apply(&json!({"a": ["v"]}), &often), Err(PatchError::Unprocessable(_))));
     }
 }

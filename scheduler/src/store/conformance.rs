@@ -50,7 +50,13 @@ async fn commit_one(store: &dyn Store, change: Change) -> Arc<Object> {
 }
 
 fn scan(namespace: Option<&str>, at: Option<Revision>) -> Scan {
-    Scan { resource: Resource::CONFIG_MAPS, namespace: namespace.map(Into::into), after: None, at }
+    Scan {
+        resource: Resource::CONFIG_MAPS,
+        namespace: namespace.map(Into::into),
+        after: None,
+        at,
+        limit: None,
+    }
 }
 
 fn names(objects: &[Arc<Object>]) -> Vec<&str> {
@@ -123,28 +129,30 @@ async fn scans_are_ordered_scoped_and_go_back_in_time(store: &dyn Store) {
         commit_one(store, put(&key(name), &json!(0), Expect::Absent)).await;
     }
     commit_one(store, put(&other, &json!(0), Expect::Absent)).await;
-    let all = store.scan(&scan(None, None)).unwrap();
+    let all = store.scan(&scan(None, None), &|_| true).unwrap();
     assert_eq!(names(&all.items), ["a", "b", "c", "o"]);
     assert_eq!(all.revision, store.revision());
-    assert_eq!(names(&store.scan(&scan(Some("default"), None)).unwrap().items), ["a", "b", "c"]);
+    assert_eq!(names(&store.scan(&scan(Some("default"), None), &|_| true).unwrap().items), ["a", "b", "c"]);
     let after = Scan { after: Some(key("a")), ..scan(Some("default"), None) };
-    assert_eq!(names(&store.scan(&after).unwrap().items), ["b", "c"]);
-    assert!(store.scan(&scan(Some("none"), None)).unwrap().items.is_empty());
+    assert_eq!(names(&store.scan(&after, &|_| true).unwrap().items), ["b", "c"]);
+    assert!(store.scan(&scan(Some("none"), None), &|_| true).unwrap().items.is_empty());
 
     let b = &all.items[1];
     commit_one(store, Change::Delete { key: b.key.clone(), expect: b.revision }).await;
     let a = &all.items[0];
     commit_one(store, put(&a.key, &json!(1), Expect::At(a.revision))).await;
     commit_one(store, put(&key("d"), &json!(1), Expect::Absent)).await;
-    let past = store.scan(&scan(None, Some(all.revision))).unwrap();
+    let past = store.scan(&scan(None, Some(all.revision)), &|_| true).unwrap();
     assert_eq!(past.revision, all.revision);
     assert!(past.items.iter().zip(&all.items).all(|(p, a)| p.json == a.json));
     assert_eq!(past.items.len(), all.items.len());
     let page = Scan { after: Some(key("a")), ..scan(Some("default"), Some(all.revision)) };
-    assert_eq!(names(&store.scan(&page).unwrap().items), ["b", "c"]);
+    assert_eq!(names(&store.scan(&page, &|_| true).unwrap().items), ["b", "c"]);
+    let cut = store.scan(&Scan { limit: Some(1), ..page }, &|_| true).unwrap();
+    assert_eq!((names(&cut.items), cut.rest), (vec!["b"], 1));
     let future = Revision(store.revision().0 + 1);
-    assert!(matches!(store.scan(&scan(None, Some(future))), Err(StoreError::Future { .. })));
-    for object in store.scan(&scan(None, None)).unwrap().items {
+    assert!(matches!(store.scan(&scan(None, Some(future)), &|_| true), Err(StoreError::Future { .. })));
+    for object in store.scan(&scan(None, None), &|_| true).unwrap().items {
         commit_one(store, Change::Delete { key: object.key.clone(), expect: object.revision }).await;
     }
 }
@@ -184,7 +192,7 @@ async fn compaction_ends_old_watches(store: &dyn Store) {
         store.watch(Resource::CONFIG_MAPS, start),
         Err(StoreError::Compacted { oldest, .. }) if oldest == one.revision
     ));
-    assert!(matches!(store.scan(&scan(None, Some(start))), Err(StoreError::Compacted { .. })));
+    assert!(matches!(store.scan(&scan(None, Some(start)), &|_| true), Err(StoreError::Compacted { .. })));
     let mut kept = store.watch(Resource::CONFIG_MAPS, one.revision).unwrap();
     assert_eq!(kept.next().await.unwrap()[0].revision(), two.revision);
     commit_one(store, Change::Delete { key: key("z"), expect: two.revision }).await;

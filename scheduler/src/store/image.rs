@@ -103,6 +103,20 @@ impl Table {
     }
 }
 
+/// What is kept of these, no more than the limit.
+fn cut<'a>(
+    mut objects: impl Iterator<Item = &'a Arc<Object>>,
+    limit: Option<usize>,
+    keep: &dyn Fn(&Object) -> bool,
+    revision: Revision,
+) -> Snapshot {
+    let chosen = objects.by_ref().filter(|object| keep(object)).cloned();
+    let items: Vec<_> = chosen.take(limit.unwrap_or(usize::MAX)).collect();
+    // The iterator goes on behind the last one that was chosen.
+    let rest = if Some(items.len()) == limit { objects.count() } else { 0 };
+    Snapshot { items, rest, revision }
+}
+
 fn indexed(event: &Event, paths: &Paths) -> Event {
     let of = |object: &Arc<Object>| Arc::new(object.indexed(paths));
     Event { object: of(&event.object), previous: event.previous.as_ref().map(of), deleted: event.deleted }
@@ -127,12 +141,12 @@ impl Image {
         self.read().tables.get(&key.resource)?.objects.get(key).cloned()
     }
 
-    pub(super) fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
+    pub(super) fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError> {
         let state = self.read();
         let revision = scan.at.unwrap_or(state.revision);
         let Some(table) = state.tables.get(&scan.resource) else {
             Table::new(state.opened).check(revision, state.revision)?;
-            return Ok(Snapshot { items: Vec::new(), revision });
+            return Ok(Snapshot { items: Vec::new(), rest: 0, revision });
         };
         table.check(revision, state.revision)?;
         let start = match (&scan.after, &scan.namespace) {
@@ -142,11 +156,11 @@ impl Image {
         };
         let inside = |key: &Key| scan.namespace.is_none() || key.namespace == scan.namespace;
         let range = table.objects.range((start.clone(), Bound::Unbounded));
-        let present = range.take_while(|(key, _)| inside(key)).map(|(_, object)| object.clone());
+        let present = range.take_while(|(key, _)| inside(key)).map(|(_, object)| object);
         if revision == state.revision || table.after(revision).next().is_none() {
-            return Ok(Snapshot { items: present.collect(), revision });
+            return Ok(cut(present, scan.limit, keep, revision));
         }
-        let mut past: BTreeMap<Key, Arc<Object>> = present.map(|o| (o.key.clone(), o)).collect();
+        let mut past: BTreeMap<Key, Arc<Object>> = present.map(|o| (o.key.clone(), o.clone())).collect();
         for event in table.after(revision).rev().filter(|e| inside(&e.object.key)) {
             let key = &event.object.key;
             if matches!(&start, Bound::Excluded(first) if key <= first) {
@@ -157,7 +171,7 @@ impl Image {
                 None => past.remove(key),
             };
         }
-        Ok(Snapshot { items: past.into_values().collect(), revision })
+        Ok(cut(past.values(), scan.limit, keep, revision))
     }
 
     pub(super) fn watch(self: &Arc<Self>, resource: Resource, from: Revision) -> Result<Watcher, StoreError> {

@@ -35,8 +35,8 @@ impl Store for MemoryStore {
         self.image.get(key)
     }
 
-    fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
-        self.image.scan(scan)
+    fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError> {
+        self.image.scan(scan, keep)
     }
 
     fn revision(&self) -> Revision {

@@ -112,6 +112,8 @@ pub struct Scan {
     pub after: Option<Key>,
     /// The state at this revision instead of the present one.
     pub at: Option<Revision>,
+    /// No more than so many.
+    pub limit: Option<usize>,
 }
 
 /// The result of a scan: consistent at one revision.
@@ -119,6 +121,8 @@ pub struct Scan {
 pub struct Snapshot {
     /// In key order.
     pub items: Vec<Arc<Object>>,
+    /// Where the limit cut them: how many come behind, kept or not.
+    pub rest: usize,
     /// The revision they are true for.
     pub revision: Revision,
 }
@@ -181,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, key: &Key) -> Option<Arc<Object>>;
 
     /// Many objects at one revision.
-    fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError>;
+    fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError>;
 
     /// The newest committed revision.
     fn revision(&self) -> Revision;

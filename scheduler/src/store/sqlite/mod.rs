@@ -226,8 +226,8 @@ impl Store for SqliteStore {
         self.image.get(key)
     }
 
-    fn scan(&self, scan: &Scan) -> Result<Snapshot, StoreError> {
-        self.image.scan(scan)
+    fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError> {
+        self.image.scan(scan, keep)
     }
 
     fn revision(&self) -> Revision {
