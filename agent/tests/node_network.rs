@@ -17,7 +17,7 @@ use gantry_agent::{
     dataplane::{Dataplane, DataplaneError, Programmed},
     lifecycle::Gates,
     model::{ClusterNetwork, NodeName, NodeView, PeerNode, PodAddresses, PodUid, ServiceTable},
-    net::{KernelNetwork, NetError, Network, NodeWants, Part, Peers},
+    net::{KernelNetwork, NetError, NetSettings, Network, NodeWants, Part, Peers},
     reconcile::{NodeNetworker, NodeNetworking, TableNetwork},
 };
 use support::{
@@ -195,6 +195,37 @@ fn a_pod_without_its_route_is_whole_still_and_only_the_route_is_put_back() {
             assert_eq!(sh("ip -o link"), links, "the wire is the same");
             seen_from(&before[&pod(1).uid].netns, "10.244.3.2".parse().unwrap(), None);
         }
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_configured_uplink_is_waited_for_and_no_pod_gets_a_guessed_mtu() {
+    on_own_host(|| async {
+        let _outside = Neighbour::connect();
+        let root = tempfile::tempdir().unwrap();
+        let network = KernelNetwork::open(NetSettings {
+            namespaces_dir: root.path().join("run/namespaces"),
+            addresses_file: root.path().join("state/addresses.json"),
+            uplink: Some("late0".to_owned()),
+            mtu: None,
+            hold_back: Duration::from_secs(30),
+            masquerade: false,
+        })
+        .unwrap();
+        let found = settle(&network, &ranges(cluster())).await.unwrap();
+        assert_eq!((found.uplink, found.addresses), (None, Vec::new()), "up0 is not what was asked for");
+        let refused = network.ensure_pod(&pod(1)).await.unwrap_err();
+        assert!(matches!(refused, NetError::UplinkMissing(_)), "{refused}");
+        assert!(!sh("ip -o link").contains(": gnt"));
+        sh("ip link add late0 mtu 1300 type veth peer name other0");
+        sh("ip addr add 198.51.100.1/24 dev late0");
+        let found = settle(&network, &ranges(cluster())).await.unwrap();
+        assert_eq!(found.uplink.as_deref(), Some("late0"));
+        assert_eq!(found.addresses, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
+        network.ensure_pod(&pod(1)).await.unwrap();
+        let links = sh("ip -o link");
+        assert!(links.lines().any(|link| link.contains(": gnt") && link.contains("mtu 1300")), "{links}");
     });
 }
 

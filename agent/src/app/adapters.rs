@@ -72,7 +72,8 @@ pub async fn open(config: &Config) -> Result<Adapters, AdapterError> {
     let uplink = network.uplink_interface().await?;
     if uplink.is_none() {
         tracing::warn!(
-            "no uplink: NodePorts and load balancer addresses are not answered until there is a default route"
+            uplink = config.network.uplink,
+            "no uplink yet: NodePorts and load balancer addresses are not answered until there is one"
         );
     }
     let dataplane = Arc::new(EbpfDataplane::open(DataplaneConfig { uplink, ..config.dataplane.clone() })?);

@@ -111,6 +111,7 @@ pub struct NodeNetworker {
     changes: watch::Receiver<()>,
     /// Told already.
     failures: Vec<(Part, String)>,
+    uplink: Option<String>,
     uplink_failure: Option<String>,
     retry: Duration,
     again: Option<Instant>,
@@ -125,6 +126,7 @@ impl NodeNetworker {
             wanted,
             changes,
             failures: Vec::new(),
+            uplink: None,
             uplink_failure: None,
             retry: NETWORK_RETRY,
             again: None,
@@ -197,6 +199,10 @@ impl NodeNetworker {
 
     /// The datapath at the interface by which the node is reached.
     async fn attach(&mut self, uplink: Option<String>) {
+        if self.uplink != uplink {
+            info!(uplink, before = self.uplink, "the node is reached by another interface");
+            self.uplink.clone_from(&uplink);
+        }
         let dataplane = Arc::clone(&self.parts.dataplane);
         // An attachment may wait for the kernel's grace periods.
         let set = tokio::task::spawn_blocking(move || dataplane.set_uplink(uplink.as_deref())).await;

@@ -145,6 +145,19 @@ async fn a_failure_is_told_tried_again_and_its_end_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ranges_that_are_not_in_force_any_more_close_the_gate_and_stay_in_view() {
+    let node = start(FakeNode::new(), true, false).await;
+    node.fake.state().failures.insert("ranges", ["no nft"; 2].map(str::to_owned).into());
+    node.fake.change_network(|state| state.node_network.cluster = None);
+    node.fake.until("a failure", |state| count(state, "ranges failed") > 0).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(node.gates.closed(), ["network"]);
+    assert!(node.view.borrow().cluster.is_some(), "pods go on");
+    node.gates.all_open().await;
+    assert_eq!(count(&node.fake.state(), "ranges failed"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_uplink_that_cannot_be_attached_is_tried_again() {
     let fake = FakeNode::new();
     fake.state().failures.insert("uplink", ["busy"; 2].map(str::to_owned).into());
