@@ -56,6 +56,9 @@ use registry::Registry;
 /// The largest message either way: a Secret or ConfigMap may be 1 MiB, a service thousands of endpoints.
 const MAX_MESSAGE: usize = 16 << 20;
 
+/// The largest join: two certificates' worth, from anybody who can reach the port.
+const MAX_JOIN: usize = 64 << 10;
+
 /// What agents are told of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterFacts {
@@ -180,7 +183,8 @@ impl Nodes {
         let node = pb::node_server::NodeServer::new(service::NodeService(self.0.clone()))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let bootstrap = pb::bootstrap_server::BootstrapServer::new(Bootstrap(self.0.clone()));
+        let bootstrap = pb::bootstrap_server::BootstrapServer::new(Bootstrap(self.0.clone()))
+            .max_decoding_message_size(MAX_JOIN);
         let stop = self.0.stop.clone();
         tonic::transport::Server::builder()
             // A peer that vanished without a word is noticed within a heartbeat or two.

@@ -66,3 +66,14 @@ async fn a_node_with_too_many_connections_is_told_and_others_are_served() {
     assert!(refused.message().contains("system:node:n1 has 1 connections"), "{}", refused.message());
     assert_eq!(port.session("n2").await.hello().await.refusal, "");
 }
+
+#[tokio::test]
+async fn who_shows_no_certificate_is_not_listened_to_for_long() {
+    let port = Port::open().await;
+    let mut client = BootstrapClient::new(port.dial(None).await.unwrap());
+    let mut long = join_request("abcdef.0123456789abcdef", "n9");
+    long.csr_der = vec![0; 100 << 10].into();
+    assert_eq!(client.join(long).await.unwrap_err().code(), Code::OutOfRange, "refused before it is read");
+    let short = join_request("abcdef.0123456789abcdef", "n9");
+    assert_eq!(client.join(short).await.unwrap_err().code(), Code::Unauthenticated);
+}
