@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     NODE_USER_PREFIX, NODES_GROUP, PkiError, files,
-    proof::{KeyRecord, key_fingerprint},
+    key::{KeyRecord, key_fingerprint},
 };
 
 /// A certificate outlives clocks that differ by this much.
@@ -257,13 +257,4 @@ pub(super) fn is_node_name(name: &str) -> bool {
 
 fn crypto(operation: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
     move |source| PkiError::Crypto { operation, source }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{b:02x}");
-        out
-    })
 }

@@ -9,6 +9,7 @@
 mod authority;
 mod files;
 mod identity;
+mod key;
 mod kubeconfig;
 mod proof;
 mod serving;
@@ -22,8 +23,9 @@ use std::{io, path::PathBuf};
 
 pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity};
 pub use identity::{Identity, not_after};
+pub use key::{KeyRecord, key_fingerprint};
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
-pub use proof::{KeyRecord, ProofRefusal, key_fingerprint};
+pub use proof::ProofRefusal;
 pub use serving::Serving;
 pub use tls::{Alpn, server_config};
 pub use tokens::{Token, TokenGrant, TokenId, TokenInfo, TokenRefusal, Tokens};

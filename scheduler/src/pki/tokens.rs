@@ -16,11 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{
-    PkiError,
-    authority::{hex, is_node_name},
-    files,
-};
+use super::{PkiError, authority::is_node_name, files, key::hex};
 
 const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;
