@@ -259,7 +259,8 @@ fn discovering(kubectl: &Kubectl) -> Result<()> {
     let text = kubectl.ok("auth whoami")?;
     ensure!(text.contains("kubernetes-admin") && text.contains("system:masters"), "{text}");
     ensure!(kubectl.ok("auth can-i delete pods")?.trim() == "yes");
-    ensure!(kubectl.run("auth can-i delete pods --as=bob")?.stdout.trim() == "no");
+    let no = kubectl.run("auth can-i delete pods --as=bob")?.stdout;
+    ensure!(no.trim() == "no - the user is not in the group system:masters", "{no}");
     let refused = kubectl.fails("get pods --as=bob")?;
     ensure!(refused.contains("pods is forbidden: User \"bob\" cannot list resource"), "{refused}");
     ensure!(kubectl.ok("version")?.contains("Server Version: v1.37"));
