@@ -93,10 +93,10 @@ pub enum NetError {
     #[error("there is no uplink to announce addresses on: name one with uplink in [network]")]
     NoUplink,
     /// The configured uplink is not there, or not yet.
-    #[error("the uplink {0} is not there")]
+    #[error("the uplink {0} is not there: set it up, or correct `uplink` in the configuration")]
     UplinkMissing(String),
     /// Somebody else's route has the place of one of ours.
-    #[error("a route to {to} that is not this agent's is in the way")]
+    #[error("a route to {to} that is not this agent's is in the way: remove it")]
     Occupied {
         /// Where both lead.
         to: Ipv4Net,

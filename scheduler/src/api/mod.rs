@@ -185,7 +185,7 @@ impl Api {
                 }
                 let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
                 let connect = self.connect.as_ref().ok_or_else(respond::no_such_path)?;
-                let key = key(kind.resource, namespace, &name);
+                let key = Key::scoped(kind.resource, namespace, &name);
                 let asked = connection::options(kind, Subresource::Proxy, path, &params);
                 self.objects.admit_connection(&key, Subresource::Proxy, &asked, actor).await?;
                 let proxied = Proxied { resource: kind.resource, namespace, name: &name };
@@ -279,13 +279,6 @@ impl Api {
             return table::computed(&ask, computed.as_ref(), value).await;
         }
         system::discover(self, &self.objects.kinds(), path, &params, &head.method, &head.headers).await
-    }
-}
-
-fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
-    match namespace {
-        Some(namespace) => Key::namespaced(resource, namespace, name),
-        None => Key::cluster(resource, name),
     }
 }
 

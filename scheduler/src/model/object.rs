@@ -111,6 +111,14 @@ impl Key {
         Self { resource, namespace: Some(namespace.into()), name: name.into() }
     }
 
+    /// A key by the scope that the namespace tells: cluster-scoped without one.
+    pub fn scoped(resource: Resource, namespace: Option<&str>, name: &str) -> Self {
+        match namespace {
+            Some(namespace) => Self::namespaced(resource, namespace, name),
+            None => Self::cluster(resource, name),
+        }
+    }
+
     /// A key of a cluster-scoped resource.
     pub fn cluster(resource: Resource, name: &str) -> Self {
         Self { resource, namespace: None, name: name.into() }

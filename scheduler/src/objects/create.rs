@@ -6,14 +6,14 @@ use super::{
     ATTEMPTS, MODIFIED, Objects, WriteOptions, Written,
     admission::{Checked, Operation, Request, Undo},
     body::{check_fields, check_namespace, check_type, draft, to_stored},
-    key, meta, ownership, row,
+    meta, ownership, row,
 };
 use crate::{
     kinds::{
         self, Kind,
         schema::{complete, settle},
     },
-    model::{ApiError, Reason, Resource},
+    model::{ApiError, Key, Reason, Resource},
     store::{Change, Expect, StoreError},
 };
 
@@ -166,7 +166,7 @@ impl Objects {
         let batch = self.validate(write).await?;
         settle(&kind.ty, &mut object);
         warnings.extend(kind.rules.warnings(&object));
-        let key = key(kind.resource, namespace, &name);
+        let key = Key::scoped(kind.resource, namespace, &name);
         let draft = draft(kind, key.clone(), &object)?;
         if options.dry_run {
             if self.stored(&key).is_some() {

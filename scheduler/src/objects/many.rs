@@ -51,7 +51,7 @@ impl Objects {
         items: &[W::Item],
     ) -> Vec<Result<W::Answer, ApiError>> {
         let mut outcomes: Vec<Option<Result<W::Answer, ApiError>>> = items.iter().map(|_| None).collect();
-        // Each round ends with one less or with all of them: a conflict names the one that changed meanwhile.
+        // A round ends with all that were stored, or, where one changed meanwhile, begins again on what is there now.
         while outcomes.iter().any(Option::is_none) {
             let (mut changes, mut whose, mut undos) = (Vec::new(), Vec::new(), Vec::new());
             for (at, item) in items.iter().enumerate() {

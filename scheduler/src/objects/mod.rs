@@ -276,7 +276,7 @@ impl Objects {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Arc<Object>, ApiError> {
-        let key = key(resource, namespace, name);
+        let key = Key::scoped(resource, namespace, name);
         self.stored(&key).ok_or_else(|| ApiError::not_found(resource, name))
     }
 
@@ -302,14 +302,6 @@ impl Objects {
 fn row(kinds: &Catalogue, resource: Resource) -> Result<&Arc<Kind>, ApiError> {
     let gone = || ApiError::new(Reason::NotFound, "the server could not find the requested resource");
     kinds.by_resource(resource).ok_or_else(gone)
-}
-
-/// The key of an object, by the scope that the caller's namespace tells.
-fn key(resource: Resource, namespace: Option<&str>, name: &str) -> Key {
-    match namespace {
-        Some(namespace) => Key::namespaced(resource, namespace, name),
-        None => Key::cluster(resource, name),
-    }
 }
 
 impl From<StoreError> for ApiError {

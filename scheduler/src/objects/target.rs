@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::key;
 use crate::{
     kinds::{Catalogue, Kind, Subresource},
     model::{ApiError, Key, Resource},
@@ -21,7 +20,7 @@ pub(super) struct Target<'a> {
 
 impl Target<'_> {
     pub(super) fn key(&self) -> Key {
-        key(self.kind.resource, self.namespace, self.name)
+        Key::scoped(self.kind.resource, self.namespace, self.name)
     }
 }
 

@@ -414,7 +414,7 @@ async fn outdated(objects: &Objects, resource: Resource, selector: &Value) {
     });
     crate::kinds::upgrade(resource, &mut old);
     let fields = &crate::kinds::builtin().by_resource(resource).unwrap().fields;
-    let draft = Draft::new(key(resource, Some("default"), "old"), &old, fields).unwrap();
+    let draft = Draft::new(Key::scoped(resource, Some("default"), "old"), &old, fields).unwrap();
     objects.inner.store.commit(vec![Change::Put { draft, expect: Expect::Absent }]).await.unwrap();
 }
 
@@ -449,7 +449,7 @@ async fn many_are_removed_at_once_and_each_is_answered() {
         let body = json!({"metadata": {"name": name, "finalizers": finalizers}});
         objects.create(Resource::CONFIG_MAPS, Some("default"), body, &options()).await.unwrap();
     }
-    let keys = ["a", "missing", "held"].map(|name| key(Resource::CONFIG_MAPS, Some("default"), name));
+    let keys = ["a", "missing", "held"].map(|name| Key::scoped(Resource::CONFIG_MAPS, Some("default"), name));
     let outcomes = objects.remove_all(&keys, &DeleteOptions::default(), &options()).await;
     assert!(outcomes[0].as_ref().unwrap().gone);
     assert_eq!(outcomes[1].as_ref().unwrap_err().reason, Reason::NotFound);

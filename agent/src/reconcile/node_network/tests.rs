@@ -149,8 +149,8 @@ async fn ranges_that_are_not_in_force_any_more_close_the_gate_and_stay_in_view()
     let node = start(FakeNode::new(), true, false).await;
     node.fake.state().failures.insert("ranges", ["no nft"; 2].map(str::to_owned).into());
     node.fake.change_network(|state| state.node_network.cluster = None);
-    node.fake.until("a failure", |state| count(state, "ranges failed") > 0).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut outcome = node.table.outcome();
+    outcome.wait_for(|outcome| !outcome.failures.is_empty()).await.unwrap();
     assert_eq!(node.gates.closed(), ["network"]);
     assert!(node.view.borrow().cluster.is_some(), "pods go on");
     node.gates.all_open().await;

@@ -11,7 +11,11 @@ fn open(id: String) -> pb::StreamFrame {
 impl Port {
     /// A certificate that ends soon.
     fn short(&self, node: &str) -> ClientCertificate {
-        let validity = Validity::starting(SystemTime::now(), SHORT);
+        self.lasting(node, SHORT)
+    }
+
+    fn lasting(&self, node: &str, lifetime: Duration) -> ClientCertificate {
+        let validity = Validity::starting(SystemTime::now(), lifetime);
         self.authority.client(&format!("system:node:{node}"), &["system:nodes"], validity).unwrap()
     }
 }
@@ -47,9 +51,13 @@ async fn a_session_ends_with_its_certificate_unless_that_is_renewed() {
     let renew = pb::RenewRequest { csr_der: join_request("", "n2").csr_der };
     renews.say(pb::agent_message::Kind::Renew(renew)).await;
     renews.expect(|k| if let Kind::Renewed(r) = k { Some(r) } else { None }).await;
-    let ended = async { while let Ok(Some(_)) = ends.from.message().await {} };
-    tokio::time::timeout(4 * SHORT, ended).await.expect("the session ends");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Its certificate lasts longer: when it ends, so has that which was renewed.
+    let longer = port.lasting("n3", SHORT + Duration::from_secs(1));
+    let mut last = Peer::start(port.dial(Some(&longer)).await.unwrap()).await.unwrap();
+    for session in [&mut ends, &mut last] {
+        let ended = async { while let Ok(Some(_)) = session.from.message().await {} };
+        tokio::time::timeout(4 * SHORT, ended).await.expect("the session ends");
+    }
     renews.say(pb::agent_message::Kind::Heartbeat(pb::Heartbeat { sequence: 7, ..Default::default() })).await;
     let answered = renews.expect(|k| if let Kind::Heartbeat(h) = k { Some(h.sequence) } else { None }).await;
     assert_eq!(answered, 7, "the renewed one goes on over the same connection");

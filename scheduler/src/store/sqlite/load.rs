@@ -124,7 +124,8 @@ fn open_row(
         return Err(OpenError::UnknownResource { name: row.resource });
     };
     let (resource, fields) = (*resource, fields);
-    let key = key(resource, &row.namespace, &row.name);
+    let namespace = Some(&*row.namespace).filter(|namespace| !namespace.is_empty());
+    let key = Key::scoped(resource, namespace, &row.name);
     let name = key.to_string();
     let (json, current) = if sealer.resources.contains(&resource) {
         sealer
@@ -139,14 +140,6 @@ fn open_row(
     // Encoded anew, so that what older versions wrote has the same form.
     upgrade(resource, &mut value);
     Ok((Draft::new(key, &value, fields)?.at(Revision(row.revision)), current))
-}
-
-fn key(resource: Resource, namespace: &str, name: &str) -> Key {
-    if namespace.is_empty() {
-        Key::cluster(resource, name)
-    } else {
-        Key::namespaced(resource, namespace, name)
-    }
 }
 
 fn reseal<'a>(
