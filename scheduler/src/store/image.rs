@@ -41,7 +41,7 @@ struct Table {
     history: VecDeque<Arc<Event>>,
     /// The newest revision that the history no longer has.
     compacted: Revision,
-    /// Wakes watchers; carries the newest revision of this resource.
+    /// Wakes watchers.
     changed: watch::Sender<Revision>,
     /// What its objects are indexed by, where that changed since the store was opened.
     paths: Option<Paths>,
@@ -67,9 +67,7 @@ impl Table {
         } else {
             self.objects.insert(event.object.key.clone(), event.object.clone());
         }
-        let revision = event.revision();
         self.history.push_back(event);
-        self.changed.send_replace(revision);
     }
 
     fn reindex(&mut self, paths: &Paths) {
@@ -219,12 +217,19 @@ impl Image {
         self.write().table(resource).reindex(paths);
     }
 
-    /// Makes staged events visible.
-    pub(super) fn apply(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+    /// Makes staged events visible to reads. Those who watch hear of them by [`News::tell`].
+    pub(super) fn apply(&self, events: impl IntoIterator<Item = Arc<Event>>) -> News {
         let mut state = self.write();
+        let mut resources: Vec<Resource> = Vec::new();
         for event in events {
+            let resource = event.object.key.resource;
+            if !resources.contains(&resource) {
+                resources.push(resource);
+            }
             state.apply(event);
         }
+        let revision = state.revision;
+        News(resources.into_iter().map(|r| (state.table(r).changed.clone(), revision)).collect())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -268,6 +273,23 @@ fn weight(event: &Event) -> usize {
     event.previous.as_ref().map_or(0, of) + last + size_of::<Event>()
 }
 
+/// Changes that are visible, and that nobody who watches was told of yet. That is its end, whatever becomes of it.
+#[must_use]
+pub(super) struct News(Vec<(watch::Sender<Revision>, Revision)>);
+
+impl News {
+    /// Wakes those who watch.
+    pub(super) fn tell(self) {}
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        for (changed, revision) in self.0.drain(..) {
+            changed.send_replace(revision);
+        }
+    }
+}
+
 /// Changes that were checked and given revisions but are not visible yet: one group commit.
 pub(super) struct Stage<'a> {
     image: &'a Image,
@@ -308,11 +330,6 @@ impl<'a> Stage<'a> {
     pub(super) fn events(&self) -> &[Arc<Event>] {
         &self.events
     }
-
-    /// The revision after the last event.
-    pub(super) fn revision(&self) -> Revision {
-        self.next
-    }
 }
 
 fn event_of(change: Change, previous: Option<Arc<Object>>, next: Revision) -> Result<Event, StoreError> {
@@ -352,7 +369,7 @@ mod tests {
         let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
         let draft = Draft::new(key, &value, &Default::default()).unwrap();
         let events = Stage::new(image).add(vec![Change::Put { draft, expect }]).unwrap();
-        image.apply(events);
+        image.apply(events).tell();
     }
 
     fn kept(image: &Image) -> usize {
@@ -385,7 +402,7 @@ mod tests {
             let value = json!({"metadata": {"name": "quiet"}, "n": n});
             let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
             let draft = Draft::new(key, &value, &Default::default()).unwrap();
-            image.apply(Stage::new(&image).add(vec![Change::Put { draft, expect }]).unwrap());
+            image.apply(Stage::new(&image).add(vec![Change::Put { draft, expect }]).unwrap()).tell();
             image.revision()
         };
         let (first, _) = (lease(0), change(&image, "busy", 1 << 20));

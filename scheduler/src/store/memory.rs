@@ -51,7 +51,7 @@ impl Store for MemoryStore {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let events = Stage::new(&self.image).add(changes)?;
         let objects = events.iter().map(|e| e.object.clone()).collect();
-        self.image.apply(events);
+        self.image.apply(events).tell();
         Ok(objects)
     }
 

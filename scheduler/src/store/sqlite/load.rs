@@ -12,22 +12,33 @@ use crate::{
 };
 
 /// Raised when the tables change; older versions are migrated here, newer ones refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
+/// Rows stand in the order of their writes. Nobody looks for one by its key on disk, the image knows the revision of
+/// each; so a write touches the end of one tree and the place of the row that it replaces, and nothing else. `clock` is the
+/// revision of the newest deletion, which leaves no row.
 const SCHEMA: &str = "
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS objects (
+CREATE TABLE objects (
+    revision  INTEGER PRIMARY KEY,
     resource  TEXT NOT NULL,
     namespace TEXT NOT NULL,
     name      TEXT NOT NULL,
-    revision  INTEGER NOT NULL,
-    body      BLOB NOT NULL,
-    PRIMARY KEY (resource, namespace, name)
-) WITHOUT ROWID;
+    body      BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 0), revision INTEGER NOT NULL);
 INSERT OR IGNORE INTO clock VALUES (0, 0);
-COMMIT;
 ";
+
+/// Version 1 had its rows in the order of their keys.
+const FROM_1: (&str, &str) = (
+    "ALTER TABLE objects RENAME TO objects_1;",
+    "INSERT INTO objects SELECT revision, resource, namespace, name, body FROM objects_1 ORDER BY revision;
+     DROP TABLE objects_1;",
+);
+
+/// The newest revision that anything in the database has.
+pub(super) const NEWEST: &str =
+    "SELECT max(clock.revision, coalesce((SELECT max(revision) FROM objects), 0)) FROM clock";
 
 pub(super) fn database_error(path: &Path, source: rusqlite::Error) -> OpenError {
     match source.sqlite_error_code() {
@@ -46,11 +57,15 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenEr
     connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
     let found: i64 =
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_VERSION });
-    }
-    connection.execute_batch(SCHEMA).map_err(database)?;
-    connection.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)
+    let (before, after) = match found {
+        SCHEMA_VERSION => return Ok(()),
+        0 => ("", ""),
+        1 => FROM_1,
+        _ => return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_VERSION }),
+    };
+    let script =
+        format!("BEGIN IMMEDIATE; {before} {SCHEMA} {after} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+    connection.execute_batch(&script).map_err(database)
 }
 
 /// Whether there is a row of any of `resources`.
@@ -81,8 +96,7 @@ pub(super) fn load(
     upgrade: Upgrade,
 ) -> Result<Image, OpenError> {
     let database = |source| database_error(path, source);
-    let revision: i64 =
-        connection.query_row("SELECT revision FROM clock", [], |row| row.get(0)).map_err(database)?;
+    let revision: i64 = connection.query_row(NEWEST, [], |row| row.get(0)).map_err(database)?;
     let rows = read_rows(connection).map_err(database)?;
     let (mut objects, mut stale) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
@@ -154,11 +168,10 @@ fn reseal<'a>(
         let body = sealer
             .encode(object)
             .map_err(|source| OpenError::Seal { row: object.key.to_string(), source })?;
-        let key = &object.key;
         transaction
             .execute(
-                "UPDATE objects SET body = ?1 WHERE resource = ?2 AND namespace = ?3 AND name = ?4",
-                params![body, key.resource.0, key.namespace_str(), &*key.name],
+                "UPDATE objects SET body = ?1 WHERE revision = ?2",
+                params![body, object.revision.0.cast_signed()],
             )
             .map_err(database)?;
     }

@@ -9,6 +9,7 @@
 //! may be in the log without being safe there, and the store is broken until a restart reads what is.
 
 use std::{
+    borrow::Cow,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -149,11 +150,11 @@ struct Sealer {
 }
 
 impl Sealer {
-    fn encode(&self, object: &Object) -> Result<Vec<u8>, SealError> {
+    fn encode<'a>(&self, object: &'a Object) -> Result<Cow<'a, [u8]>, SealError> {
         if self.resources.contains(&object.key.resource) {
-            return self.keys.seal(&object.key.to_string(), &object.json);
+            return self.keys.seal(&object.key.to_string(), &object.json).map(Cow::Owned);
         }
-        Ok(object.json.to_vec())
+        Ok(Cow::Borrowed(&object.json))
     }
 }
 

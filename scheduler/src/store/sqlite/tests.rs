@@ -92,6 +92,43 @@ async fn a_commit_of_unknown_outcome_breaks_the_store() {
     assert!(matches!(error, StoreError::Closed), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_database_of_the_first_version_is_taken_over_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gantry.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            r#"CREATE TABLE objects (resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+                 revision INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID;
+             CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 0), revision INTEGER NOT NULL);
+             INSERT INTO clock VALUES (0, 9);
+             INSERT INTO objects VALUES
+                 ('configmaps', 'default', 'b', 3, CAST('{"metadata":{"name":"b"},"data":3}' AS BLOB)),
+                 ('configmaps', 'default', 'a', 7, CAST('{"metadata":{"name":"a"},"data":7}' AS BLOB));
+             PRAGMA user_version = 1;"#,
+        )
+        .unwrap();
+    drop(connection);
+    let store = sqlite(dir.path());
+    assert_eq!(store.revision(), Revision(9), "a deletion was the newest");
+    for (name, revision) in [("a", 7), ("b", 3)] {
+        let object = store.get(&key(name)).unwrap();
+        assert_eq!(object.revision, Revision(revision));
+        assert_eq!(object.decode::<Value>().unwrap()["data"], revision);
+    }
+    let written = store.commit(vec![put(&key("a"), &json!(1), Expect::At(Revision(7)))]).await.unwrap();
+    assert_eq!(written[0].revision, Revision(10));
+    store.close();
+    let store = sqlite(dir.path());
+    assert_eq!((store.revision(), store.get(&key("b")).unwrap().revision), (Revision(10), Revision(3)));
+    assert_eq!(store.get(&key("a")).unwrap().decode::<Value>().unwrap()["data"], 1);
+    store.close();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    let refused = crate::store::conformance::open(dir.path());
+    assert!(matches!(refused, Err(OpenError::Schema { found: 3, known: 2, .. })));
+}
+
 /// Not a test of its own: the process that the next one starts on a tiny disk.
 #[tokio::test]
 #[ignore = "needs root: started by a_commit_that_finds_no_room_loses_nothing"]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Request, SealError, Sealer};
+use super::{Request, SealError, Sealer, load};
 use crate::{
-    model::{Object, Revision},
+    model::Object,
     store::{
         Condition, Event, StoreError,
         image::{Image, Stage},
@@ -101,14 +101,16 @@ impl Writer {
             }
             return true;
         }
-        match self.persist(stage.events(), stage.revision()) {
+        match self.persist(stage.events()) {
             Ok(()) => {
-                image.apply(stage.events().iter().cloned());
+                let news = image.apply(stage.events().iter().cloned());
                 let good = Condition::Good;
                 self.condition.send_if_modified(|now| std::mem::replace(now, good) != good);
                 for (answer, events) in accepted {
                     drop(answer.send(Ok(events.iter().map(|e| e.object.clone()).collect())));
                 }
+                // Whoever waits for his answer goes before those who only look on.
+                news.tell();
                 true
             }
             Err(error) => self.refuse(error, accepted.into_iter().map(|(answer, _)| answer)),
@@ -133,38 +135,36 @@ impl Writer {
 
     /// Whether the failed transaction is over and the database is where the image is.
     fn nothing_happened(&self) -> bool {
-        let revision =
-            self.connection.query_row("SELECT revision FROM clock", [], |row| row.get::<_, i64>(0));
+        let revision = self.connection.query_row(load::NEWEST, [], |row| row.get::<_, i64>(0));
         self.connection.is_autocommit()
             && revision.is_ok_and(|revision| revision.cast_unsigned() == self.image.revision().0)
     }
 
-    fn persist(&mut self, events: &[Arc<Event>], revision: Revision) -> Result<(), WriteError> {
+    fn persist(&mut self, events: &[Arc<Event>]) -> Result<(), WriteError> {
         let transaction = self.connection.transaction().map_err(WriteError::Row)?;
         {
             let mut put = transaction
-                .prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4, ?5)")
+                .prepare_cached("INSERT INTO objects VALUES (?1, ?2, ?3, ?4, ?5)")
                 .map_err(WriteError::Row)?;
             let mut delete = transaction
-                .prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
+                .prepare_cached("DELETE FROM objects WHERE revision = ?1")
                 .map_err(WriteError::Row)?;
             for event in events {
-                let object = &event.object;
-                let (resource, namespace) = (object.key.resource.0, object.key.namespace_str());
-                let name = &*object.key.name;
+                if let Some(previous) = &event.previous {
+                    delete.execute([previous.revision.0.cast_signed()]).map_err(WriteError::Row)?;
+                }
+                let (object, revision) = (&event.object, event.revision().0.cast_signed());
                 if event.deleted {
-                    delete.execute(params![resource, namespace, name]).map_err(WriteError::Row)?;
+                    transaction
+                        .prepare_cached("UPDATE clock SET revision = ?1")
+                        .and_then(|mut clock| clock.execute([revision]))
+                        .map_err(WriteError::Row)?;
                 } else {
-                    let body = self.sealer.encode(object).map_err(WriteError::Seal)?;
-                    let revision = object.revision.0.cast_signed();
-                    put.execute(params![resource, namespace, name, revision, body])
+                    let (key, body) = (&object.key, self.sealer.encode(object).map_err(WriteError::Seal)?);
+                    put.execute(params![revision, key.resource.0, key.namespace_str(), &*key.name, &*body])
                         .map_err(WriteError::Row)?;
                 }
             }
-            transaction
-                .prepare_cached("UPDATE clock SET revision = ?1")
-                .and_then(|mut clock| clock.execute([revision.0.cast_signed()]))
-                .map_err(WriteError::Row)?;
         }
         transaction.commit().map_err(WriteError::Commit)
     }
