@@ -85,9 +85,14 @@ pub(super) fn join_owners(object: &mut Value) -> Option<String> {
 
 /// Copies a field of `metadata`, or removes it when `from` does not have it.
 pub(super) fn carry(object: &mut Value, from: &Value, field: &str) {
+    put(object, field, of(from).get(field).cloned());
+}
+
+/// Sets a field of `metadata`, or removes it.
+pub(super) fn put(object: &mut Value, field: &str, value: Option<Value>) {
     let metadata = of_mut(object);
-    match of(from).get(field) {
-        Some(value) => metadata.insert(field.to_owned(), value.clone()),
+    match value {
+        Some(value) => metadata.insert(field.to_owned(), value),
         None => metadata.remove(field),
     };
 }

@@ -44,8 +44,8 @@ pub(super) fn record_write(
     let old = shown.as_ref().or(old);
     kind.rules.disown(new, &mut meant);
     let now = meta::now();
-    patch::record_update(kind, old, &mut meant, &writer(sub, options, &now, kinds));
-    meta::carry(new, &meant, "managedFields");
+    let managers = patch::record_update(kind, old, meant, &writer(sub, options, &now, kinds));
+    meta::put(new, "managedFields", managers);
 }
 
 fn writer<'a>(

@@ -7,7 +7,7 @@ use super::{
     PatchError, Writer,
     check::check,
     fields::FieldSet,
-    managed::{Managers, Operation, comparable, nothing, reset, unowned},
+    managed::{Managers, Operation, UNOWNED_SET, comparable, nothing, reset},
     merge::merge,
     typed::{Shape, compare, remove, to_set, with_passed_fields},
 };
@@ -80,20 +80,21 @@ impl Step<'_> {
         let mut after = self.prune(merged, &last, &managers);
         let reach = reset(self.kind, self.writer.subresource);
         let change = compare(self.shape, Some(&before), Some(&after)).without_subtrees(&reach);
-        let taken = change.written();
+        let (taken, removed) = change.written_and_removed();
         let mut conflicts = Vec::new();
         for entry in managers.0.iter_mut().filter(|e| !self.is_writer(e)) {
             let fields = entry.fields.intersection(&taken);
             if !fields.is_empty() {
                 conflicts.push((entry.display(), fields));
             }
-            entry.fields = entry.fields.difference(&taken).difference(&change.removed);
+            entry.fields.subtract(&taken);
+            entry.fields.subtract(&removed);
         }
         if !force && !conflicts.is_empty() {
             return Err(Conflicts(conflicts));
         }
         let entry = managers.entry(Operation::Apply, self.writer, &version);
-        entry.fields = self.set.difference(&unowned());
+        entry.fields = self.set.difference(&UNOWNED_SET);
         entry.api_version = version;
         if before != after {
             self.writer.now.clone_into(&mut entry.time);

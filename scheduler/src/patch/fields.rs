@@ -1,6 +1,6 @@
 //! Sets of fields: the `FieldsV1` tries of `metadata.managedFields`, as a value with set algebra.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub(super) struct FieldSet {
     /// Whether the path that leads here is itself in the set.
     pub member: bool,
-    /// Longer paths.
+    /// Longer paths. None of them leads to nothing.
     pub children: BTreeMap<String, FieldSet>,
 }
 
@@ -58,7 +58,7 @@ impl FieldSet {
 
     /// Whether no path is in the set.
     pub(super) fn is_empty(&self) -> bool {
-        !self.member && self.children.values().all(Self::is_empty)
+        !self.member && self.children.is_empty()
     }
 
     /// Adds what lies below `step`, dropping it when there is nothing.
@@ -76,47 +76,74 @@ impl FieldSet {
     /// Paths in either.
     pub(super) fn union(&self, other: &Self) -> Self {
         let mut out = self.clone();
-        out.member |= other.member;
-        for (step, theirs) in &other.children {
-            let merged = out.children.get(step).map_or_else(|| theirs.clone(), |ours| ours.union(theirs));
-            out.children.insert(step.clone(), merged);
-        }
+        out.add(other.clone());
         out
+    }
+
+    /// Adds the paths of `other`.
+    pub(super) fn add(&mut self, other: Self) {
+        self.member |= other.member;
+        for (step, theirs) in other.children {
+            match self.children.entry(step) {
+                Entry::Vacant(place) => drop(place.insert(theirs)),
+                Entry::Occupied(mut ours) => ours.get_mut().add(theirs),
+            }
+        }
     }
 
     /// Paths of `self` that are not in `other`.
     pub(super) fn difference(&self, other: &Self) -> Self {
-        self.combine(other, |ours, theirs| ours && !theirs, Self::clone)
+        let mut out = self.clone();
+        out.subtract(other);
+        out
+    }
+
+    /// Takes the paths of `other` away.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        self.member &= !other.member;
+        self.reduce(other, |ours, theirs| {
+            ours.subtract(theirs);
+            !ours.is_empty()
+        });
     }
 
     /// Paths in both.
     pub(super) fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, |ours, theirs| ours && theirs, |_| Self::default())
-    }
-
-    /// Paths of `self` that are not in `other` nor below a path in it.
-    pub(super) fn without_subtrees(&self, other: &Self) -> Self {
-        let mut out = Self { member: self.member && !other.member, children: BTreeMap::new() };
+        let mut out = Self { member: self.member && other.member, children: BTreeMap::new() };
         for (step, ours) in &self.children {
-            match other.children.get(step) {
-                Some(theirs) if theirs.member => {}
-                Some(theirs) => out.insert(step.clone(), ours.without_subtrees(theirs)),
-                None => out.insert(step.clone(), ours.clone()),
+            if let Some(theirs) = other.children.get(step) {
+                out.insert(step.clone(), ours.intersection(theirs));
             }
         }
         out
     }
 
-    fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool, alone: fn(&Self) -> Self) -> Self {
-        let mut out = Self { member: keep(self.member, other.member), children: BTreeMap::new() };
-        for (step, ours) in &self.children {
-            let below = match other.children.get(step) {
-                Some(theirs) => ours.combine(theirs, keep, alone),
-                None => alone(ours),
-            };
-            out.insert(step.clone(), below);
-        }
+    /// Paths of `self` that are not in `other` nor below a path in it.
+    pub(super) fn without_subtrees(&self, other: &Self) -> Self {
+        let mut out = self.clone();
+        out.prune(other);
         out
+    }
+
+    /// Takes the paths of `other` away, and all that lies below them.
+    pub(super) fn prune(&mut self, other: &Self) {
+        self.member &= !other.member;
+        self.reduce(other, |ours, theirs| {
+            if theirs.member {
+                return false;
+            }
+            ours.prune(theirs);
+            !ours.is_empty()
+        });
+    }
+
+    /// Changes what lies below the steps of `other`, by what lies there in it, and drops it where that says so.
+    fn reduce(&mut self, other: &Self, keep: impl Fn(&mut Self, &Self) -> bool) {
+        for (step, theirs) in &other.children {
+            if self.children.get_mut(step).is_some_and(|ours| !keep(ours, theirs)) {
+                self.children.remove(step);
+            }
+        }
     }
 
     /// Every path as messages spell it (`.spec.containers[name="web"].image`), in upstream's order: at each level

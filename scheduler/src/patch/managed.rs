@@ -1,5 +1,7 @@
 //! `metadata.managedFields`: who set which field, kept through every write.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -120,8 +122,12 @@ pub(super) struct Managers(pub Vec<Entry>);
 impl Managers {
     /// Reads `metadata.managedFields`; nobody owns anything when an entry of it does not read.
     pub(super) fn of(object: &Value) -> Self {
-        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-        let entries: Option<Vec<_>> = entries.into_iter().flatten().map(Entry::from_json).collect();
+        object.pointer("/metadata/managedFields").map(Self::read).unwrap_or_default()
+    }
+
+    fn read(entries: &Value) -> Self {
+        let entries: Option<Vec<_>> =
+            entries.as_array().into_iter().flatten().map(Entry::from_json).collect();
         Self(entries.unwrap_or_default())
     }
 
@@ -154,17 +160,21 @@ impl Managers {
         self.0.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.fields))
     }
 
-    /// Writes the entries into `object`, without those that own nothing: appliers first, then by age.
-    pub(super) fn store(mut self, object: &mut Value) {
+    /// The entries as `metadata.managedFields`, without those that own nothing: appliers first, then by age. `None` when
+    /// there are none.
+    fn to_json(mut self) -> Option<Value> {
         self.0.retain(|entry| !entry.fields.is_empty());
         self.0.sort_by(|a, b| a.order().cmp(&b.order()));
+        (!self.0.is_empty()).then(|| self.0.iter().map(Entry::to_json).collect())
+    }
+
+    /// Writes the entries into `object`.
+    pub(super) fn store(self, object: &mut Value) {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-        if self.0.is_empty() {
-            metadata.remove("managedFields");
-        } else {
-            let entries: Vec<Value> = self.0.iter().map(Entry::to_json).collect();
-            metadata.insert("managedFields".to_owned(), entries.into());
-        }
+        match self.to_json() {
+            None => metadata.remove("managedFields"),
+            Some(entries) => metadata.insert("managedFields".to_owned(), entries),
+        };
     }
 
     /// Records that `writer` made `after` of `before`: it comes to own what differs, everyone else loses it.
@@ -173,22 +183,28 @@ impl Managers {
         if change.keyless {
             return;
         }
-        let (written, version) = (change.written(), kind.api_version());
+        let version = kind.api_version();
+        let (mut written, removed) = change.written_and_removed();
         for entry in &mut self.0 {
             let other = Some(&entry.api_version).filter(|other| **other != version);
             match other.and_then(|other| writer.kinds.in_version(kind, other)) {
-                None => entry.fields = entry.fields.difference(&written).difference(&change.removed),
+                None => {
+                    entry.fields.subtract(&written);
+                    entry.fields.subtract(&removed);
+                }
                 // Fields of another version of the kind are compared in that version.
                 Some((other, convert)) => {
                     let change = self::change(other, &convert(before), &convert(after), writer);
-                    entry.fields = entry.fields.difference(&change.written()).difference(&change.removed);
+                    let (written, removed) = change.written_and_removed();
+                    entry.fields.subtract(&written);
+                    entry.fields.subtract(&removed);
                 }
             }
         }
-        let gained = written.difference(&unowned());
-        if !gained.is_empty() {
+        written.subtract(&UNOWNED_SET);
+        if !written.is_empty() {
             let entry = self.entry(Operation::Update, writer, &version);
-            entry.fields = entry.fields.union(&gained);
+            entry.fields.add(written);
             writer.now.clone_into(&mut entry.time);
         }
         self.0.retain(|entry| !entry.fields.is_empty());
@@ -196,6 +212,9 @@ impl Managers {
 
     /// Joins the oldest updaters of each version until few enough are left.
     fn join_ancient(&mut self) {
+        if self.0.len() <= MAX_UPDATE_MANAGERS {
+            return;
+        }
         let mut updates: Vec<Entry> = Vec::new();
         self.0.retain(|entry| {
             let update = entry.operation == Operation::Update;
@@ -214,7 +233,7 @@ impl Managers {
             };
             let joined = updates.remove(at);
             let bucket = &mut updates[first];
-            bucket.fields = bucket.fields.union(&joined.fields);
+            bucket.fields.add(joined.fields);
             bucket.time = joined.time;
             ANCIENT.clone_into(&mut bucket.manager);
             bucket.subresource.clear();
@@ -230,9 +249,7 @@ fn change(kind: &Kind, before: &Value, after: &Value, writer: &Writer<'_>) -> Co
 }
 
 /// The fields that nobody owns.
-pub(super) fn unowned() -> FieldSet {
-    FieldSet::from_names(&UNOWNED)
-}
+pub(super) static UNOWNED_SET: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::from_names(&UNOWNED));
 
 /// What a writer of `subresource` cannot change, so never owns.
 pub(super) fn reset(kind: &Kind, subresource: Option<&str>) -> FieldSet {
@@ -253,27 +270,32 @@ fn forgets(sent: &Value) -> bool {
     }
 }
 
-/// Records an ordinary write in `object`, which is as the client meant it: with the defaults of its kind, before
-/// anything is carried over or admitted. The writer comes to own what differs between `live` and `object`, everyone
-/// else loses it. Entries that the client itself sent are honoured (that is how kubectl migrates from client-side
-/// apply).
-pub fn record_update(kind: &Kind, live: Option<&Value>, object: &mut Value, writer: &Writer<'_>) {
-    let mut managers = match (object.pointer("/metadata/managedFields"), live) {
-        (Some(sent), _) if forgets(sent) && writer.subresource.is_none() => Managers::default(),
-        (Some(_), _) if writer.subresource.is_none() => {
-            let sent = Managers::of(object);
-            if sent.0.is_empty() { live.map(Managers::of).unwrap_or_default() } else { sent }
-        }
-        (_, live) => live.map(Managers::of).unwrap_or_default(),
+/// The `metadata.managedFields` that an ordinary write leaves; `None`: none. `object` is as the client meant it: with the
+/// defaults of its kind, before anything is carried over or admitted. The writer comes to own what differs between `live`
+/// and `object`, everyone else loses it. Entries that the client itself sent are honoured (that is how kubectl migrates
+/// from client-side apply).
+pub fn record_update(
+    kind: &Kind,
+    live: Option<&Value>,
+    mut object: Value,
+    writer: &Writer<'_>,
+) -> Option<Value> {
+    let of_live = || live.map(Managers::of).unwrap_or_default();
+    let sent = take_managed_fields(&mut object).filter(|_| writer.subresource.is_none());
+    let mut managers = match sent {
+        Some(sent) if forgets(&sent) => Managers::default(),
+        Some(sent) => Some(Managers::read(&sent)).filter(|sent| !sent.0.is_empty()).unwrap_or_else(of_live),
+        None => of_live(),
     };
     // An object that nobody tracked so far stays untracked until somebody applies it.
     if live.is_none() || !managers.0.is_empty() {
         let before = live.map_or_else(|| nothing(kind), |live| comparable(kind, live));
-        drop_empties(&kind.ty, object);
-        managers.update(kind, &before, &comparable(kind, object), writer);
+        drop_empties(&kind.ty, &mut object);
+        complete(&kind.ty, &mut object);
+        managers.update(kind, &before, &object, writer);
         managers.join_ancient();
     }
-    managers.store(object);
+    managers.to_json()
 }
 
 /// An object of the kind that nobody has set anything in.
@@ -293,8 +315,10 @@ pub(super) fn comparable(kind: &Kind, object: &Value) -> Value {
 /// The object without its bookkeeping.
 pub(super) fn without_managed_fields(object: &Value) -> Value {
     let mut out = object.clone();
-    if let Some(metadata) = out.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
+    take_managed_fields(&mut out);
     out
+}
+
+fn take_managed_fields(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
 }

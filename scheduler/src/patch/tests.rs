@@ -36,6 +36,16 @@ fn web(replicas: u32, image: &str) -> Value {
     })
 }
 
+/// Records an ordinary write in `object`.
+fn record(kind: &Kind, live: Option<&Value>, object: &mut Value, writer: &Writer<'_>) {
+    let managers = record_update(kind, live, object.clone(), writer);
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    match managers {
+        Some(managers) => metadata.insert("managedFields".to_owned(), managers),
+        None => metadata.remove("managedFields"),
+    };
+}
+
 #[test]
 fn strategic_merge_merges_lists_by_their_keys() {
     let live = json!({"spec": {"containers": [
@@ -209,7 +219,7 @@ fn an_ordinary_write_takes_its_fields_from_appliers() {
     let live = apply(deployment(), None, &web(3, "web:1"), &writer("ci", T1), false).unwrap();
     let mut scaled = live.clone();
     scaled["spec"]["replicas"] = json!(7);
-    record_update(deployment(), Some(&live), &mut scaled, &writer("kubectl-scale", T2));
+    record(deployment(), Some(&live), &mut scaled, &writer("kubectl-scale", T2));
     let update = scaled["metadata"]["managedFields"].as_array().unwrap().last().unwrap();
     assert_eq!(
         (update["manager"].as_str(), update["operation"].as_str()),
@@ -226,14 +236,14 @@ fn an_ordinary_write_takes_its_fields_from_appliers() {
 #[test]
 fn a_create_is_owned_by_its_writer_and_a_no_op_changes_no_owner() {
     let mut object = web(1, "web:1");
-    record_update(deployment(), None, &mut object, &writer("kubectl-create", T1));
+    record(deployment(), None, &mut object, &writer("kubectl-create", T1));
     let fields = &object["metadata"]["managedFields"][0]["fieldsV1"];
     assert!(
         fields["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"web\"}"].get(".").is_some()
     );
     assert!(fields["f:metadata"]["f:labels"].get(".").is_some());
     let mut again = object.clone();
-    record_update(deployment(), Some(&object), &mut again, &writer("other", T2));
+    record(deployment(), Some(&object), &mut again, &writer("other", T2));
     assert_eq!(again, object);
 }
 
@@ -242,7 +252,7 @@ fn kubectl_takes_over_its_own_client_side_apply() {
     let mut object = web(3, "web:1");
     let last = serde_json::to_string(&object).unwrap();
     object["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": last});
-    record_update(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
+    record(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
     let out = apply(deployment(), Some(&object), &web(5, "web:1"), &writer("kubectl", T2), false).unwrap();
     assert_eq!(out["spec"]["replicas"], 5);
     let last =
@@ -250,34 +260,34 @@ fn kubectl_takes_over_its_own_client_side_apply() {
     assert_eq!(serde_json::from_str::<Value>(last).unwrap(), web(5, "web:1"));
     let mut drifted = object.clone();
     drifted["spec"]["replicas"] = json!(9);
-    record_update(deployment(), Some(&object), &mut drifted, &writer("somebody", T1));
+    record(deployment(), Some(&object), &mut drifted, &writer("somebody", T1));
     assert!(apply(deployment(), Some(&drifted), &web(5, "web:1"), &writer("kubectl", T2), false).is_err());
 }
 
 #[test]
 fn managers_of_a_client_are_honoured() {
     let mut object = web(1, "web:1");
-    record_update(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
+    record(deployment(), None, &mut object, &writer("kubectl-client-side-apply", T1));
     let mut migrated = object.clone();
     migrated["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
     migrated["metadata"]["managedFields"][0]["operation"] = json!("Apply");
     let wanted = migrated["metadata"]["managedFields"].clone();
-    record_update(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
+    record(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
     assert_eq!(migrated["metadata"]["managedFields"], wanted);
     migrated["metadata"]["managedFields"] = json!([{}]);
-    record_update(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
+    record(deployment(), Some(&object), &mut migrated, &writer("kubectl", T2));
     assert!(migrated["metadata"].get("managedFields").is_none());
 }
 
 #[test]
 fn many_managers_are_joined() {
     let mut object = web(1, "web:1");
-    record_update(deployment(), None, &mut object, &writer("m0", T1));
+    record(deployment(), None, &mut object, &writer("m0", T1));
     for i in 1..20 {
         let live = object.clone();
         object["metadata"]["labels"][format!("l{i}")] = json!("x");
         let now = format!("2026-01-01T01:{i:02}:00Z");
-        record_update(deployment(), Some(&live), &mut object, &writer(&format!("m{i}"), &now));
+        record(deployment(), Some(&live), &mut object, &writer(&format!("m{i}"), &now));
     }
     let managers = object["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(managers.len(), 10);
@@ -379,7 +389,7 @@ fn an_update_owns_what_the_client_sent_and_loses_what_it_left_out() {
     let mut live = json!({"metadata": {"name": "s", "ownerReferences": [{"uid": "u", "name": "o"}]}, "spec": {
         "clusterIP": "10.0.0.1", "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
     let service = kinds::builtin().by_resource(Resource::SERVICES).unwrap();
-    record_update(service, None, &mut live, &writer("one", T1));
+    record(service, None, &mut live, &writer("one", T1));
     let owned = |object: &Value, who: &str| {
         let entries = object["metadata"]["managedFields"].as_array().unwrap();
         entries.iter().find(|e| e["manager"] == who).map(|e| e["fieldsV1"].clone())
@@ -387,7 +397,7 @@ fn an_update_owns_what_the_client_sent_and_loses_what_it_left_out() {
     assert!(owned(&live, "one").unwrap()["f:spec"].get("f:clusterIP").is_some());
     let mut new = json!({"metadata": {"name": "s", "generation": 7}, "spec": {
         "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
-    record_update(service, Some(&live), &mut new, &writer("two", T2));
+    record(service, Some(&live), &mut new, &writer("two", T2));
     assert_eq!(owned(&new, "two"), None, "it set nothing that anybody can own");
     let left = owned(&new, "one").unwrap();
     assert!(left["f:spec"].get("f:clusterIP").is_none() && left.get("f:metadata").is_none(), "{left}");

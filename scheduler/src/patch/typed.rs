@@ -147,26 +147,33 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// What the writer did: all that is new or other than it was.
-    pub(super) fn written(&self) -> FieldSet {
-        self.modified.union(&self.added)
+    /// What the writer did: all that is new or other than it was, and what is gone.
+    pub(super) fn written_and_removed(self) -> (FieldSet, FieldSet) {
+        let mut written = self.modified;
+        written.add(self.added);
+        (written, self.removed)
     }
 
     /// The comparison without some fields and all below them.
-    pub(super) fn without_subtrees(&self, fields: &FieldSet) -> Self {
-        Self {
-            added: self.added.without_subtrees(fields),
-            modified: self.modified.without_subtrees(fields),
-            removed: self.removed.without_subtrees(fields),
-            keyless: self.keyless,
+    pub(super) fn without_subtrees(mut self, fields: &FieldSet) -> Self {
+        for set in [&mut self.added, &mut self.modified, &mut self.removed] {
+            set.prune(fields);
         }
+        self
     }
 
-    fn below(&mut self, step: String, below: Self) {
+    fn below(&mut self, step: &str, below: Self) {
         self.keyless |= below.keyless;
-        self.added.insert(step.clone(), below.added);
-        self.modified.insert(step.clone(), below.modified);
-        self.removed.insert(step, below.removed);
+        let sets = [
+            (&mut self.added, below.added),
+            (&mut self.modified, below.modified),
+            (&mut self.removed, below.removed),
+        ];
+        for (set, below) in sets {
+            if !below.is_empty() {
+                set.insert(step.to_owned(), below);
+            }
+        }
     }
 }
 
@@ -236,7 +243,7 @@ fn compare_fields(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, ou
     let new = new.and_then(Value::as_object).unwrap_or(&empty);
     for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
         let below = compare(shape.of_child(name), old.get(name), new.get(name));
-        out.below(format!("f:{name}"), below);
+        out.below(&format!("f:{name}"), below);
     }
 }
 
@@ -258,7 +265,7 @@ fn compare_items(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, out
             (false, true) => below.added.member = true,
             (false, false) => {}
         }
-        out.below(step.clone(), below);
+        out.below(step, below);
     }
 }
 
