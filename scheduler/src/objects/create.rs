@@ -56,11 +56,10 @@ impl Objects {
         let generate = meta::text(&body, "name").is_empty();
         let base = meta::text(&body, "generateName").to_owned();
         for attempt in 1.. {
-            let mut object = body.clone();
             if generate && !base.is_empty() {
-                meta::of_mut(&mut object).insert("name".to_owned(), meta::generated_name(&base).into());
+                meta::of_mut(&mut body).insert("name".to_owned(), meta::generated_name(&base).into());
             }
-            match self.create_named(kind, namespace, object, options, recorded).await {
+            match self.create_named(kind, namespace, &body, options, recorded).await {
                 Err(e) if e.reason == Reason::AlreadyExists && generate && attempt < NAME_ATTEMPTS => {}
                 Ok(mut written) => {
                     written.warnings.splice(0..0, warnings);
@@ -82,11 +81,11 @@ impl Objects {
         &self,
         kind: &Kind,
         namespace: Option<&str>,
-        object: Value,
+        object: &Value,
         options: &WriteOptions,
         recorded: bool,
     ) -> Result<Written, ApiError> {
-        let name = meta::text(&object, "name").to_owned();
+        let name = meta::text(object, "name").to_owned();
         for _ in 0..ATTEMPTS {
             let mut undo = Undo::default();
             let outcome =

@@ -1,6 +1,11 @@
 //! Lists in pages and watches of a selection.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
@@ -8,7 +13,7 @@ use tokio::time::Instant;
 use super::{List, Objects, Selection, WatchEvent, WatchStream, row, token::Token};
 use crate::{
     kinds::{self, Kind},
-    model::{ApiError, Object, Reason, Resource, Revision},
+    model::{ApiError, LabelSelector, Object, Reason, Resource, Revision},
     store::{Event, Scan, StoreError, Watcher},
 };
 
@@ -39,14 +44,18 @@ pub struct Page {
 impl Selection {
     /// Whether an object is selected.
     pub fn matches(&self, object: &Object) -> bool {
+        (self.namespace.is_none() || self.namespace == object.key.namespace)
+            && self.labels.matches(&object.labels)
+            && self.matches_fields(object)
+    }
+
+    fn matches_fields(&self, object: &Object) -> bool {
         let field = |path: &str| match path {
             "metadata.name" => &*object.key.name,
             "metadata.namespace" => object.key.namespace_str(),
             path => object.fields.get(path).unwrap_or(kinds::unset_field(path)),
         };
-        (self.namespace.is_none() || self.namespace == object.key.namespace)
-            && self.labels.matches(&object.labels)
-            && self.fields.matches(field)
+        self.fields.matches(field)
     }
 
     /// Whether every object of the namespace is selected.
@@ -65,6 +74,31 @@ impl Selection {
             (false, Some(left)) => WatchEvent::Deleted(Arc::new(left.at_revision(event.revision()))),
             (false, None) => return None,
         })
+    }
+}
+
+/// Labels under one selector. Most objects share theirs with others, and to look at a set of them is what a list of a few
+/// among many costs: each set is looked at once.
+struct SharedLabels<'a> {
+    selector: &'a LabelSelector,
+    /// By the place of the set, which does not move while the scan holds the store.
+    known: RefCell<HashMap<*const Labels, bool>>,
+}
+
+type Labels = BTreeMap<String, String>;
+
+impl<'a> SharedLabels<'a> {
+    fn new(selector: &'a LabelSelector) -> Self {
+        Self { selector, known: RefCell::default() }
+    }
+
+    fn matches(&self, labels: &Arc<Labels>) -> bool {
+        self.selector.requirements.is_empty()
+            || *self
+                .known
+                .borrow_mut()
+                .entry(Arc::as_ptr(labels))
+                .or_insert_with(|| self.selector.matches(labels))
     }
 }
 
@@ -108,7 +142,10 @@ impl Objects {
         let everything = selection.is_everything();
         let limit = page.limit.filter(|limit| *limit > 0);
         let scan = Scan { resource, namespace: selection.namespace.clone(), after, at, limit };
-        let snapshot = self.inner.store.scan(&scan, &|object| everything || selection.matches(object));
+        let labels = SharedLabels::new(&selection.labels);
+        let snapshot = self.inner.store.scan(&scan, &|object| {
+            everything || labels.matches(&object.labels) && selection.matches_fields(object)
+        });
         let snapshot = snapshot.map_err(|error| match (&error, &token) {
             (StoreError::Compacted { .. }, Some(token)) => token.expired(),
             (StoreError::Compacted { .. }, None) => ApiError::new(Reason::Expired, TOO_OLD),
@@ -187,5 +224,25 @@ impl Watch {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Requirement;
+
+    #[test]
+    fn labels_that_are_shared_are_looked_at_once() {
+        let set = |app: &str| Arc::new(Labels::from([("app".to_owned(), app.to_owned())]));
+        let (web, db) = (set("web"), set("db"));
+        let requirements = vec![Requirement::Equals("app".to_owned(), "web".to_owned())];
+        let selector = LabelSelector { requirements };
+        let labels = SharedLabels::new(&selector);
+        for _ in 0..100 {
+            assert!(labels.matches(&web) && !labels.matches(&db));
+        }
+        assert!(labels.matches(&set("web")), "equal, and another one");
+        assert_eq!(labels.known.borrow().len(), 3);
     }
 }

@@ -44,16 +44,16 @@ impl FieldSet {
     }
 
     /// The JSON of a `fieldsV1`.
-    pub(super) fn to_json(&self) -> Value {
-        let mut out = Map::new();
-        for (step, child) in &self.children {
-            let mut below = child.to_json();
-            if let (Value::Object(below), true) = (&mut below, child.member && !child.children.is_empty()) {
+    pub(super) fn into_json(self) -> Value {
+        let json = |(step, child): (String, Self)| {
+            let whole = child.member && !child.children.is_empty();
+            let mut below = child.into_json();
+            if let (Value::Object(below), true) = (&mut below, whole) {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            out.insert(step.clone(), below);
-        }
-        Value::Object(out)
+            (step, below)
+        };
+        Value::Object(self.children.into_iter().map(json).collect())
     }
 
     /// Whether no path is in the set.
@@ -230,7 +230,7 @@ mod tests {
     fn json_form_round_trips() {
         let form = json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
             "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}}});
-        assert_eq!(FieldSet::from_json(&form).to_json(), form);
+        assert_eq!(FieldSet::from_json(&form).into_json(), form);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     Writer,
@@ -74,20 +74,24 @@ impl Entry {
         })
     }
 
-    fn to_json(&self) -> Value {
-        let mut entry = json!({
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_json(),
-            "manager": self.manager,
-            "operation": match self.operation { Operation::Apply => "Apply", Operation::Update => "Update" },
-        });
-        for (name, text) in [("subresource", &self.subresource), ("time", &self.time)] {
+    fn into_json(self) -> Value {
+        let operation = match self.operation {
+            Operation::Apply => "Apply",
+            Operation::Update => "Update",
+        };
+        let mut entry = Map::new();
+        let mut put = |name: &str, value: Value| drop(entry.insert(name.to_owned(), value));
+        put("apiVersion", self.api_version.into());
+        put("fieldsType", "FieldsV1".into());
+        put("fieldsV1", self.fields.into_json());
+        put("manager", self.manager.into());
+        put("operation", operation.into());
+        for (name, text) in [("subresource", self.subresource), ("time", self.time)] {
             if !text.is_empty() {
-                entry[name] = Value::from(text.as_str());
+                put(name, text.into());
             }
         }
-        entry
+        Value::Object(entry)
     }
 
     /// Where the entry stands among the others.
@@ -162,16 +166,16 @@ impl Managers {
 
     /// The entries as `metadata.managedFields`, without those that own nothing: appliers first, then by age. `None` when
     /// there are none.
-    fn to_json(mut self) -> Option<Value> {
+    fn into_json(mut self) -> Option<Value> {
         self.0.retain(|entry| !entry.fields.is_empty());
         self.0.sort_by(|a, b| a.order().cmp(&b.order()));
-        (!self.0.is_empty()).then(|| self.0.iter().map(Entry::to_json).collect())
+        (!self.0.is_empty()).then(|| self.0.into_iter().map(Entry::into_json).collect())
     }
 
     /// Writes the entries into `object`.
     pub(super) fn store(self, object: &mut Value) {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-        match self.to_json() {
+        match self.into_json() {
             None => metadata.remove("managedFields"),
             Some(entries) => metadata.insert("managedFields".to_owned(), entries),
         };
@@ -295,7 +299,7 @@ pub fn record_update(
         managers.update(kind, &before, &object, writer);
         managers.join_ancient();
     }
-    managers.to_json()
+    managers.into_json()
 }
 
 /// An object of the kind that nobody has set anything in.

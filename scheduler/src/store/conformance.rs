@@ -136,6 +136,8 @@ async fn scans_are_ordered_scoped_and_go_back_in_time(store: &dyn Store) {
     let after = Scan { after: Some(key("a")), ..scan(Some("default"), None) };
     assert_eq!(names(&store.scan(&after, &|_| true).unwrap().items), ["b", "c"]);
     assert!(store.scan(&scan(Some("none"), None), &|_| true).unwrap().items.is_empty());
+    let behind = Scan { after: Some(other), ..scan(Some("default"), None) };
+    assert!(store.scan(&behind, &|_| true).unwrap().items.is_empty());
 
     let b = &all.items[1];
     commit_one(store, Change::Delete { key: b.key.clone(), expect: b.revision }).await;

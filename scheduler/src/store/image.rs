@@ -153,8 +153,15 @@ impl Image {
             (None, None) => Bound::Unbounded,
         };
         let inside = |key: &Key| scan.namespace.is_none() || key.namespace == scan.namespace;
-        let range = table.objects.range((start.clone(), Bound::Unbounded));
-        let present = range.take_while(|(key, _)| inside(key)).map(|(_, object)| object);
+        // The first key behind the namespace: no key is looked at only to tell where it ends.
+        let end = scan.namespace.as_ref().map_or(Bound::Unbounded, |ns| {
+            Bound::Excluded(Key::namespaced(scan.resource, &format!("{ns}\0"), ""))
+        });
+        // A place that was named from outside may lie behind the end.
+        let crossed =
+            matches!((&start, &end), (Bound::Excluded(a) | Bound::Included(a), Bound::Excluded(b)) if a >= b);
+        let range = (!crossed).then(|| table.objects.range((start.clone(), end)));
+        let present = range.into_iter().flatten().map(|(_, object)| object);
         if revision == state.revision || table.after(revision).next().is_none() {
             return Ok(cut(present, scan.limit, keep, revision));
         }
