@@ -15,6 +15,9 @@ pub const MASQUERADE: u16 = 4;
 pub const SOURCE_RANGES: u16 = 8;
 /// [`Publish`]: the set holds endpoints of this node only; affinity to any other is void.
 pub const LOCAL_ONLY: u16 = 16;
+/// [`Publish`]: from this bit up, what the set is for, in the words of who publishes it. Programs never look at it; who
+/// takes the maps over finds there which of a service's sets is which.
+pub const ROLE_SHIFT: u32 = 13;
 
 /// Largest number of slots of one set.
 pub const MAX_SLOTS: u32 = u16::MAX as u32;

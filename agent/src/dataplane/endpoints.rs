@@ -28,6 +28,20 @@ pub(super) enum Role {
     BalancerFromOutside,
 }
 
+impl Role {
+    /// As a published set carries it; 0 is a set of an agent that did not say.
+    pub(super) fn code(self) -> u16 {
+        let number = match self {
+            Self::Internal => 1,
+            Self::ExternalFromInside => 2,
+            Self::BalancerFromInside => 3,
+            Self::ExternalFromOutside => 4,
+            Self::BalancerFromOutside => 5,
+        };
+        number << words::ROLE_SHIFT
+    }
+}
+
 /// A backend of a set; ordered, so that sets compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Target {

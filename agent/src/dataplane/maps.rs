@@ -21,7 +21,7 @@ use aya::{
 use ipnet::Ipv4Net;
 
 use super::{DataplaneError, table::TableMaps};
-use crate::sys::mapped::MappedArray;
+use crate::sys::{bpf::GracePeriod, mapped::MappedArray};
 
 /// `BPF_NOEXIST`: a hash element that the datapath reads is never replaced.
 pub(super) const NO_EXIST: u64 = 1;
@@ -120,6 +120,11 @@ impl TableMaps for KernelMaps {
 
     fn backends(&self) -> &[AtomicU64] {
         &self.backends
+    }
+
+    fn wait_for_readers(&self) -> Result<(), DataplaneError> {
+        let waited = GracePeriod::new().and_then(|period| period.wait());
+        waited.map_err(|source| kernel("wait for", "programs that run", source))
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError> {

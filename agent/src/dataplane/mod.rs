@@ -9,6 +9,8 @@ mod kernel;
 mod links;
 mod loader;
 mod maps;
+#[cfg(any(test, feature = "testing"))]
+mod memory;
 mod pods;
 mod snapshot;
 mod table;
@@ -20,6 +22,8 @@ use std::{net::IpAddr, path::Path};
 
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceId, ServiceTable};
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::memory::MemoryDataplane;
 pub use self::{
     config::{DataplaneConfig, TableSizes, TcAttachment},
     kernel::EbpfDataplane,

@@ -45,6 +45,12 @@ pub(super) trait TableMaps {
     fn slots(&self) -> &[AtomicU64];
     /// `BACKENDS` as words, two an element.
     fn backends(&self) -> &[AtomicU64];
+    /// Writes one of these words. All of them are written here, so that a test can end the writer between any two.
+    fn store(&self, word: &AtomicU64, value: u64, order: Ordering) {
+        word.store(value, order);
+    }
+    /// Returns when everybody who reads now has ended.
+    fn wait_for_readers(&self) -> Result<(), DataplaneError>;
     /// All frontends.
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError>;
     /// Entries that `FRONTENDS` holds at most.
@@ -120,6 +126,8 @@ pub(super) struct Table<M> {
     rows: Extents,
     backends: Indices,
     recovered: Option<Recovered>,
+    /// The maps were in use before this process.
+    inherited: bool,
     retired: Retired,
 }
 
@@ -143,8 +151,13 @@ impl<M: TableMaps> Table<M> {
             rows: Extents::new(rows),
             backends: Indices::new(backends, BACKENDS_AT_REST),
             recovered: None,
+            inherited: false,
             retired: Retired::default(),
         };
+        // The last agent may have ended before the grace period of what it took out of use.
+        table.maps.wait_for_readers()?;
+        // The first index is the first to be used, and its word is never empty again: an empty set has a role.
+        table.inherited = table.head(0).word != 0;
         table.recovered = Some(table.read_back()?);
         Ok(table)
     }
@@ -159,6 +172,7 @@ impl<M: TableMaps> Table<M> {
         // Locality changes with the node for every endpoint.
         let everything = self.node.as_ref() != Some(node);
         self.node = Some(node.clone());
+        self.claim(services, node);
         let mut difference = diff(&self.published, services, everything);
         for id in &self.unsettled {
             if let Some(spec) = services.get(id).filter(|_| !difference.changed.contains_key(id)) {
@@ -266,7 +280,8 @@ impl<M: TableMaps> Table<M> {
         for handle in retired.backends {
             // Datagram flows that stick to it choose again; TCP connections drain.
             let backend = self.backend(handle.index()).dead();
-            self.maps.backends()[handle.index() as usize * 2 + 1].store(backend.state, Ordering::Release);
+            let word = &self.maps.backends()[handle.index() as usize * 2 + 1];
+            self.maps.store(word, backend.state, Ordering::Release);
             self.backends.release(handle.index());
         }
         for extent in retired.extents {
@@ -325,8 +340,8 @@ impl<M: TableMaps> Table<M> {
             service,
         );
         let slot = &self.maps.backends()[index as usize * 2..][..2];
-        slot[0].store(backend.target, Ordering::Relaxed);
-        slot[1].store(backend.state, Ordering::Release);
+        self.maps.store(&slot[0], backend.target, Ordering::Relaxed);
+        self.maps.store(&slot[1], backend.state, Ordering::Release);
         Ok(Handle::new(index, generation))
     }
 
@@ -342,7 +357,7 @@ impl<M: TableMaps> Table<M> {
         for (word, pair) in words.iter().zip(handles.chunks(2)) {
             // Lanes are 32 bits; the programs are compiled for little-endian machines only.
             let high = pair.get(1).map_or(0, |handle| u64::from(handle.0));
-            word.store(high << 32 | u64::from(pair[0].0), Ordering::Relaxed);
+            self.maps.store(word, high << 32 | u64::from(pair[0].0), Ordering::Relaxed);
         }
         Ok(extent)
     }
@@ -350,8 +365,8 @@ impl<M: TableMaps> Table<M> {
     /// The publish store: what was written before it becomes visible with it.
     fn store_head(&self, index: u32, publish: Publish, aux: u64) {
         let head = &self.maps.heads()[index as usize * 2..][..2];
-        head[1].store(aux, Ordering::Relaxed);
-        head[0].store(publish.pack(), Ordering::Release);
+        self.maps.store(&head[1], aux, Ordering::Relaxed);
+        self.maps.store(&head[0], publish.pack(), Ordering::Release);
     }
 }
 

@@ -52,7 +52,7 @@ impl<M: TableMaps> Table<M> {
         }
         let mut state = match self.ports.remove(id) {
             Some(state) => state,
-            None => self.adopt(id, compiled)?,
+            None => self.new_port()?,
         };
         let ranges: BTreeSet<Ipv4Net> = spec.source_ranges.iter().filter_map(v4_range).collect();
         let result = self.update(id, &mut state, compiled, &ranges);
@@ -95,8 +95,9 @@ impl<M: TableMaps> Table<M> {
     ) -> Result<bool, DataplaneError> {
         let handles: Vec<Handle> =
             set.targets.iter().filter_map(|target| state.backends.get(target).copied()).collect();
+        let flags = set.flags | role.code();
         let old = state.heads.get(&role);
-        if old.is_some_and(|old| (&old.handles, old.flags, old.timeout) == (&handles, set.flags, timeout)) {
+        if old.is_some_and(|old| (&old.handles, old.flags, old.timeout) == (&handles, flags, timeout)) {
             return Ok(false);
         }
         let index = match old {
@@ -116,9 +117,9 @@ impl<M: TableMaps> Table<M> {
                 }
             })?,
         };
-        let publish = Publish { row: extent.start, slots: handles.len() as u16, flags: set.flags, epoch };
+        let publish = Publish { row: extent.start, slots: handles.len() as u16, flags, epoch };
         self.store_head(index, publish, Head::aux(state.service, timeout));
-        let head = HeadState { index, extent, handles, flags: set.flags, timeout, epoch };
+        let head = HeadState { index, extent, handles, flags, timeout, epoch };
         if let Some(old) = state.heads.insert(role, head)
             && old.extent != extent
         {

@@ -1,7 +1,9 @@
 //! Reading the published state back from the maps after a restart.
 //!
 //! The maps hold no names. A wanted port finds its old state by its frontends, takes over their sets, service
-//! index and backends, and is then compared like any other; what no port claims in the first pass is removed.
+//! index and backends, and is then compared like any other; what no port claims in the first pass is removed. All claim
+//! before any is changed, those with a cluster address first: no other service ever had that, while an external one may
+//! be wanted by several, and stays with whom it was.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,9 +22,12 @@ use super::{
     DataplaneError, PortId, Table, TableMaps,
     port::{HeadState, PortState},
 };
-use crate::dataplane::{
-    alloc::Extent,
-    endpoints::{CompiledPort, Role, Target},
+use crate::{
+    dataplane::{
+        alloc::Extent,
+        endpoints::{self, CompiledPort, Role, Target},
+    },
+    model::{NodeName, ServiceTable},
 };
 
 /// What the maps held at start and nobody has claimed yet.
@@ -33,6 +38,12 @@ pub(super) struct Recovered {
     heads: HashMap<u32, (HeadState, u32)>,
     /// Service indices of which a port has taken over a part.
     claimed: BTreeSet<u32>,
+    /// Those in use when the last agent ended, with or without a frontend.
+    services: BTreeSet<u32>,
+    /// Backends of these sets that no port has taken over.
+    backends: BTreeSet<Handle>,
+    /// Indices that frontends lead to where no set is that could be theirs.
+    strays: BTreeSet<u32>,
     /// Source ranges by service index.
     ranges: HashMap<u32, BTreeSet<Ipv4Net>>,
 }
@@ -47,18 +58,20 @@ impl<M: TableMaps> Table<M> {
         }
         for &index in recovered.frontends.values() {
             if index < self.heads.capacity() && !recovered.heads.contains_key(&index) {
-                let Some((head, service)) = self.read_head(index) else { continue };
-                recovered.heads.insert(index, (head, service));
+                match self.read_head(index) {
+                    Some(found) => drop(recovered.heads.insert(index, found)),
+                    None => drop(recovered.strays.insert(index)),
+                }
             }
         }
-        self.heads.restore(recovered.heads.keys().copied().collect());
-        self.services.restore(recovered.heads.values().map(|(_, service)| *service).collect());
-        let used: BTreeSet<u32> = recovered
-            .heads
-            .values()
-            .flat_map(|(head, _)| &head.handles)
-            .map(|handle| handle.index())
-            .collect();
+        // What leads there is removed later: until then the index is nobody else's.
+        self.heads.restore(recovered.heads.keys().chain(&recovered.strays).copied().collect());
+        // Ranges come before the first frontend and go after the last: an agent that was killed between leaves them.
+        let owners = recovered.heads.values().map(|(_, service)| *service);
+        recovered.services = owners.chain(recovered.ranges.keys().copied()).collect();
+        self.services.restore(recovered.services.iter().copied().collect());
+        recovered.backends = recovered.heads.values().flat_map(|(head, _)| &head.handles).copied().collect();
+        let used: BTreeSet<u32> = recovered.backends.iter().map(|handle| handle.index()).collect();
         self.release_unused(&used);
         self.backends.restore(used.into_iter().collect());
         Ok(recovered)
@@ -94,34 +107,73 @@ impl<M: TableMaps> Table<M> {
         for index in (0..self.backends.capacity()).filter(|index| !used.contains(index)) {
             let backend = self.backend(index);
             if backend.state as u8 == words::ACTIVE {
-                self.maps.backends()[index as usize * 2 + 1].store(backend.dead().state, Ordering::Release);
+                let word = &self.maps.backends()[index as usize * 2 + 1];
+                self.maps.store(word, backend.dead().state, Ordering::Release);
             }
         }
     }
 
-    /// The state of a port that this process has not published: taken over from the maps, or new.
-    pub(super) fn adopt(
-        &mut self,
-        id: &PortId,
-        compiled: &CompiledPort,
-    ) -> Result<PortState, DataplaneError> {
-        if let Some(state) = self.take_over(id, compiled) {
-            return Ok(state);
+    /// Hands what the maps held to the ports that are wanted.
+    pub(super) fn claim(&mut self, services: &ServiceTable, node: &NodeName) {
+        if self.recovered.as_ref().is_none_or(|recovered| recovered.frontends.is_empty()) {
+            return;
         }
+        for by_cluster_address in [true, false] {
+            for (id, spec) in services {
+                for port in &spec.ports {
+                    let Some(proto) = endpoints::protocol_number(port.protocol) else { continue };
+                    let port_id = PortId { service: id.clone(), proto, port: port.port };
+                    if self.ports.contains_key(&port_id) {
+                        continue;
+                    }
+                    let compiled = endpoints::compile(spec, port, node);
+                    if let Some(state) = self.take_over(&port_id, &compiled, by_cluster_address) {
+                        self.ports.insert(port_id, state);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The state of a port that was never published.
+    pub(super) fn new_port(&mut self) -> Result<PortState, DataplaneError> {
         let service = self.services.allocate().ok_or(DataplaneError::Full {
             map: "CONNECTIONS",
             capacity: self.services.capacity(),
             option: "frontends",
         })?;
+        if self.inherited {
+            // The last agent may have been killed before it forgot what an owner of this index had counted.
+            self.maps.reset_connections(service);
+        }
         Ok(PortState { service, ..PortState::default() })
     }
 
-    fn take_over(&mut self, id: &PortId, compiled: &CompiledPort) -> Option<PortState> {
+    /// By a cluster address; or, for a port of a service without one, by whatever else leads to sets of such a service.
+    fn take_over(
+        &mut self,
+        id: &PortId,
+        compiled: &CompiledPort,
+        by_cluster_address: bool,
+    ) -> Option<PortState> {
         let recovered = self.recovered.as_mut()?;
-        let service = compiled.frontends.iter().find_map(|(key, _)| {
-            let (_, service) = recovered.heads.get(recovered.frontends.get(key)?)?;
-            (!recovered.claimed.contains(service)).then_some(*service)
-        })?;
+        let of_cluster = |(_, role): &&(FrontendKey, Role)| *role == Role::Internal;
+        if !by_cluster_address && compiled.frontends.iter().any(|known| of_cluster(&known)) {
+            return None;
+        }
+        let has_cluster_address = |wanted: u32| {
+            let is_that =
+                |(head, owner): &(HeadState, u32)| *owner == wanted && role_of(head) == Role::Internal.code();
+            recovered.heads.values().any(is_that)
+        };
+        let service =
+            compiled.frontends.iter().filter(|known| of_cluster(known) == by_cluster_address).find_map(
+                |(key, role)| {
+                    let (head, service) = recovered.heads.get(recovered.frontends.get(key)?)?;
+                    let is_free = is_for(head, *role) && !recovered.claimed.contains(service);
+                    (is_free && (by_cluster_address || !has_cluster_address(*service))).then_some(*service)
+                },
+            )?;
         recovered.claimed.insert(service);
         let ranges = recovered.ranges.remove(&service).unwrap_or_default();
         let mut heads: BTreeMap<Role, HeadState> = BTreeMap::new();
@@ -132,11 +184,11 @@ impl<M: TableMaps> Table<M> {
                 Some(head) if head.index == index => {}
                 Some(_) => continue,
                 None => {
-                    let Some((head, _)) =
-                        recovered.heads.remove(&index).filter(|(_, owner)| *owner == service)
-                    else {
+                    let fits = |(head, owner): &(HeadState, u32)| *owner == service && is_for(head, role);
+                    if !recovered.heads.get(&index).is_some_and(fits) {
                         continue;
-                    };
+                    }
+                    let Some((head, _)) = recovered.heads.remove(&index) else { continue };
                     heads.insert(role, head);
                 }
             }
@@ -146,11 +198,11 @@ impl<M: TableMaps> Table<M> {
         for &key in frontends.keys() {
             self.owners.insert(key, id.clone());
         }
-        let backends = heads
-            .values()
-            .flat_map(|head| &head.handles)
-            .map(|&handle| (self.target(handle), handle))
-            .collect();
+        let handles: BTreeSet<Handle> = heads.values().flat_map(|head| &head.handles).copied().collect();
+        for handle in &handles {
+            recovered.backends.remove(handle);
+        }
+        let backends = handles.into_iter().map(|handle| (self.target(handle), handle)).collect();
         Some(PortState { service, backends, heads, frontends, ranges })
     }
 
@@ -166,8 +218,9 @@ impl<M: TableMaps> Table<M> {
     /// A frontend from before that is about to be inserted for somebody else.
     pub(super) fn displace_recovered(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
         let Some(recovered) = &mut self.recovered else { return Ok(()) };
-        if recovered.frontends.remove(&key).is_some() {
+        if recovered.frontends.contains_key(&key) {
             self.maps.remove_frontend(key)?;
+            recovered.frontends.remove(&key);
         }
         Ok(())
     }
@@ -195,17 +248,29 @@ impl<M: TableMaps> Table<M> {
             self.recovered = Some(recovered);
             return Err(error);
         }
-        let mut services = BTreeSet::new();
-        let mut backends = BTreeSet::new();
         for (head, service) in recovered.heads.values() {
             self.retire_head(head, *service);
-            services.insert(*service);
-            backends.extend(head.handles.iter().copied());
         }
-        let in_use: BTreeSet<Handle> =
-            self.ports.values().flat_map(|state| state.backends.values().copied()).collect();
-        self.retired.backends.extend(backends.difference(&in_use));
-        self.retired.services.extend(services.difference(&recovered.claimed));
+        self.retired.backends.extend(recovered.backends);
+        self.retired.services.extend(recovered.services.difference(&recovered.claimed));
+        self.retired.heads.extend(recovered.strays);
         Ok(())
     }
+}
+
+/// Whether a set is the one of this role. Addresses that are not looked at yet may lead to it: in another role they would
+/// be served what is not theirs, past ranges that bind them.
+fn is_for(head: &HeadState, role: Role) -> bool {
+    match role_of(head) {
+        // Of an agent that did not say: what only some clients may use was the balancer's.
+        0 => {
+            matches!(role, Role::BalancerFromInside | Role::BalancerFromOutside)
+                || head.flags & words::SOURCE_RANGES == 0
+        }
+        code => code == role.code(),
+    }
+}
+
+fn role_of(head: &HeadState) -> u16 {
+    head.flags >> words::ROLE_SHIFT << words::ROLE_SHIFT
 }

@@ -1,151 +1,24 @@
 //! The table on maps of plain memory, read by the code the kernel runs.
 
-use std::{cell::Cell, collections::HashSet, net::SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use agent_ebpf_common::{
-    abi::{AffinityKey, AffinityValue, INSIDE, TCP},
+    abi::{INSIDE, TCP},
     select::{Selection, Tables, select},
 };
-use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    dataplane::endpoints::tests::{endpoint, port, spec},
+    dataplane::{
+        endpoints::tests::{endpoint, port, spec},
+        memory::Memory,
+    },
     model::ServicePort,
 };
 
-/// Maps in memory. A frontend that is inserted twice or removed when absent fails the test, as would a kernel
-/// reader.
-struct Memory {
-    heads: Vec<AtomicU64>,
-    slots: Vec<AtomicU64>,
-    backends: Vec<AtomicU64>,
-    frontends: BTreeMap<FrontendKey, u32>,
-    ranges: BTreeSet<(u32, Ipv4Net)>,
-    capacity: u32,
-    writes: Cell<usize>,
-    random: Cell<u32>,
-    /// After how many changes of a hash map the kernel refuses one.
-    refuse_after: Cell<Option<usize>>,
-}
-
-impl Memory {
-    fn new(frontends: u32, rows: usize, backends: usize) -> Self {
-        let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            heads: zeros(frontends as usize * 2),
-            slots: zeros(rows * 8),
-            backends: zeros(backends * 2),
-            frontends: BTreeMap::new(),
-            ranges: BTreeSet::new(),
-            capacity: frontends,
-            writes: Cell::new(0),
-            random: Cell::new(1),
-            refuse_after: Cell::new(None),
-        }
-    }
-
-    fn refused(&self) -> Result<(), DataplaneError> {
-        let Some(left) = self.refuse_after.get() else { return Ok(()) };
-        self.refuse_after.set(left.checked_sub(1));
-        if left > 0 {
-            return Ok(());
-        }
-        let (operation, subject) = ("update", "a map".to_owned());
-        Err(DataplaneError::Kernel { operation, subject, source: "refused".into() })
-    }
-}
-
-impl TableMaps for Memory {
-    fn heads(&self) -> &[AtomicU64] {
-        &self.heads
-    }
-    fn slots(&self) -> &[AtomicU64] {
-        &self.slots
-    }
-    fn backends(&self) -> &[AtomicU64] {
-        &self.backends
-    }
-    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, DataplaneError> {
-        Ok(self.frontends.iter().map(|(&key, &index)| (key, index)).collect())
-    }
-    fn frontend_capacity(&self) -> u32 {
-        self.capacity
-    }
-    fn source_ranges(&self) -> Result<Vec<(u32, Ipv4Net)>, DataplaneError> {
-        Ok(self.ranges.iter().copied().collect())
-    }
-    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), DataplaneError> {
-        if self.frontends.len() as u32 == self.capacity {
-            return Err(DataplaneError::Full {
-                map: "FRONTENDS",
-                capacity: self.capacity,
-                option: "frontends",
-            });
-        }
-        self.refused()?;
-        self.writes.set(self.writes.get() + 1);
-        assert_eq!(self.frontends.insert(key, index), None, "an element was replaced");
-        Ok(())
-    }
-    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), DataplaneError> {
-        self.refused()?;
-        self.writes.set(self.writes.get() + 1);
-        assert!(self.frontends.remove(&key).is_some(), "removed twice");
-        Ok(())
-    }
-    fn insert_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
-        self.ranges.insert((service, range));
-        Ok(())
-    }
-    fn remove_source_range(&mut self, service: u32, range: Ipv4Net) -> Result<(), DataplaneError> {
-        self.refused()?;
-        assert!(self.ranges.remove(&(service, range)));
-        Ok(())
-    }
-    fn reset_connections(&mut self, _service: u32) {}
-}
-
-/// The kernel's reads. (Affinity and ranges have their own tests with the core.)
-impl Tables for Memory {
-    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
-        self.frontends.get(key).copied()
-    }
-    fn is_node_address(&self, _address: u32) -> bool {
-        false
-    }
-    fn address(&self, _handle: Handle, backend: &Backend) -> Option<u32> {
-        Some(backend.addr_be())
-    }
-    fn head(&self, index: u32) -> Option<Head> {
-        let words = self.heads.get(index as usize * 2..index as usize * 2 + 2)?;
-        Some(Head { word: words[0].load(Ordering::Acquire), aux: words[1].load(Ordering::Relaxed) })
-    }
-    fn handle(&self, row: u32, lane: u32) -> Option<Handle> {
-        let word = self.slots.get((row * 8 + lane / 2) as usize)?.load(Ordering::Relaxed);
-        Some(Handle((word >> (lane % 2 * 32)) as u32))
-    }
-    fn backend(&self, index: u32) -> Option<Backend> {
-        let words = self.backends.get(index as usize * 2..index as usize * 2 + 2)?;
-        Some(Backend { target: words[0].load(Ordering::Acquire), state: words[1].load(Ordering::Relaxed) })
-    }
-    fn affinity(&self, _key: AffinityKey) -> Option<AffinityValue> {
-        None
-    }
-    fn remember(&self, _value: AffinityValue) {}
-    fn touch(&self, _key: AffinityKey, _now: u32) {}
-    fn in_source_range(&self, _service: u32, _client_be: u32) -> bool {
-        true
-    }
-    fn random(&self) -> u32 {
-        let next = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        self.random.set(next);
-        next
-    }
-    fn now(&self) -> u32 {
-        0
-    }
-}
+mod history;
+mod kills;
+mod readers;
 
 fn node() -> NodeName {
     "here".into()
@@ -186,7 +59,7 @@ fn answers(memory: &Memory, address: &str) -> Option<BTreeSet<String>> {
         proto: TCP,
         scope: INSIDE,
     };
-    let index = *memory.frontends.get(&key)?;
+    let index = Tables::frontend(memory, &key)?;
     let draw = |_| match select(memory, index, || 1) {
         Selection::Chosen(chosen) => Some(SocketAddrV4::new(
             chosen.backend.addr_be().to_ne_bytes().into(),
@@ -219,9 +92,9 @@ fn what_is_published_is_what_is_selected() {
 fn an_endpoint_change_touches_no_hash_map() {
     let mut table = table();
     publish(&mut table, [("a", with("10.96.0.1", &["10.0.0.1:80"]))]);
-    let before = table.maps.writes.get();
+    let before = table.maps.hash_writes();
     let done = publish(&mut table, [("a", with("10.96.0.1", &["10.0.0.2:80"]))]);
-    assert_eq!((done.changed, table.maps.writes.get()), (1, before));
+    assert_eq!((done.changed, table.maps.hash_writes()), (1, before));
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.2:80"]));
 }
 
@@ -239,7 +112,7 @@ fn the_same_table_again_changes_nothing() {
 fn a_set_in_use_is_not_written_to_before_its_grace_period_ends() {
     let mut table = table();
     publish(&mut table, [("a", with("10.96.0.1", &["10.0.0.1:80"]))]);
-    let old = table.maps.head(0).unwrap();
+    let old = Tables::head(&table.maps, 0).unwrap();
     let services =
         |endpoint: &str| [(id("a"), with("10.96.0.1", &[endpoint]))].into_iter().collect::<ServiceTable>();
     table.publish(&services("10.0.0.2:80"), &node()).unwrap();
@@ -265,9 +138,9 @@ fn a_restart_takes_over_without_a_write() {
     let mut table = table();
     publish(&mut table, services());
     let mut table = restart(table);
-    let before = table.maps.writes.get();
+    let before = table.maps.hash_writes();
     assert_eq!(publish(&mut table, services()), Programmed { changed: 0, removed: 0, kept: 2 });
-    assert_eq!(table.maps.writes.get(), before);
+    assert_eq!(table.maps.hash_writes(), before);
     // And it knows what it took over well enough to change it.
     publish(&mut table, [("b", with("10.96.0.2", &["10.0.0.9:80"]))]);
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), None);
@@ -285,7 +158,7 @@ fn what_vanished_while_the_agent_was_away_is_removed() {
     let mut table = restart(table);
     publish(&mut table, [("b", with("10.96.0.2", &["10.0.0.1:80"]))]);
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), None);
-    assert!(table.maps.ranges.is_empty());
+    assert_eq!(table.maps.sizes().1, 0);
     publish(&mut table, []);
     assert_eq!(table.fill().map(|fill| fill.used), [0, 0, 0, 0]);
 }
@@ -349,7 +222,7 @@ fn a_failure_of_one_who_waited_for_an_address_is_told_until_it_is_mended() {
         let third = at("10.96.0.1", "10.0.0.3:80");
         table.publish(&of([("b", at("10.96.0.1", "10.0.0.2:80")), ("c", third.clone())]), &node()).unwrap();
         let away = of([("b", at("10.96.0.9", "10.0.0.2:80")), ("c", third)]);
-        table.maps.refuse_after.set(Some(refused));
+        table.maps.refuse_after(Some(refused));
         table.publish(&away, &node()).unwrap_err();
         table.publish(&away, &node()).unwrap();
         assert_eq!(answers(&table.maps, "10.96.0.9:80"), set(&["10.0.0.2:80"]), "after {refused}");
@@ -366,7 +239,7 @@ fn a_port_that_could_not_be_removed_is_removed_by_the_next_pass() {
     table.publish(&of([("a", Arc::new(two))]), &node()).unwrap();
     assert!(answers(&table.maps, "10.96.0.1:81").is_some());
     let services = of([("a", one)]);
-    table.maps.refuse_after.set(Some(0));
+    table.maps.refuse_after(Some(0));
     table.publish(&services, &node()).unwrap_err();
     table.publish(&services, &node()).unwrap();
     assert_eq!(answers(&table.maps, "10.96.0.1:81"), None);
@@ -382,14 +255,14 @@ fn what_an_earlier_agent_left_is_removed_however_often_the_kernel_refuses() {
     };
     table.publish(&of([("a", Arc::new(restricted))]), &node()).unwrap();
     let mut table = restart(table);
-    assert_eq!((table.maps.frontends.len(), table.maps.ranges.len()), (3, 2));
+    assert_eq!(table.maps.sizes(), (3, 2));
     // Every pass gets one step further, and says that it is not done.
     for _ in 1..5 {
-        table.maps.refuse_after.set(Some(1));
+        table.maps.refuse_after(Some(1));
         table.publish(&ServiceTable::new(), &node()).unwrap_err();
     }
     table.publish(&ServiceTable::new(), &node()).unwrap();
-    assert!(table.maps.frontends.is_empty() && table.maps.ranges.is_empty());
+    assert_eq!(table.maps.sizes(), (0, 0));
     let retired = table.take_retired();
     table.release(retired);
     assert_eq!(table.fill().map(|fill| fill.used), [0, 0, 0, 0]);
@@ -405,9 +278,9 @@ fn an_address_in_two_roles_does_not_flap() {
         ..(*with("10.96.0.1", &["10.0.0.1:80"])).clone()
     };
     table.publish(&of([("a", Arc::new(both.clone()))]), &node()).unwrap();
-    let writes = table.maps.writes.get();
+    let writes = table.maps.hash_writes();
     let done = table.publish(&of([("a", Arc::new(both))]), &node()).unwrap();
-    assert_eq!((done.changed, table.maps.writes.get()), (0, writes));
+    assert_eq!((done.changed, table.maps.hash_writes()), (0, writes));
 }
 
 #[test]
@@ -419,50 +292,4 @@ fn locality_follows_the_node() {
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.1:80"]));
     let done = table.publish(&services, &"there".into()).unwrap();
     assert_eq!(done.changed, 1);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Any history of tables and restarts: the maps answer as the last table says, and an empty table at the
-    /// end frees everything.
-    #[test]
-    fn any_history_ends_as_the_last_table_says(
-        history in proptest::collection::vec(
-            (proptest::collection::btree_map(0..6_u8, proptest::collection::btree_set(1..40_u8, 0..34), 0..6), any::<bool>()),
-            1..12,
-        ),
-    ) {
-        let mut table = Table::recover(Memory::new(64, 128, 512)).unwrap();
-        for (services, restarts) in history {
-            let wanted: ServiceTable = services
-                .iter()
-                .map(|(number, backends)| {
-                    let backends: Vec<String> = backends.iter().map(|last| format!("10.0.0.{last}:80")).collect();
-                    let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
-                    (id(&format!("s{number}")), with(&format!("10.96.0.{number}"), &backends))
-                })
-                .collect();
-            if restarts {
-                table = restart(table);
-            }
-            table.publish(&wanted, &node()).unwrap();
-            let retired = table.take_retired();
-            table.release(retired);
-            for number in 0..6_u8 {
-                let answers = answers(&table.maps, &format!("10.96.0.{number}:80"));
-                let expected: Option<BTreeSet<String>> = services.get(&number).map(|backends| backends.iter().map(|last| format!("10.0.0.{last}:80")).collect());
-                // 400 draws see each of at most 33 backends but for one time in ten thousand; so compare as subsets.
-                match (&answers, &expected) {
-                    (Some(seen), Some(all)) => prop_assert!(seen.is_subset(all) && seen.is_empty() == all.is_empty()),
-                    _ => prop_assert_eq!(&answers, &expected),
-                }
-            }
-            let handles: Vec<u32> = table.ports.values().flat_map(|state| state.backends.values().map(|handle| handle.index())).collect();
-            prop_assert_eq!(handles.iter().collect::<HashSet<_>>().len(), handles.len(), "a backend has one owner");
-        }
-        table.publish(&ServiceTable::new(), &node()).unwrap();
-        let retired = table.take_retired();
-        table.release(retired);
-        prop_assert_eq!(table.fill().map(|fill| fill.used), [0, 0, 0, 0]);
-    }
 }
