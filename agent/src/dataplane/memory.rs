@@ -7,9 +7,8 @@
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     panic::{self, AssertUnwindSafe},
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -17,17 +16,13 @@ use std::{
 };
 
 use agent_ebpf_common::{
-    abi::{AffinityKey, AffinityValue, Backend, FrontendKey, Head, INSIDE, ROW},
-    select::{self, Selection, Tables},
+    abi::{AffinityKey, AffinityValue, Backend, FrontendKey, Head, ROW},
+    select::Tables,
     words::{Handle, LOCAL, Publish},
 };
 use ipnet::Ipv4Net;
 
-use super::{
-    Dataplane, DataplaneError, Programmed, lock,
-    table::{Table, TableMaps},
-};
-use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
+use super::{DataplaneError, lock, table::TableMaps};
 
 /// The maps. A frontend that is inserted twice or removed when absent is an error, as it is to a kernel's reader.
 #[derive(Clone, Debug)]
@@ -182,6 +177,20 @@ impl Memory {
     /// All that read when this is called have ended.
     pub(super) fn grace(&self) {
         self.script().held.clear();
+    }
+
+    /// The node's own addresses, at which its ports answer.
+    pub(super) fn set_node_addresses(&self, addresses: impl Iterator<Item = u32>) {
+        self.hashes().node_addresses = addresses.collect();
+    }
+
+    /// A machine that was switched off knows nothing.
+    pub(super) fn reboot(&self) {
+        for word in self.0.heads.iter().chain(&self.0.slots).chain(&self.0.backends) {
+            word.store(0, Ordering::Release);
+        }
+        *self.hashes() = Hashes::default();
+        *self.script() = Script::default();
     }
 
     /// Counts a connection to each frontend's service.
@@ -413,91 +422,5 @@ impl Tables for Memory {
 
     fn now(&self) -> u32 {
         0
-    }
-}
-
-/// The datapath of a node that is all in memory: the real table on these maps.
-#[derive(Debug)]
-pub struct MemoryDataplane {
-    memory: Memory,
-    table: Mutex<Table<Memory>>,
-}
-
-impl MemoryDataplane {
-    /// Tables with room for this many frontends, and for 16 endpoints to each.
-    ///
-    /// # Errors
-    ///
-    /// None that memory has.
-    pub fn new(frontends: u32) -> Result<Self, DataplaneError> {
-        let rows = frontends as usize;
-        Self::on(Memory::new(frontends, rows, rows * ROW as usize))
-    }
-
-    fn on(memory: Memory) -> Result<Self, DataplaneError> {
-        Ok(Self { table: Mutex::new(Table::recover(memory.clone())?), memory })
-    }
-
-    /// The next agent on the same kernel.
-    ///
-    /// # Errors
-    ///
-    /// None that memory has.
-    pub fn restarted(&self) -> Result<Self, DataplaneError> {
-        Self::on(self.memory.clone())
-    }
-
-    /// Where a connection of a pod to this address and port may go: `None` when it is no service's.
-    #[must_use]
-    pub fn answers(&self, to: SocketAddrV4, protocol: u8) -> Option<BTreeSet<SocketAddrV4>> {
-        let address = u32::from_ne_bytes(to.ip().octets());
-        let index = select::frontend(&self.memory, address, to.port().to_be(), protocol, INSIDE, false)?;
-        // A client draws; what it may draw is what the set says.
-        let drawn = |_| match select::select(&self.memory, index, || 1) {
-            Selection::Chosen(chosen) => Some(SocketAddrV4::new(
-                chosen.backend.addr_be().to_ne_bytes().into(),
-                u16::from_be(chosen.backend.port_be()),
-            )),
-            Selection::Refuse | Selection::Drop(_) => None,
-        };
-        Some((0..400).filter_map(drawn).collect())
-    }
-}
-
-impl Dataplane for MemoryDataplane {
-    fn publish(
-        &self,
-        services: &ServiceTable,
-        node: &NodeName,
-        node_addresses: &[IpAddr],
-    ) -> Result<Programmed, DataplaneError> {
-        let v4 = node_addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(u32::from_ne_bytes(address.octets())),
-            IpAddr::V6(_) => None,
-        });
-        self.memory.hashes().node_addresses = v4.collect();
-        let mut table = lock(&self.table);
-        let done = table.publish(services, node);
-        self.memory.grace();
-        let retired = table.take_retired();
-        table.release(retired);
-        done
-    }
-
-    fn set_uplink(&self, _interface: Option<&str>) -> Result<(), DataplaneError> {
-        Ok(())
-    }
-
-    fn attach_pod(
-        &self,
-        _uid: &PodUid,
-        _netns: &Path,
-        _addresses: &PodAddresses,
-    ) -> Result<(), DataplaneError> {
-        Ok(())
-    }
-
-    fn detach_pod(&self, _uid: &PodUid) -> Result<(), DataplaneError> {
-        Ok(())
     }
 }

@@ -11,6 +11,8 @@ mod loader;
 mod maps;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
+#[cfg(any(test, feature = "testing"))]
+mod memory_node;
 mod pods;
 mod snapshot;
 mod table;
@@ -23,7 +25,7 @@ use std::{net::IpAddr, path::Path};
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceId, ServiceTable};
 
 #[cfg(any(test, feature = "testing"))]
-pub use self::memory::MemoryDataplane;
+pub use self::memory_node::MemoryDataplane;
 pub use self::{
     config::{DataplaneConfig, TableSizes, TcAttachment},
     kernel::EbpfDataplane,

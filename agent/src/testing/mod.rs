@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use crate::{
+    dataplane::MemoryDataplane,
     model::{
         ContainerId, Desired, DesiredPod, Layout, NetworkStatus, NodeView, ObservedContainer, PodUid,
         Resolver, ServiceId,
@@ -36,7 +37,12 @@ pub struct FakeNode {
     hanging: watch::Sender<bool>,
     changed: watch::Sender<()>,
     network_changed: watch::Sender<()>,
+    /// The kernel's service table, which agents leave to the next one.
+    datapath: Arc<MemoryDataplane>,
 }
+
+/// Frontends that the kernel has room for.
+const FRONTENDS: u32 = 256;
 
 /// The node's state while it is looked at; who waits for a state of it looks again once it was changed.
 pub struct Held<'a> {
@@ -124,7 +130,10 @@ impl FakeNode {
             addresses: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
             ..State::default()
         };
+        #[expect(clippy::expect_used, reason = "memory has no errors")]
+        let datapath = Arc::new(MemoryDataplane::new(FRONTENDS).expect("a datapath"));
         Self {
+            datapath,
             state: Arc::new(Mutex::new(state)),
             events: broadcast::channel(1024).0,
             hanging: watch::Sender::new(false),
@@ -152,8 +161,18 @@ impl FakeNode {
         assert!(waited.is_ok(), "never so: {what}; log {:#?}", self.state().log);
     }
 
-    /// All ports of the agent, on this node.
+    /// Where a TCP connection of a pod to this address and port may go: `None` when it is no service's.
+    pub fn answers(&self, to: &str) -> Option<BTreeSet<String>> {
+        #[expect(clippy::expect_used, reason = "a test that is written wrong should say so")]
+        let to = to.parse().expect("an address and a port");
+        let answers = self.datapath.answers(to, agent_ebpf_common::abi::TCP)?;
+        Some(answers.iter().map(ToString::to_string).collect())
+    }
+
+    /// All ports of an agent that starts on this node: its datapath takes over what the kernel has.
     pub fn ports(&self) -> Ports {
+        #[expect(clippy::expect_used, reason = "memory has no errors")]
+        self.datapath.restart().expect("a datapath");
         let node = || Arc::new(self.clone());
         Ports {
             runtime: node(),
@@ -219,6 +238,8 @@ impl FakeNode {
         state.networks.clear();
         state.attached.clear();
         state.cgroups.clear();
+        #[expect(clippy::expect_used, reason = "memory has no errors")]
+        self.datapath.reboot().expect("a datapath");
     }
 
     fn subscribe(&self) -> broadcast::Receiver<RuntimeEvent> {

@@ -130,7 +130,7 @@ impl Dataplane for FakeNode {
     fn publish(
         &self,
         services: &ServiceTable,
-        _node: &NodeName,
+        node: &NodeName,
         node_addresses: &[IpAddr],
     ) -> Result<Programmed, DataplaneError> {
         let mut state = self.state();
@@ -139,6 +139,9 @@ impl Dataplane for FakeNode {
         let failed: Vec<_> =
             services.keys().filter(|id| state.unprogrammable.contains(id)).cloned().collect();
         if !failed.is_empty() {
+            let others = services.iter().filter(|(id, _)| !failed.contains(id));
+            let others = others.map(|(id, service)| (id.clone(), service.clone())).collect();
+            self.datapath.publish(&others, node, node_addresses)?;
             let full = DataplaneError::Full { map: "FRONTENDS", capacity: 1, option: "frontends" };
             let failed = failed.into_iter().map(|id| (id, full.to_string())).collect();
             return Err(DataplaneError::Services { failed, first: Box::new(full) });
@@ -149,7 +152,7 @@ impl Dataplane for FakeNode {
                 subject: "services".into(),
                 source: text.into(),
             }),
-            None => Ok(Programmed { changed: services.len(), removed: 0, kept: 0 }),
+            None => self.datapath.publish(services, node, node_addresses),
         }
     }
 

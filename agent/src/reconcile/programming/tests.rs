@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     lifecycle::Gates,
-    model::{ClusterNetwork, ServiceSpec, ServiceType, Table},
+    model::{ClusterNetwork, Endpoint, Protocol, ServicePort, ServiceSpec, ServiceType, Table},
     reconcile::{NodeNetworker, NodeNetworking},
     testing::{FakeNode, Heard, State, view},
 };
@@ -186,9 +186,9 @@ async fn what_no_try_makes_answer_is_told_and_not_tried_again() {
     let fake = FakeNode::new();
     let mut wanted = wanted();
     let service = wanted.table_mut().services.get_mut(&id("b")).unwrap();
-    Arc::make_mut(service).ports.push(crate::model::ServicePort {
+    Arc::make_mut(service).ports.push(ServicePort {
         name: String::new(),
-        protocol: crate::model::Protocol::Sctp,
+        protocol: Protocol::Sctp,
         port: 38_412,
         node_port: None,
         endpoints: Vec::new(),
@@ -201,6 +201,98 @@ async fn what_no_try_makes_answer_is_told_and_not_tried_again() {
     assert_eq!((*generation, failed), (7, vec![("b", 4)]));
     assert_eq!(count(&fake, "publish"), 1);
     assert!(running.gates.closed().is_empty());
+}
+
+/// One port with these endpoints.
+fn leads_to(service: &Arc<ServiceSpec>, endpoints: &[&str]) -> Arc<ServiceSpec> {
+    let endpoint = |address: &&str| Endpoint {
+        address: address.parse().unwrap(),
+        node: Some("node-1".into()),
+        ready: true,
+        serving: true,
+        terminating: false,
+        hostname: String::new(),
+        pod: String::new(),
+    };
+    let port = ServicePort {
+        name: String::new(),
+        protocol: Protocol::Tcp,
+        port: 80,
+        node_port: Some(30_080),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    };
+    Arc::new(ServiceSpec { ports: vec![port], ..(**service).clone() })
+}
+
+fn set(addresses: &[&str]) -> Option<BTreeSet<String>> {
+    Some(addresses.iter().map(|address| (*address).to_owned()).collect())
+}
+
+/// The agent's whole way from a desired state to the table, which is the real one: what is acknowledged is what connections
+/// meet, through endpoints that change, an agent that starts again, and a table that is not known for a while.
+#[tokio::test(start_paused = true)]
+async fn what_is_acknowledged_is_what_connections_meet() {
+    let fake = FakeNode::new();
+    let mut first = wanted();
+    let services = &mut first.table_mut().services;
+    let web = leads_to(&services[&id("a")], &["10.244.0.2:8080", "10.244.1.2:8080"]);
+    services.insert(id("a"), web.clone());
+    let running = start(&fake, first.clone()).await;
+    running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    // At its cluster address, at the node's port, and nowhere else; the other service has no port.
+    let both = set(&["10.244.0.2:8080", "10.244.1.2:8080"]);
+    assert_eq!(fake.answers("10.96.0.1:80"), both);
+    assert_eq!(fake.answers("192.0.2.1:30080"), both);
+    assert_eq!((fake.answers("10.96.0.1:30080"), fake.answers("10.96.0.2:80")), (None, None));
+
+    let mut second = Desired { generation: 8, ..first.clone() };
+    second.table_mut().services.insert(id("a"), leads_to(&web, &["10.244.1.2:8080"]));
+    running.desired.send_replace(Some(Arc::new(second.clone())));
+    running.heard.until("the second ack", |said| said.programmed.last().unwrap().0 == 8).await;
+    assert_eq!(fake.answers("10.96.0.1:80"), set(&["10.244.1.2:8080"]));
+    drop(running);
+
+    // Another agent, which does not know the table yet: everything goes on as it was.
+    let running = start(&fake, Desired { table: None, ..second.clone() }).await;
+    tokio::time::sleep(2 * MAX_RETRY).await;
+    assert_eq!(fake.answers("192.0.2.1:30080"), set(&["10.244.1.2:8080"]));
+    // What went while it was away is taken back with the first table that is known.
+    let mut third = Desired { generation: 9, ..second };
+    let services = &mut third.table_mut().services;
+    services.remove(&id("a"));
+    let other = leads_to(&services[&id("b")], &[]);
+    services.insert(id("b"), other);
+    running.desired.send_replace(Some(Arc::new(third)));
+    running.heard.until("the third ack", |said| said.programmed.last().is_some_and(|(of, _)| *of == 9)).await;
+    assert_eq!(fake.answers("10.96.0.1:80"), None);
+    assert_eq!(fake.answers("10.96.0.2:80"), set(&[]), "refused: there is no endpoint");
+}
+
+/// More than the kernel has room for: the table says which, and serves the rest until there is room.
+#[tokio::test(start_paused = true)]
+async fn a_table_that_is_full_names_whom_it_cannot_serve() {
+    let fake = FakeNode::new();
+    let mut full = wanted();
+    let services = &mut full.table_mut().services;
+    let one = services.remove(&id("a")).unwrap();
+    services.clear();
+    // Two frontends of the node's port and one of the cluster address each.
+    for number in 0..90_u8 {
+        let mut service = (*leads_to(&one, &["10.244.0.2:8080"])).clone();
+        service.cluster_ips = vec![Ipv4Addr::new(10, 96, 1, number).into()];
+        service.ports[0].node_port = Some(30_000 + u16::from(number));
+        services.insert(id(&format!("s{number:02}")), Arc::new(service));
+    }
+    let running = start(&fake, full.clone()).await;
+    let said = running.heard.until("an ack", |said| !said.programmed.is_empty()).await;
+    let failed: Vec<&str> = said.programmed[0].1.iter().map(|failed| failed.name.as_str()).collect();
+    assert_eq!(failed, ["s85", "s86", "s87", "s88", "s89"]);
+    assert_eq!(fake.answers("10.96.1.84:80"), set(&["10.244.0.2:8080"]));
+    let mut fitting = Desired { generation: 8, ..full };
+    fitting.table_mut().services.retain(|id, _| &*id.name > "s10");
+    running.desired.send_replace(Some(Arc::new(fitting)));
+    running.heard.until("a clean ack", |said| said.programmed.last().unwrap().1.is_empty()).await;
+    assert_eq!(fake.answers("10.96.1.89:80"), set(&["10.244.0.2:8080"]));
 }
 
 #[test]
