@@ -10,6 +10,7 @@ mod links;
 mod loader;
 mod maps;
 #[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "kills and readers are for the tests of the table itself"))]
 mod memory;
 #[cfg(any(test, feature = "testing"))]
 mod memory_node;

@@ -7,6 +7,7 @@ mod fake;
 mod identity;
 mod proxy;
 mod streams;
+mod table;
 
 use std::{
     net::SocketAddr,

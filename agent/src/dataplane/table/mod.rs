@@ -156,7 +156,7 @@ impl<M: TableMaps> Table<M> {
         };
         // The last agent may have ended before the grace period of what it took out of use.
         table.maps.wait_for_readers()?;
-        // The first index is the first to be used, and its word is never empty again: an empty set has a role.
+        // The first index is the first to be used, and its word is never all zeros again.
         table.inherited = table.head(0).word != 0;
         table.recovered = Some(table.read_back()?);
         Ok(table)

@@ -226,7 +226,9 @@ impl<M: TableMaps> Table<M> {
 
     /// Empties a set that nothing leads to any more.
     pub(super) fn retire_head(&mut self, head: &HeadState, service: u32) {
-        let empty = Publish { row: 0, slots: 0, flags: 0, epoch: head.epoch.wrapping_add(1) };
+        // Never all zeros: what was used does not look as if it never had been.
+        let epoch = head.epoch.wrapping_add(1).max(1);
+        let empty = Publish { row: 0, slots: 0, flags: 0, epoch };
         self.store_head(head.index, empty, Head::aux(service, 0));
         self.retired.heads.push(head.index);
         self.retired.extents.push(head.extent);
