@@ -328,20 +328,27 @@ fn carry_metadata(old: &Value, new: &mut Value) {
 
 /// Nothing but the revision, or the times at which managers wrote the same fields, is different.
 fn unchanged(old: &Value, new: &Value) -> bool {
-    if old == new {
-        return true;
+    fn same_but(old: &Value, new: &Value, apart: &[(&str, fn(&Value, &Value) -> bool)]) -> bool {
+        let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
+        let apart_from = |name: &str| apart.iter().find(|(field, _)| *field == name).map(|(_, same)| same);
+        let fields = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+        fields.into_iter().all(|name| {
+            let (old, new) = (old.get(name), new.get(name));
+            old == new
+                || apart_from(name)
+                    .is_some_and(|same| same(old.unwrap_or(&Value::Null), new.unwrap_or(&Value::Null)))
+        })
     }
-    let plain = |value: &Value| {
-        let mut value = value.clone();
-        let metadata = meta::of_mut(&mut value);
-        metadata.remove("resourceVersion");
-        let managers = metadata.get_mut("managedFields").and_then(Value::as_array_mut);
-        for manager in managers.into_iter().flatten().filter_map(Value::as_object_mut) {
-            manager.remove("time");
-        }
-        value
-    };
-    plain(old) == plain(new)
+    fn managers(old: &Value, new: &Value) -> bool {
+        let (Value::Array(old), Value::Array(new)) = (old, new) else { return false };
+        let pairs = old.iter().zip(new);
+        old.len() == new.len()
+            && pairs.into_iter().all(|(old, new)| same_but(old, new, &[("time", |_, _| true)]))
+    }
+    fn metadata(old: &Value, new: &Value) -> bool {
+        same_but(old, new, &[("resourceVersion", |_, _| true), ("managedFields", managers)])
+    }
+    same_but(old, new, &[("metadata", metadata)])
 }
 
 /// An object that waits for its finalizers goes with the last of them.
@@ -355,4 +362,38 @@ pub(super) fn held(kind: &Kind, object: &Value) -> bool {
     let content = kind.resource == Resource::NAMESPACES
         && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
     content || !meta::finalizers(object).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_revision_and_the_times_of_managers_are_no_change() {
+        let object = |version: &str, managers: Value, data: &str| json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": managers}, "data": data});
+        let managers =
+            |time: &str, fields: &str| json!([{"manager": "m", "time": time, "fieldsV1": {fields: {}}}]);
+        let old = object("1", managers("t1", "f:a"), "x");
+        assert!(unchanged(&old, &object("2", managers("t2", "f:a"), "x")));
+        let mut timeless = object("1", managers("t1", "f:a"), "x");
+        timeless["metadata"]["managedFields"][0].as_object_mut().unwrap().remove("time");
+        assert!(unchanged(&old, &timeless) && unchanged(&timeless, &old));
+        let mut bare = old.clone();
+        bare["metadata"].as_object_mut().unwrap().remove("managedFields");
+        let more = json!([managers("t1", "f:a")[0], managers("t1", "f:a")[0]]);
+        let mut labelled = old.clone();
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        for new in [
+            object("1", managers("t1", "f:b"), "x"),
+            object("1", managers("t1", "f:a"), "y"),
+            object("1", more, "x"),
+            object("1", json!([]), "x"),
+            bare,
+            labelled,
+        ] {
+            assert!(!unchanged(&old, &new) && !unchanged(&new, &old), "{new}");
+        }
+    }
 }
