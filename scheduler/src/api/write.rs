@@ -222,7 +222,7 @@ async fn delete_options(
     ask: &RequestContext<'_>,
     body: Body,
 ) -> Result<(DeleteOptions, WriteOptions), ApiError> {
-    const OPTIONS: ObjectType = ObjectType::published("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+    static OPTIONS: ObjectType = ObjectType::published("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     let mut options = ask.write_options("DeleteOptions")?;
     let bytes = body::read(body).await?;
     if bytes.is_empty() {

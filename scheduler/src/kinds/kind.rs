@@ -241,7 +241,7 @@ impl Kind {
             categories: Vec::new(),
             scope: if cluster { Scope::Cluster } else { Scope::Namespaced },
             subresources: Vec::new(),
-            ty: ObjectType::Published(T::schema_name()),
+            ty: ObjectType::named(T::schema_name()),
             described: None,
             fields: Paths::default(),
             labels: Vec::new(),

@@ -10,7 +10,8 @@ mod structural;
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    sync::{Arc, LazyLock},
+    fmt,
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
@@ -59,22 +60,49 @@ pub enum Type {
 /// The type of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectType {
-    /// One of the published types, by its name.
-    Published(Cow<'static, str>),
+    /// One of the published types.
+    Published(Published),
     /// One that its kind brought along, with the name that it is published under.
     Own(Arc<(String, Definition)>),
+}
+
+/// A published type by its name, and where it is once somebody has looked: every walk over an object asks at each of its
+/// parts, and the names of hundreds of types differ in their last letters only.
+#[derive(Clone)]
+pub struct Published {
+    name: Cow<'static, str>,
+    found: OnceLock<Option<&'static Definition>>,
+}
+
+impl PartialEq for Published {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Published {}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl ObjectType {
     /// The published type of this name.
     pub const fn published(name: &'static str) -> Self {
-        Self::Published(Cow::Borrowed(name))
+        Self::named(Cow::Borrowed(name))
+    }
+
+    /// As [`ObjectType::published`], of a name that was made.
+    pub const fn named(name: Cow<'static, str>) -> Self {
+        Self::Published(Published { name, found: OnceLock::new() })
     }
 
     /// `io.k8s.api.core.v1.PodSpec`
     pub fn name(&self) -> &str {
         match self {
-            Self::Published(name) => name,
+            Self::Published(published) => &published.name,
             Self::Own(own) => &own.0,
         }
     }
@@ -82,7 +110,9 @@ impl ObjectType {
     /// What is known of it; `None` of a published name that no kind reaches.
     pub fn definition(&self) -> Option<&Definition> {
         match self {
-            Self::Published(name) => schema().definition(name),
+            Self::Published(published) => {
+                *published.found.get_or_init(|| schema().definition(&published.name))
+            }
             Self::Own(own) => Some(&own.1),
         }
     }
@@ -128,6 +158,8 @@ pub struct Field {
 pub struct Definition {
     /// By JSON name.
     pub fields: BTreeMap<String, Field>,
+    /// The fields that an object always shows, as they look when nobody set them.
+    pub shown: Vec<(String, Value)>,
     /// Owned and replaced as a whole by server-side apply.
     pub atomic: bool,
 }
@@ -196,7 +228,8 @@ impl Schema {
             let Some(properties) = node.get("properties").and_then(Value::as_object) else { continue };
             let fields =
                 properties.iter().map(|(field, node)| (field.clone(), Field::new(type_of(node, json))));
-            definitions.insert(name.clone(), Definition { fields: fields.collect(), atomic: false });
+            definitions
+                .insert(name.clone(), Definition { fields: fields.collect(), ..Definition::default() });
         }
         Self { definitions }
     }
@@ -314,7 +347,7 @@ fn named_type(name: &str, all: &Map<String, Value>) -> Type {
         "MicroTime" => Type::MicroTime,
         _ => match all.get(name) {
             Some(node) if node.get("properties").is_some() => {
-                Type::Object(ObjectType::Published(name.to_owned().into()))
+                Type::Object(ObjectType::named(name.to_owned().into()))
             }
             Some(node) => type_of(node, all),
             None => Type::Any,
@@ -338,7 +371,7 @@ mod tests {
         assert_eq!(spec("nodeSelector"), Type::Map(Box::new(Type::String)));
         assert_eq!(
             spec("containers"),
-            Type::List(Box::new(Type::Object(ObjectType::Published("io.k8s.api.core.v1.Container".into()))))
+            Type::List(Box::new(Type::Object(ObjectType::published("io.k8s.api.core.v1.Container"))))
         );
         assert_eq!(field("io.k8s.api.core.v1.Secret", "data").ty, Type::Map(Box::new(Type::Bytes)));
         let limits = field("io.k8s.api.core.v1.ResourceRequirements", "limits").ty;

@@ -56,8 +56,9 @@ pub(super) fn add_facts(schema: &mut Schema) {
         let zeros: Vec<(String, Value)> = schema.zeros_of(&name).into_iter().collect();
         let Some(definition) = schema.definitions.get_mut(&name) else { continue };
         for (field, zero) in zeros {
-            if let Some(field) = definition.fields.get_mut(&field) {
-                field.presence = Presence::Shown(zero);
+            if let Some(described) = definition.fields.get_mut(&field) {
+                described.presence = Presence::Shown(zero.clone());
+                definition.shown.push((field, zero));
             }
         }
     }
@@ -183,11 +184,16 @@ pub fn complete(ty: &ObjectType, object: &mut Value) {
 }
 
 fn complete_object(definition: &Definition, map: &mut Map<String, Value>) {
-    for (name, field) in &definition.fields {
-        match (map.get_mut(name), &field.presence) {
-            (Some(Value::Null) | None, Presence::Shown(zero)) => drop(map.insert(name.clone(), zero.clone())),
-            (Some(value), _) => complete_value(&field.ty, value),
-            (None, _) => {}
+    for (name, zero) in &definition.shown {
+        if map.get(name).is_none_or(Value::is_null) {
+            map.insert(name.clone(), zero.clone());
+        }
+    }
+    for (name, value) in map {
+        if (value.is_object() || value.is_array())
+            && let Some(field) = definition.fields.get(name)
+        {
+            complete_value(&field.ty, value);
         }
     }
 }

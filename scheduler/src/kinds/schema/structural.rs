@@ -27,7 +27,7 @@ fn definition(name: &str, schema: &Value) -> Definition {
     let fields: BTreeMap<String, Field> = properties
         .map(|(field, schema)| (field.clone(), self::field(&format!("{name}.{field}"), schema)))
         .collect();
-    Definition { fields, atomic: schema["x-kubernetes-map-type"] == "atomic" }
+    Definition { fields, shown: Vec::new(), atomic: schema["x-kubernetes-map-type"] == "atomic" }
 }
 
 fn field(name: &str, schema: &Value) -> Field {

@@ -242,7 +242,7 @@ fn what_a_client_chose_survives_protobuf_in_every_type() {
             let mut object = Map::new();
             message(name, name, &bytes, &mut object, 0).unwrap();
             let mut found = Value::from(object);
-            let ty = ObjectType::Published(name.to_owned().into());
+            let ty = ObjectType::named(name.to_owned().into());
             complete(&ty, &mut expected);
             complete(&ty, &mut found);
             assert_eq!(found, expected, "{name}");
