@@ -94,7 +94,10 @@ async fn a_scale_is_of_its_own_type() {
     let patch = Patch::Merge(json!({"spec": {"replicas": "1"}}));
     let refused = objects.patch(Resource::DEPLOYMENTS, NAMESPACE, "web", sub, patch, &options()).await;
     assert_eq!(refused.unwrap_err().causes[0].field, "patch");
-    let patch = Patch::Apply(scale(json!("1")));
+    let mut applied = scale(json!("1"));
+    applied["apiVersion"] = json!("autoscaling/v1");
+    applied["kind"] = json!("Scale");
+    let patch = Patch::Apply(applied);
     let refused = objects.patch(Resource::DEPLOYMENTS, NAMESPACE, "web", sub, patch, &options()).await;
     assert_eq!(
         refused.unwrap_err().message,

@@ -42,6 +42,8 @@ mod managed_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod scale_tests;
+#[cfg(test)]
 mod tests;
 
 pub use actor::{Actor, Extra};

@@ -60,5 +60,7 @@ fn writer<'a>(
         Some(Subresource::Finalize) => Some("finalize"),
         _ => None,
     };
+    // As upstream, which loses the time of a write on the way from the Scale to the object.
+    let now = if sub == Some(Subresource::Scale) { "" } else { now };
     patch::Writer { manager: &options.manager, subresource, now, kinds }
 }

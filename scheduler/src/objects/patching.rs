@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     kinds::{self, Kind, Subresource, decode},
-    model::{ApiError, Cause, Reason},
+    model::{ApiError, Cause},
     patch,
 };
 
@@ -24,12 +24,7 @@ pub(super) fn patched(
     options: &WriteOptions,
 ) -> Result<Edited, ApiError> {
     if target.sub == Some(Subresource::Scale) {
-        let view = subresources::scale(old);
-        if let Patch::Apply(body) = patch {
-            return apply_scale(target, old, body, options);
-        }
-        let (view, findings) = apply_patch(target, target.kind, None, &view, patch, options)?;
-        return patched_scale(target, old, view, findings, patch, options);
+        return patched_scale(target, old, patch, options);
     }
     // A view is patched in the form that its clients know.
     let kind = options.view.as_deref().unwrap_or(target.kind);
@@ -74,14 +69,21 @@ pub(super) fn patched(
 fn patched_scale(
     target: Target<'_>,
     old: &Value,
-    mut scale: Value,
-    mut findings: Vec<String>,
     patch: &Patch,
     options: &WriteOptions,
 ) -> Result<Edited, ApiError> {
     let kind = kinds::body_of(Subresource::Scale).map_or(target.kind, |kind| &**kind);
+    let recorded = matches!(patch, Patch::Apply(_));
+    let mut view = subresources::scale(old);
+    let (mut scale, mut findings) = if recorded {
+        patch::scale::lend(old, kind, &mut view);
+        apply_patch(target, kind, target.sub, &view, patch, options)?
+    } else {
+        apply_patch(target, target.kind, None, &view, patch, options)?
+    };
     let made = scale.to_string();
     let unfitting = |why: &str| match patch {
+        Patch::Apply(_) => decode::refusal(kind, why),
         Patch::Strategic(patch) => patch::unfitting(&patch::printed(patch), why),
         _ => patch::unfitting(&made, why),
     };
@@ -92,44 +94,23 @@ fn patched_scale(
     }
     body::check_namespace(kind, target.namespace, &mut scale)?;
     check_name(target.name, &scale)?;
+    let (wanted, found) = (meta::text(&scale, "uid"), meta::text(old, "uid"));
+    if !wanted.is_empty() && wanted != found {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+        let group = Some(&target.kind.group).filter(|group| !group.is_empty());
+        let group = group.map(|group| format!(".{group}")).unwrap_or_default();
+        let resource = format!("{}/scale{group}", target.kind.plural);
+        return Err(ApiError::conflict(resource, target.name, &why));
+    }
     let mut edited = subresources::merge(target, old, &scale)?;
     if options.validation == FieldValidation::Warn {
         edited.warnings.extend(findings);
     }
+    if recorded {
+        patch::scale::take_back(target.kind, &scale, &mut edited.object);
+        edited.recorded = true;
+    }
     Ok(edited)
-}
-
-/// Server-side apply of a Scale: that of its one field to the object, by a manager of the subresource.
-fn apply_scale(
-    target: Target<'_>,
-    old: &Value,
-    body: &Value,
-    options: &WriteOptions,
-) -> Result<Edited, ApiError> {
-    let kind = target.kind;
-    let replicas = body.pointer("/spec/replicas").unwrap_or(&Value::Null);
-    if !replicas.is_number() && !replicas.is_null() {
-        let (namespace, name) = (meta::text(body, "namespace"), meta::text(body, "name"));
-        let message = format!(
-            "failed to create typed patch object ({namespace}/{name}; autoscaling/v1, Kind=Scale): .spec.replicas: \
-             expected numeric (int or float), got {}",
-            patch::value_kind(replicas)
-        );
-        return Err(ApiError::new(Reason::BadRequest, message));
-    }
-    let mut config = serde_json::json!({"apiVersion": kind.api_version(), "kind": kind.kind});
-    config["metadata"] = serde_json::json!({"name": target.name});
-    if let Some(replicas) = body.pointer("/spec/replicas") {
-        config["spec"] = serde_json::json!({"replicas": replicas});
-    }
-    let mut object = apply(target.kinds, kind, target.sub, Some(old), &config, options)?;
-    // Only the count is anybody's here, and it is checked as that of any Scale.
-    let scale = serde_json::json!({"spec": {"replicas": object.pointer("/spec/replicas")}});
-    let edited = subresources::merge(target, old, &scale)?;
-    let managers = std::mem::take(&mut object["metadata"]["managedFields"]);
-    object = edited.object;
-    object["metadata"]["managedFields"] = managers;
-    Ok(Edited { object, warnings: Vec::new(), recorded: true })
 }
 
 /// A patch does not change what an object is.

@@ -112,6 +112,12 @@ impl Entry {
         }
     }
 
+    /// Whether both are of one manager's writes of one sort, in whatever version.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        (&self.manager, self.operation, &self.subresource)
+            == (&other.manager, other.operation, &other.subresource)
+    }
+
     fn is(&self, operation: Operation, writer: &Writer<'_>) -> bool {
         self.operation == operation
             && self.manager == writer.manager

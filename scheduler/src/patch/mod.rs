@@ -12,6 +12,7 @@ mod managed;
 mod merge;
 mod plain;
 mod restore;
+pub(crate) mod scale;
 mod strategic;
 #[cfg(test)]
 mod tests;
@@ -95,11 +96,6 @@ pub fn unfitting(patch: &str, why: &str) -> ApiError {
     let message = format!("Invalid value: {patch:?}: {why}");
     let cause = crate::model::Cause { reason: "FieldValueInvalid", field: "patch".to_owned(), message };
     ApiError::invalid("", "", "", vec![cause])
-}
-
-/// What upstream calls the type of a value in refusals of an apply.
-pub fn value_kind(value: &Value) -> &'static str {
-    golang::go_type(value)
 }
 
 /// A value as upstream prints it in refusals of a strategic patch.
