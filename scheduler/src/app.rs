@@ -147,6 +147,9 @@ impl App {
         let mut registry = Registry::default();
         let cache = Cache::default();
         let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
+        for (resource, count) in objects.unserved(None) {
+            tracing::warn!(%resource, count, "objects of a kind that is not served are kept until it is");
+        }
         let recorder = Recorder::start(&objects, tasks);
         placement::start(placement::Dependencies {
             objects: objects.clone(),
@@ -204,7 +207,7 @@ impl App {
             stop: tasks.stop.clone(),
         };
         let api = Api::new(parts, &mut registry);
-        registry.register_collector(Box::new(ClusterState::new(&cache)));
+        registry.register_collector(Box::new(ClusterState::new(&cache, &objects)));
         let registry = Arc::new(registry);
         let _ = measures.set(registry.clone());
         if let Some(address) = config.metrics_listen {

@@ -27,6 +27,8 @@ use crate::{
 const COMPONENT: &str = "namespace-controller";
 /// How often the content of an ending namespace is looked at when no event says that it went.
 const AGAIN: Duration = Duration::from_millis(500);
+/// The same when all that is left in it is of kinds that are not served: somebody has to serve them first.
+const MUCH_LATER: Duration = Duration::from_secs(5);
 /// The ConfigMap that tells pods which authority to trust.
 const ROOT_CA: &str = "kube-root-ca.crt";
 
@@ -124,12 +126,15 @@ impl Namespaces {
                 self.empty(namespace, kind.resource, &mut left).await;
             }
         }
+        let name = namespace.metadata.name_str();
+        left.unserved = self.client.objects().unserved(Some(name)).into_iter().collect();
         let told = namespace.status.as_ref().is_some_and(|status| status.conditions.is_some());
         if !left.is_empty() || told || is_held(namespace) {
             self.report(namespace, &left).await?;
         }
         if !left.is_empty() {
-            return Ok(Next::After(AGAIN));
+            let only_unserved = left.counts.is_empty() && left.failures.is_empty();
+            return Ok(Next::After(if only_unserved { MUCH_LATER } else { AGAIN }));
         }
         self.finalize(namespace).await
     }
@@ -270,11 +275,13 @@ struct Left {
     counts: BTreeMap<&'static str, usize>,
     finalizers: BTreeMap<String, usize>,
     failures: BTreeSet<String>,
+    /// Nobody may delete what nobody knows the kind of: a finalizer may be its, or more of it elsewhere.
+    unserved: BTreeMap<Resource, usize>,
 }
 
 impl Left {
     fn is_empty(&self) -> bool {
-        self.counts.is_empty() && self.failures.is_empty()
+        self.counts.is_empty() && self.failures.is_empty() && self.unserved.is_empty()
     }
 
     fn add(&mut self, resource: Resource, finalizers: Vec<String>) {
@@ -284,11 +291,19 @@ impl Left {
         }
     }
 
-    /// Upstream's five, in upstream's words; each with what it says when all is well, and when it is not. All kinds are
-    /// in this process: the first two cannot fail.
+    /// Upstream's five, in upstream's words; each with what it says when all is well, and when it is not.
     fn conditions(&self, old: &[NamespaceCondition]) -> Vec<NamespaceCondition> {
+        let unserved = self.unserved.iter().map(|(resource, count)| (resource.0, count));
+        let counts = self.counts.iter().map(|(resource, count)| (*resource, count)).chain(unserved);
         let counts: Vec<_> =
-            self.counts.iter().map(|(r, n)| format!("{} has {n} resource instances", dotted(r))).collect();
+            counts.map(|(r, n)| format!("{} has {n} resource instances", dotted(r))).collect();
+        let unknown = (!self.unserved.is_empty()).then(|| {
+            let names: Vec<_> = self.unserved.keys().map(|resource| resource.0).collect();
+            let (count, names) = (names.len(), names.join(", "));
+            format!(
+                "Discovery failed for some groups, {count} failing: no kind is served at present of {names}"
+            )
+        });
         let holders: Vec<_> =
             self.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
         let failures = Vec::from_iter(self.failures.iter().map(String::as_str)).join(", ");
@@ -306,7 +321,7 @@ impl Left {
                 "NamespaceDeletionDiscoveryFailure",
                 ("ResourcesDiscovered", "All resources successfully discovered"),
                 "DiscoveryFailed",
-                None,
+                unknown,
             ),
             (
                 "NamespaceDeletionGroupVersionParsingFailure",

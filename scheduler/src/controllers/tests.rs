@@ -35,18 +35,23 @@ pub(super) async fn cluster() -> Cluster {
 
 /// The same over what is there already.
 pub(super) fn cluster_over(objects: Objects) -> Cluster {
-    let (cache, tasks) = (Cache::default(), Tasks::default());
-    let runtime = Runtime {
-        cache: cache.clone(),
-        tasks: tasks.clone(),
-        metrics: RunnerMetrics::new(&mut Registry::default()),
-    };
     let settings = Settings {
         pod_range: "10.244.0.0/16".parse().unwrap(),
         node_prefix: 24,
         ca_pem: "-----BEGIN CERTIFICATE-----".into(),
         load_balancer_pool: vec!["192.0.2.8/30".parse().unwrap()],
         lease: Duration::from_secs(1),
+    };
+    cluster_with(objects, settings)
+}
+
+/// The same as it is configured.
+pub(super) fn cluster_with(objects: Objects, settings: Settings) -> Cluster {
+    let (cache, tasks) = (Cache::default(), Tasks::default());
+    let runtime = Runtime {
+        cache: cache.clone(),
+        tasks: tasks.clone(),
+        metrics: RunnerMetrics::new(&mut Registry::default()),
     };
     let recorder = Recorder::start(&objects, &tasks);
     let dependencies =
@@ -292,8 +297,12 @@ async fn orphans_stay() {
     })
     .await;
     assert_eq!(cluster.active().len(), 2);
-    let sets = cluster.cache.replica_sets.in_namespace("default");
-    assert!(sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty));
+    // The cache follows what the store has.
+    until("the set has no owner", async || {
+        let sets = cluster.cache.replica_sets.in_namespace("default");
+        sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

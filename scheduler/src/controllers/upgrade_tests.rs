@@ -17,7 +17,7 @@ use crate::{
 /// The default that the earlier version did not have yet.
 const NEW_DEFAULT: &str = "terminationMessagePolicy";
 
-fn open(dir: &Path) -> Objects {
+pub(super) fn open(dir: &Path) -> Objects {
     let store = SqliteStore::open(SqliteOptions {
         path: &dir.join("gantry.db"),
         layout: layout(),
@@ -28,22 +28,39 @@ fn open(dir: &Path) -> Objects {
     Objects::new(Arc::new(store.unwrap()), Vec::new())
 }
 
-/// What `dir` holds at this moment, as a crash would leave it, without the default; says how many rows lost it.
-fn earlier(dir: &Path, to: &Path) -> usize {
+/// A row of the table of objects.
+struct Row {
+    resource: String,
+    namespace: String,
+    name: String,
+    body: Value,
+}
+
+fn rows(database: &Connection) -> Vec<Row> {
+    let sql = "SELECT resource, namespace, name, body FROM objects";
+    let mut statement = database.prepare(sql).unwrap();
+    let read = |row: &rusqlite::Row<'_>| {
+        let body: Vec<u8> = row.get(3)?;
+        Ok(Row {
+            resource: row.get(0)?,
+            namespace: row.get(1)?,
+            name: row.get(2)?,
+            body: serde_json::from_slice(&body).unwrap(),
+        })
+    };
+    statement.query_map([], read).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// What `dir` holds at this moment, as a crash would leave it, where `change` has changed what it says that it did; says
+/// how many rows that were. The resource and the name come with each body.
+pub(super) fn copied(dir: &Path, to: &Path, mut change: impl FnMut(&str, &str, &mut Value) -> bool) -> usize {
     for name in ["gantry.db", "gantry.db-wal", "secrets.key"] {
         fs::copy(dir.join(name), to.join(name)).unwrap();
     }
     let database = Connection::open(to.join("gantry.db")).unwrap();
-    let mut statement = database.prepare("SELECT resource, namespace, name, body FROM objects").unwrap();
-    let rows: Vec<(String, String, String, Vec<u8>)> = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
     let mut changed = 0;
-    for (resource, namespace, name, body) in rows {
-        let mut value: Value = serde_json::from_slice(&body).unwrap();
-        if forget(&mut value) {
+    for Row { resource, namespace, name, body: mut value, .. } in rows(&database) {
+        if change(&resource, &name, &mut value) {
             changed += 1;
             let body = value.to_string().into_bytes();
             let sql = "UPDATE objects SET body = ?1 WHERE resource = ?2 AND namespace = ?3 AND name = ?4";
@@ -64,7 +81,7 @@ fn forget(value: &mut Value) -> bool {
     }
 }
 
-async fn started(objects: Objects) -> Cluster {
+pub(super) async fn started(objects: Objects) -> Cluster {
     let namespace = json!({"metadata": {"name": "default"}});
     if objects.get(Resource::NAMESPACES, None, "default").await.is_err() {
         objects.create(Resource::NAMESPACES, None, namespace, &options()).await.unwrap();
@@ -85,7 +102,8 @@ async fn a_new_default_rolls_nothing_out_and_every_status_is_stored() {
     cluster.create(Resource::DEPLOYMENTS, Some("default"), deployment(3)).await;
     cluster.rolled_out("web:1", 3).await;
     let pods = uids(&cluster);
-    assert_eq!(earlier(before.path(), after.path()), 5, "a Deployment, its ReplicaSet and three pods");
+    let changed = copied(before.path(), after.path(), |_, _, body| forget(body));
+    assert_eq!(changed, 5, "a Deployment, its ReplicaSet and three pods");
 
     let cluster = started(open(after.path())).await;
     until("the pods are known", async || (cluster.active().len() == 3).then_some(())).await;

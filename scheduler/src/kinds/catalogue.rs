@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::Kind;
+use super::{Conversion, Kind};
 use crate::model::Resource;
 
 /// Why a kind cannot be served.
@@ -109,6 +109,12 @@ impl Catalogue {
 
     fn find(&self, rows: &[usize], group: &str, version: &str) -> Option<&Arc<Kind>> {
         rows.iter().map(|at| &self.rows[*at]).find(|kind| kind.is_of(group, version))
+    }
+
+    /// How an object of what `kind` serves becomes one that is stored, if it is of this other version.
+    pub fn view_of(&self, kind: &Kind, version: &str) -> Option<&dyn Conversion> {
+        let other = self.rows.iter().find(|k| k.resource == kind.resource && k.api_version() == version)?;
+        other.view.as_deref()
     }
 
     /// The row that serves what `kind` serves at another version, and how an object becomes one of it.

@@ -103,10 +103,19 @@ pub fn builtin() -> &'static Catalogue {
     &BUILTIN
 }
 
-/// Brings an object, as an earlier version stored it, into the form that one has which is stored today: with today's
-/// defaults, and with all that it always shows. What is in this form already stays as it is.
+/// Brings an object of a built-in kind, as an earlier version stored it, into the form that one has which is stored
+/// today: with today's defaults, and with all that it always shows. What is in this form already stays as it is, and so
+/// does what is of no such kind.
 pub fn upgrade(resource: Resource, object: &mut Value) {
-    let Some(kind) = builtin().by_resource(resource) else { return };
+    upgrade_in(&BUILTIN, resource, object);
+}
+
+/// The same for the kinds of a catalogue, also for objects that were stored in another version of them.
+pub fn upgrade_in(kinds: &Catalogue, resource: Resource, object: &mut Value) {
+    let Some(kind) = kinds.by_resource(resource) else { return };
+    if let Some(view) = kinds.view_of(kind, object["apiVersion"].as_str().unwrap_or_default()) {
+        *object = view.to_stored(object);
+    }
     kind.rules.defaults(object);
     schema::complete(&kind.ty, object);
     schema::settle(&kind.ty, object);

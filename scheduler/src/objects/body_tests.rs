@@ -59,10 +59,8 @@ async fn an_event_is_sent_in_the_version_of_its_path() {
     let mismatch = |data: &str, path: &str| {
         format!("the API version in the data ({data}) does not match the expected API version ({path})")
     };
-    let newer = WriteOptions {
-        view: crate::kinds::builtin().by_gvk("events.k8s.io", "v1", "Event").cloned(),
-        ..options()
-    };
+    let newer =
+        WriteOptions { view: kinds::builtin().by_gvk("events.k8s.io", "v1", "Event").cloned(), ..options() };
     let body = json!({"apiVersion": "v1", "metadata": {"name": "e"}});
     let refused = machine().await.create(Resource::EVENTS, NAMESPACE, body, &newer).await.unwrap_err();
     assert_eq!(refused.message, mismatch("v1", "events.k8s.io/v1"));

@@ -11,10 +11,10 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 
 use crate::{
-    kinds::{Catalogue, Kind},
+    kinds::{self, Catalogue, Kind},
     model::{ApiError, Cause, FieldSelector, Key, LabelSelector, Object, Reason, Resource, Revision},
     registry::{Registry, RegistryError},
-    store::{Store, StoreError},
+    store::{Scan, Store, StoreError},
 };
 
 mod actor;
@@ -224,15 +224,35 @@ impl Objects {
         &self.inner.registry
     }
 
-    /// Serves a resource in these versions from now on, over the objects of it that are there.
+    /// Serves a resource in these versions from now on, over the objects of it that are there: also those that came from
+    /// a database before anybody said what they are.
     pub fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
         let stored = versions.iter().find(|kind| kind.is_stored());
         let stored = stored.map(|kind| (kind.resource, kind.fields.clone()));
         self.inner.registry.serve(versions)?;
         if let Some((resource, paths)) = stored {
-            self.inner.store.reindex(resource, &paths);
+            let kinds = self.kinds();
+            let form = |object: &mut Value| kinds::upgrade_in(&kinds, resource, object);
+            self.inner.store.renew(resource, &paths, &form);
         }
         Ok(())
+    }
+
+    /// The resources of which there are objects though nobody serves them, in all namespaces or one, and how many. They are
+    /// kept as they are until somebody does.
+    pub fn unserved(&self, namespace: Option<&str>) -> Vec<(Resource, usize)> {
+        let kinds = self.kinds();
+        let mut all: Vec<_> = self.inner.store.census().into_iter().collect();
+        all.retain(|(resource, _)| kinds.by_resource(*resource).is_none());
+        if let Some(namespace) = namespace {
+            for (resource, count) in &mut all {
+                let namespace = Some(namespace.into());
+                let scan = Scan { resource: *resource, namespace, after: None, at: None, limit: None };
+                *count = self.inner.store.scan(&scan, &|_| true).map_or(0, |found| found.items.len());
+            }
+            all.retain(|(_, count)| *count > 0);
+        }
+        all
     }
 
     /// The kinds that are served now.

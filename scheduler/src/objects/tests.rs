@@ -412,8 +412,8 @@ async fn outdated(objects: &Objects, resource: Resource, selector: &Value) {
             "metadata": {"labels": {"app": "web"}},
             "spec": {"containers": [{"name": "Not_A_Label", "image": "i"}]}}},
     });
-    crate::kinds::upgrade(resource, &mut old);
-    let fields = &crate::kinds::builtin().by_resource(resource).unwrap().fields;
+    kinds::upgrade(resource, &mut old);
+    let fields = &kinds::builtin().by_resource(resource).unwrap().fields;
     let draft = Draft::new(Key::scoped(resource, Some("default"), "old"), &old, fields).unwrap();
     objects.inner.store.commit(vec![Change::Put { draft, expect: Expect::Absent }]).await.unwrap();
 }

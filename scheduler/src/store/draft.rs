@@ -91,6 +91,14 @@ impl Object {
         Self { fields: Fields::new(paths, |path| field(&value, path)), ..self.clone() }
     }
 
+    /// The same state in another form, indexed by other paths. What is no object in that form stays as it is.
+    pub(super) fn renewed(&self, paths: &Paths, form: &dyn Fn(&mut Value)) -> Self {
+        let Ok(mut value) = serde_json::from_slice::<Value>(&self.json) else { return self.indexed(paths) };
+        form(&mut value);
+        let draft = Draft::new(self.key.clone(), &value, paths);
+        draft.map_or_else(|_| self.indexed(paths), |draft| draft.at(self.revision))
+    }
+
     /// The same state at another revision: what a watcher sees of an object that left its selection, and the
     /// last state of a deleted one.
     pub fn at_revision(&self, revision: Revision) -> Self {

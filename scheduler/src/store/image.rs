@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
@@ -70,9 +71,9 @@ impl Table {
         self.history.push_back(event);
     }
 
-    fn reindex(&mut self, paths: &Paths) {
-        for object in self.objects.values_mut().filter(|object| !object.fields.are_at(paths)) {
-            *object = Arc::new(object.indexed(paths));
+    fn renew(&mut self, paths: &Paths, form: &dyn Fn(&mut Value)) {
+        for object in self.objects.values_mut() {
+            *object = Arc::new(object.renewed(paths, form));
         }
         for event in self.history.iter_mut().filter(|event| !event.object.fields.are_at(paths)) {
             *event = Arc::new(indexed(event, paths));
@@ -219,9 +220,17 @@ impl Image {
         }
     }
 
-    /// Indexes the objects of a resource, the past ones that watchers may still see among them, by other paths.
-    pub(super) fn reindex(&self, resource: Resource, paths: &Paths) {
-        self.write().table(resource).reindex(paths);
+    /// Brings the present objects of a resource into another form, and indexes them by other paths, the past ones that
+    /// watchers may still see among them.
+    pub(super) fn renew(&self, resource: Resource, paths: &Paths, form: &dyn Fn(&mut Value)) {
+        self.write().table(resource).renew(paths, form);
+    }
+
+    /// How many objects there are of each resource that has any.
+    pub(super) fn census(&self) -> BTreeMap<Resource, usize> {
+        let state = self.read();
+        let counts = state.tables.iter().map(|(resource, table)| (*resource, table.objects.len()));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Makes staged events visible to reads. Those who watch hear of them by [`News::tell`].

@@ -1,8 +1,12 @@
 //! The store without a disk: for tests and simulations.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
@@ -59,8 +63,12 @@ impl Store for MemoryStore {
         self.condition.subscribe()
     }
 
-    fn reindex(&self, resource: Resource, paths: &Paths) {
-        self.image.reindex(resource, paths);
+    fn renew(&self, resource: Resource, paths: &Paths, form: &dyn Fn(&mut Value)) {
+        self.image.renew(resource, paths, form);
+    }
+
+    fn census(&self) -> BTreeMap<Resource, usize> {
+        self.image.census()
     }
 
     #[cfg(test)]

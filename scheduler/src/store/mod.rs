@@ -9,9 +9,10 @@
 //! without gaps; a watcher that falls behind the history, or asks for a revision older than it, is told so
 //! ([`StoreError::Compacted`]) and lists again. The history does not survive a restart, revisions do.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use serde_json::Value;
 
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
@@ -33,8 +34,8 @@ pub use seal::{Keyring, SealError};
 pub use sqlite::{OpenError, SqliteOptions, SqliteStore, Upgrade};
 pub use watcher::Watcher;
 
-/// What the store indexes of each resource: the resource and the JSON paths of its selectable fields. A
-/// resource that is not in the layout cannot be stored.
+/// What the store indexes of each resource: the resource and the JSON paths of its selectable fields. What is found of
+/// another resource is kept as it is, not indexed, until somebody says how ([`Store::renew`]).
 #[derive(Clone, Debug, Default)]
 pub struct Layout(pub Vec<(Resource, Paths)>);
 
@@ -200,8 +201,12 @@ pub trait Store: Send + Sync + 'static {
     /// Whether it takes writes. The sender goes with the store.
     fn condition(&self) -> tokio::sync::watch::Receiver<Condition>;
 
-    /// Indexes the objects of a resource by these paths from now on.
-    fn reindex(&self, resource: Resource, paths: &Paths);
+    /// Brings the present objects of a resource into another form, and indexes them by these paths from now on. On disk
+    /// each stays as it is until its next write.
+    fn renew(&self, resource: Resource, paths: &Paths, form: &dyn Fn(&mut Value));
+
+    /// How many objects there are of each resource that has any.
+    fn census(&self) -> BTreeMap<Resource, usize>;
 
     /// Forgets the history up to and including `upto`, as its bounds do in time.
     #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 
 use super::{Family, Labels, amounts, labels};
-use crate::cache::MetaExt;
+use crate::{cache::MetaExt, model::Resource};
 
 /// All metrics of nodes.
 pub(super) fn nodes(all: &[Arc<Node>]) -> Vec<Family> {
@@ -90,4 +90,16 @@ pub(super) fn namespaces(all: &[Arc<Namespace>]) -> Vec<Family> {
         }
     }
     vec![phases]
+}
+
+/// Objects that nobody can ask for.
+pub(super) fn unserved(all: &[(Resource, usize)]) -> Vec<Family> {
+    let mut count = Family::gauge(
+        "gantry_store_unserved_objects",
+        "Stored objects of a kind that is not served: they are kept until it is",
+    );
+    for (resource, objects) in all {
+        count.add(vec![("resource", resource.0.to_owned())], *objects as f64);
+    }
+    vec![count]
 }

@@ -19,6 +19,7 @@ use prometheus_client::{
 
 use crate::{
     cache::{Cache, MetaExt},
+    objects::Objects,
     placement::Amounts,
 };
 
@@ -26,6 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub struct ClusterState {
     cache: Cache,
+    objects: Objects,
 }
 
 impl fmt::Debug for ClusterState {
@@ -78,9 +80,9 @@ impl Family {
 }
 
 impl ClusterState {
-    /// Over `cache`.
-    pub fn new(cache: &Cache) -> Self {
-        Self { cache: cache.clone() }
+    /// Over `cache`, and of `objects` what is in no cache.
+    pub fn new(cache: &Cache, objects: &Objects) -> Self {
+        Self { cache: cache.clone(), objects: objects.clone() }
     }
 }
 
@@ -94,6 +96,7 @@ impl Collector for ClusterState {
             cluster::nodes(&cache.nodes.all()),
             cluster::services(&cache.services.all()),
             cluster::namespaces(&cache.namespaces.all()),
+            cluster::unserved(&self.objects.unserved(None)),
         ];
         subjects.iter().flatten().try_for_each(|family| family.encode(&mut encoder))
     }

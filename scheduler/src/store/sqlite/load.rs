@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{OpenError, Sealer, Upgrade};
 use crate::{
-    model::{Key, Object, Resource, Revision},
+    model::{Key, Object, Paths, Resource, Revision},
     store::{Draft, Layout, image::Image},
 };
 
@@ -134,10 +134,14 @@ fn open_row(
     sealer: &Sealer,
     upgrade: Upgrade,
 ) -> Result<(Object, bool), OpenError> {
-    let Some((resource, fields)) = layout.find(&row.resource) else {
-        return Err(OpenError::UnknownResource { name: row.resource });
+    let (resource, fields) = match layout.find(&row.resource) {
+        Some((resource, fields)) => (*resource, fields.clone()),
+        // Of a kind that comes later, or never again: that is not for a store to decide.
+        None => {
+            let (plural, group) = row.resource.split_once('.').unwrap_or((&row.resource, ""));
+            (Resource::named(plural, group), Paths::default())
+        }
     };
-    let (resource, fields) = (*resource, fields);
     let namespace = Some(&*row.namespace).filter(|namespace| !namespace.is_empty());
     let key = Key::scoped(resource, namespace, &row.name);
     let name = key.to_string();
@@ -153,7 +157,7 @@ fn open_row(
         serde_json::from_slice(&json).map_err(|source| OpenError::Decode { row: name, source })?;
     // Encoded anew, so that what older versions wrote has the same form.
     upgrade(resource, &mut value);
-    Ok((Draft::new(key, &value, fields)?.at(Revision(row.revision)), current))
+    Ok((Draft::new(key, &value, &fields)?.at(Revision(row.revision)), current))
 }
 
 fn reseal<'a>(

@@ -10,6 +10,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -75,12 +76,6 @@ pub enum OpenError {
         found: i64,
         /// Ours.
         known: i64,
-    },
-    /// A row of a resource that this program does not know.
-    #[error("the database holds objects of the unknown resource {name:?}")]
-    UnknownResource {
-        /// Its name.
-        name: String,
     },
     /// A row that does not decode.
     #[error("stored object {row} does not decode")]
@@ -250,8 +245,12 @@ impl Store for SqliteStore {
         self.condition.subscribe()
     }
 
-    fn reindex(&self, resource: Resource, paths: &Paths) {
-        self.image.reindex(resource, paths);
+    fn renew(&self, resource: Resource, paths: &Paths, form: &dyn Fn(&mut Value)) {
+        self.image.renew(resource, paths, form);
+    }
+
+    fn census(&self) -> BTreeMap<Resource, usize> {
+        self.image.census()
     }
 
     #[cfg(test)]
