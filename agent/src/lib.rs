@@ -23,6 +23,7 @@ pub mod net;
 pub mod observe;
 pub mod plan;
 pub mod probes;
+pub mod proc;
 pub mod reconcile;
 pub mod runtime;
 pub mod serve;

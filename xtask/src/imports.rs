@@ -72,6 +72,8 @@ const ONLY: &[Only] = &[
         below: "agent/src",
         modules: &["agent/src/containerd", "agent/src/runtime", "agent/src/images"],
     },
+    Only { path: "cgroups_rs", below: "agent/src", modules: &["agent/src/cgroup"] },
+    Only { path: "procfs", below: "agent/src", modules: &["agent/src/proc"] },
     Only { path: "rusqlite", below: "scheduler/src", modules: &["scheduler/src/store"] },
     Only { path: "aya", below: "agent/src", modules: &["agent/src/dataplane", "agent/src/sys"] },
 ];

@@ -1,10 +1,16 @@
 //! The cgroup v2 tree under the agent's own root: QoS class / pod / container, with weights and limits, and the
-//! files that statistics and OOM detection read. Works on a root path, so tests use a temporary directory.
+//! files that statistics and OOM detection read. Works on a root path, so tests use a temporary directory. What
+//! cgroups-rs does well it does (`group`); the rest is in `files`.
 
+mod files;
+mod group;
 mod tree;
 mod usage;
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 pub use tree::{CgroupTree, TreeSettings};
 
@@ -45,18 +51,18 @@ pub enum CgroupError {
         value: String,
         /// Cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file or directory operation failed.
     #[error("cannot {operation} {path:?}")]
     Path {
-        /// `create`, `remove`, `read`.
+        /// `create`, `open`, `remove`, `read`.
         operation: &'static str,
         /// On what.
         path: PathBuf,
         /// Cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The host lacks controllers and `enforcement = "required"`.
     #[error(
@@ -106,4 +112,9 @@ pub trait Cgroups: Send + Sync {
     fn container_usage(&self, pod: &PodUid, container: &str) -> Result<Option<Usage>, CgroupError>;
     /// Counters of the node's pods together.
     fn node_usage(&self) -> Result<Usage, CgroupError>;
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> CgroupError + use<> {
+    let path = path.to_owned();
+    move |source| CgroupError::Path { operation, path: path.clone(), source }
 }

@@ -1,18 +1,16 @@
 //! The cgroup port on the file system. `<root>/pods` holds guaranteed pods directly and one directory for each of the
-//! other classes, as the kubelet's tree does. Plain files are all the kernel offers here, so plain file code is all
-//! there is (docs/adr/0011-cgroup-files.md).
+//! other classes, as the kubelet's tree does.
 
 use std::{
     fs, io,
-    os::fd::AsFd,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use super::{CgroupError, Cgroups, Enforcement, Qos, Usage, usage};
-use crate::model::{Limits, PodUid};
+use super::{CgroupError, Cgroups, Enforcement, Qos, Usage, failed, files, group::Group, usage};
+use crate::{
+    model::{Limits, PodUid},
+    proc::{Proc, SELF},
+};
 
 /// Without these there are no limits.
 const REQUIRED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -22,9 +20,6 @@ const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const PODS: &str = "pods";
 const BURSTABLE: &str = "burstable";
 const BEST_EFFORT: &str = "besteffort";
-
-/// Killed processes are gone within this time, unless they are stuck in the kernel.
-const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the tree is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +49,10 @@ impl CgroupTree {
     pub fn open(settings: &TreeSettings) -> Result<Self, CgroupError> {
         let root = match &settings.root {
             Some(root) => PathBuf::from(root.trim_matches('/')),
-            None => own_cgroup(Path::new("/proc/self/cgroup"))?,
+            None => own_cgroup(&Proc::new())?,
         };
         let directory = settings.mount.join(&root);
-        make(&directory)?;
+        Group::at(&directory).create()?;
         leave(&directory, &settings.mount)?;
         let missing = take_controllers(&settings.mount, &root);
         if settings.required && !missing.is_empty() {
@@ -100,24 +95,17 @@ impl CgroupTree {
 
     /// The directory, with its controllers given on to its children.
     fn ensure(&self, directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
-        make(directory)?;
+        let group = Group::at(directory);
+        group.create()?;
         if self.enforced() {
-            delegate_controllers(directory)?;
+            files::delegate(directory, &WANTED)?;
+            group.limit(limits)?;
         }
-        self.limit(directory, limits)
+        Ok(())
     }
 
     fn limit(&self, directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
-        if !self.enforced() {
-            return Ok(());
-        }
-        let or_max = |value: Option<i64>| value.map_or_else(|| "max".to_owned(), |v| v.to_string());
-        let period = limits.cpu_period_us.unwrap_or(100_000);
-        let cpu_max = format!("{} {period}", or_max(limits.cpu_quota_us));
-        write(&directory.join("cpu.weight"), &limits.cpu_weight.unwrap_or(100).clamp(1, 10_000).to_string())?;
-        write(&directory.join("cpu.max"), &cpu_max)?;
-        write(&directory.join("memory.max"), &or_max(limits.memory_max))?;
-        write(&directory.join("pids.max"), &or_max(limits.pids_max))
+        if self.enforced() { Group::at(directory).limit(limits) } else { Ok(()) }
     }
 
     /// Burstable pods together weigh what they weigh each: against the guaranteed ones beside their class they then
@@ -127,12 +115,9 @@ impl CgroupTree {
             return Ok(());
         }
         let class = self.class(Qos::Burstable);
-        let weights = pods_in(&class)?.into_iter().filter_map(|pod| {
-            let weight = fs::read_to_string(class.join(pod_directory(&pod)).join("cpu.weight")).ok()?;
-            weight.trim().parse::<u64>().ok()
-        });
-        let sum = weights.sum::<u64>().clamp(1, 10_000);
-        write(&class.join("cpu.weight"), &sum.to_string())
+        let pods = pods_in(&class)?.into_iter();
+        let sum = pods.filter_map(|pod| Group::at(&class.join(pod_directory(&pod))).weight()).sum();
+        Group::at(&class).weigh(sum)
     }
 }
 
@@ -184,29 +169,11 @@ fn pods_in(class: &Path) -> Result<Vec<PodUid>, CgroupError> {
     Ok(names.filter_map(|name| name.strip_prefix("pod").map(PodUid::from)).collect())
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> CgroupError {
-    let path = path.to_owned();
-    move |source| CgroupError::Path { operation, path: path.clone(), source }
-}
-
-fn make(directory: &Path) -> Result<(), CgroupError> {
-    fs::create_dir_all(directory).map_err(failed("create", directory))
-}
-
-fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
-    fs::write(path, value).map_err(|source| CgroupError::Write {
-        path: path.to_owned(),
-        value: value.to_owned(),
-        source,
-    })
-}
-
-/// The line `0::<path>` of /proc/self/cgroup.
-fn own_cgroup(file: &Path) -> Result<PathBuf, CgroupError> {
-    let text = fs::read_to_string(file).map_err(failed("read", file))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+/// The cgroup that this process is in, without a slash at its front.
+fn own_cgroup(proc: &Proc) -> Result<PathBuf, CgroupError> {
+    let path = proc.cgroup(SELF).map_err(failed("read", Path::new("/proc/self/cgroup")))?.unwrap_or_default();
     // After a restart in place the agent is in its leaf already.
-    let path = Path::new(path);
+    let path = Path::new(path.trim_start_matches('/'));
     Ok(if path.ends_with(LEAF) { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() })
 }
 
@@ -224,69 +191,31 @@ fn leave(root: &Path, mount: &Path) -> Result<(), CgroupError> {
     if pids.trim().is_empty() {
         return Ok(());
     }
-    let leaf = root.join(LEAF);
-    make(&leaf)?;
-    pids.lines().try_for_each(|pid| write(&leaf.join("cgroup.procs"), pid))
+    let leaf = Group::at(&root.join(LEAF));
+    leaf.create()?;
+    // 0 is one that this namespace does not see; written, it would mean the writer.
+    pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != 0).try_for_each(|pid| leaf.take(pid))
 }
 
 /// Turns the controllers on from the mount down to the root's children; returns those that are not to be had.
 fn take_controllers(mount: &Path, root: &Path) -> Vec<String> {
     let mut directory = mount.to_owned();
     // Above the root somebody else may forbid it: what counts is what arrives.
-    let _ = delegate_controllers(&directory);
+    let _ = files::delegate(&directory, &WANTED);
     for part in root.components() {
         directory.push(part);
-        let _ = delegate_controllers(&directory);
+        let _ = files::delegate(&directory, &WANTED);
     }
     let given = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
     let given: Vec<&str> = given.split_ascii_whitespace().map(|c| c.trim_start_matches('+')).collect();
     REQUIRED.iter().filter(|c| !given.contains(c)).map(|&c| c.to_owned()).collect()
 }
 
-/// Gives a directory's controllers to its children.
-fn delegate_controllers(directory: &Path) -> Result<(), CgroupError> {
-    let file = directory.join("cgroup.controllers");
-    let available = fs::read_to_string(&file).map_err(failed("read", &file))?;
-    let available: Vec<&str> = available.split_ascii_whitespace().collect();
-    let wanted: Vec<String> =
-        WANTED.iter().filter(|c| available.contains(c)).map(|controller| format!("+{controller}")).collect();
-    if wanted.is_empty() {
-        Ok(())
-    } else {
-        write(&directory.join("cgroup.subtree_control"), &wanted.join(" "))
-    }
-}
-
 /// Kills what is in it and removes it with everything below.
 fn remove(directory: &Path) -> Result<(), CgroupError> {
-    kill(directory)?;
-    wait_until_empty(directory)?;
+    Group::at(directory).kill()?;
+    files::wait_until_empty(directory)?;
     remove_tree(directory)
-}
-
-fn kill(directory: &Path) -> Result<(), CgroupError> {
-    let file = directory.join("cgroup.kill");
-    match write(&file, "1") {
-        Err(CgroupError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// The kernel signals a change of cgroup.events as an exceptional condition of the file.
-fn wait_until_empty(directory: &Path) -> Result<(), CgroupError> {
-    let path = directory.join("cgroup.events");
-    let deadline = Instant::now() + EMPTY_TIMEOUT;
-    loop {
-        let Ok(file) = fs::File::open(&path) else { return Ok(()) };
-        let text = io::read_to_string(&file).map_err(failed("read", &path))?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !text.lines().any(|line| line == "populated 1") || left.is_zero() {
-            return Ok(());
-        }
-        let mut polled = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        poll(&mut polled, timeout).map_err(|error| failed("read", &path)(error.into()))?;
-    }
 }
 
 fn remove_tree(directory: &Path) -> Result<(), CgroupError> {

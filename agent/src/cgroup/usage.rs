@@ -1,54 +1,40 @@
 //! Usage counters of a cgroup. CPU time is in every cgroup; where the memory controller is missing, memory is what the
 //! processes in the cgroup have resident, from /proc.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use super::{CgroupError, Usage};
+use super::{CgroupError, Usage, files::Held};
+use crate::proc::Proc;
 
 /// Counters of this directory; `None` when it does not exist.
 pub(super) fn read(directory: &Path) -> Result<Option<Usage>, CgroupError> {
-    let Some(cpu) = file(&directory.join("cpu.stat"))? else { return Ok(None) };
+    let Some(mut group) = Held::open(directory)? else { return Ok(None) };
+    let Some(cpu) = group.read("cpu.stat")? else { return Ok(None) };
     let mut usage = Usage {
-        cpu_ns: value(&cpu, "usage_usec") * 1000,
-        throttled_periods: value(&cpu, "nr_throttled"),
-        throttled_ns: value(&cpu, "throttled_usec") * 1000,
+        cpu_ns: value(cpu, "usage_usec") * 1000,
+        throttled_periods: value(cpu, "nr_throttled"),
+        throttled_ns: value(cpu, "throttled_usec") * 1000,
         ..Usage::default()
     };
-    match file(&directory.join("memory.current"))? {
+    match group.read("memory.current")?.map(number) {
         Some(current) => {
-            usage.memory_usage = number(&current);
-            let stat = file(&directory.join("memory.stat"))?.unwrap_or_default();
-            usage.memory_working_set = usage.memory_usage.saturating_sub(value(&stat, "inactive_file"));
-            let events = file(&directory.join("memory.events"))?.unwrap_or_default();
-            usage.oom_kills = value(&events, "oom_kill");
+            usage.memory_usage = current;
+            let inactive = group.read("memory.stat")?.map_or(0, |stat| value(stat, "inactive_file"));
+            usage.memory_working_set = current.saturating_sub(inactive);
+            usage.oom_kills = group.read("memory.events")?.map_or(0, |events| value(events, "oom_kill"));
         }
         None => {
-            let pids = processes(directory)?;
-            usage.memory_usage = pids.iter().filter_map(|pid| resident(Path::new("/proc"), pid)).sum();
+            let mut pids = Vec::new();
+            processes(directory, &mut pids)?;
+            usage.memory_usage = pids.iter().filter_map(|pid| Proc::new().resident(*pid)).sum();
             usage.memory_working_set = usage.memory_usage;
             usage.pids = pids.len() as u64;
         }
     }
-    if let Some(pids) = file(&directory.join("pids.current"))? {
-        usage.pids = number(&pids);
+    if let Some(pids) = group.read("pids.current")? {
+        usage.pids = number(pids);
     }
     Ok(Some(usage))
-}
-
-/// `None` when the file, or the cgroup itself, is gone.
-fn file(path: &PathBuf) -> Result<Option<String>, CgroupError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) =>
-        {
-            Ok(None)
-        }
-        Err(source) => Err(CgroupError::Path { operation: "read", path: path.clone(), source }),
-    }
 }
 
 /// The value of a line `name value`; 0 when there is none.
@@ -61,23 +47,15 @@ fn number(text: &str) -> u64 {
 }
 
 /// Processes of the cgroup and those below it.
-fn processes(directory: &Path) -> Result<Vec<String>, CgroupError> {
-    let own = file(&directory.join("cgroup.procs"))?.unwrap_or_default();
-    let mut pids: Vec<String> = own.lines().map(str::to_owned).collect();
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(pids) };
+fn processes(directory: &Path, pids: &mut Vec<i32>) -> Result<(), CgroupError> {
+    let Some(mut group) = Held::open(directory)? else { return Ok(()) };
+    let own = group.read("cgroup.procs")?.unwrap_or_default();
+    pids.extend(own.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
-        pids.extend(processes(&entry.path())?);
+        processes(&entry.path(), pids)?;
     }
-    Ok(pids)
-}
-
-/// Resident bytes of a process, without what it shares with others; `None` when it has ended.
-fn resident(proc: &Path, pid: &str) -> Option<u64> {
-    let statm = fs::read_to_string(proc.join(pid).join("statm")).ok()?;
-    let mut pages = statm.split_ascii_whitespace().skip(1).map(number);
-    let (resident, shared) = (pages.next()?, pages.next()?);
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(resident.saturating_sub(shared) * u64::try_from(page).ok()?)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
-//! The machine: what it is and how it is. Read from /proc, /etc and the file system, below a root that tests replace.
+//! The machine: what it is and how it is. Read from /proc (`crate::proc`), /etc and the file system, below a root that
+//! tests replace.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use crate::model::{NodeCondition, NodeUsage, Resolver};
+use crate::{
+    model::{NodeCondition, NodeUsage, Resolver},
+    proc::Proc,
+};
 
 /// The kubelet's eviction thresholds: below them a node counts as under pressure.
 const MIN_MEMORY_BYTES: u64 = 100 << 20;
@@ -46,6 +50,10 @@ impl Host {
         Self { root }
     }
 
+    fn proc(&self) -> Proc {
+        Proc::at(self.root.join("proc"))
+    }
+
     fn read(&self, path: &str) -> io::Result<String> {
         fs::read_to_string(self.root.join(path))
     }
@@ -61,11 +69,11 @@ impl Host {
         let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
         Machine {
             cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-            memory: self.memory().map_or(0, |(total, _)| total),
-            kernel: self.line("proc/sys/kernel/osrelease"),
+            memory: self.proc().memory().map_or(0, |memory| memory.total),
+            kernel: self.proc().release(),
             os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
             machine_id: self.line("etc/machine-id"),
-            boot_id: self.line("proc/sys/kernel/random/boot_id"),
+            boot_id: self.proc().boot_id(),
         }
     }
 
@@ -79,28 +87,12 @@ impl Host {
         self.read("etc/hosts").unwrap_or_default()
     }
 
-    /// Total and available memory in bytes.
-    fn memory(&self) -> Option<(u64, u64)> {
-        let text = self.read("proc/meminfo").ok()?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            let kilobytes: u64 = line.trim_start_matches(':').split_whitespace().next()?.parse().ok()?;
-            Some(kilobytes * 1024)
-        };
-        Some((field("MemTotal")?, field("MemAvailable")?))
-    }
-
     /// CPU time and working set of the whole machine.
     pub fn usage(&self, now_ms: i64) -> Option<NodeUsage> {
-        let stat = self.read("proc/stat").ok()?;
-        let fields: Vec<u64> =
-            stat.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-        // user nice system idle iowait irq softirq steal: all but the two kinds of idling. A tick is 10 ms.
-        let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum();
-        let (total, available) = self.memory()?;
+        let memory = self.proc().memory()?;
         Some(NodeUsage {
-            cpu_nano_seconds: busy * 10_000_000,
-            memory_working_set_bytes: total.saturating_sub(available),
+            cpu_nano_seconds: u64::try_from(self.proc().busy()?.as_nanos()).ok()?,
+            memory_working_set_bytes: memory.total.saturating_sub(memory.available),
             time_ms: now_ms,
         })
     }
@@ -114,7 +106,7 @@ impl Host {
 
     /// The pressure conditions that upstream's nodes have, from what is there now.
     pub fn pressure(&self, state_dir: &Path) -> Vec<NodeCondition> {
-        let memory = self.memory().is_some_and(|(_, available)| available < MIN_MEMORY_BYTES);
+        let memory = self.proc().memory().is_some_and(|memory| memory.available < MIN_MEMORY_BYTES);
         let disk = Self::disk(state_dir).is_some_and(|(all, free)| share(free, all) < MIN_DISK_SHARE);
         let pids = self.free_pids().is_some_and(|free| free < MIN_PID_SHARE);
         vec![
@@ -135,10 +127,7 @@ impl Host {
     }
 
     fn free_pids(&self) -> Option<f64> {
-        let most: u64 = self.line("proc/sys/kernel/pid_max").parse().ok()?;
-        // `0.1 0.2 0.3 1/345 6789`: runnable and all.
-        let load = self.line("proc/loadavg");
-        let used: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+        let (used, most) = self.proc().processes()?;
         Some(share(most.saturating_sub(used), most))
     }
 
@@ -190,6 +179,10 @@ mod tests {
     #[test]
     fn a_machine_is_read_from_its_files() {
         let dir = tempfile::tempdir().unwrap();
+        let others = "MemFree Buffers Cached SwapCached Active Inactive SwapTotal SwapFree Dirty Writeback Mapped Slab \
+            Committed_AS VmallocTotal VmallocUsed VmallocChunk";
+        let others: String = others.split(' ').map(|name| format!("{name}: 1 kB\n")).collect();
+        let meminfo = format!("MemTotal:  2048 kB\nMemAvailable:  1024 kB\n{others}");
         for (path, text) in [
             ("etc/os-release", "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
             ("etc/machine-id", "abc\n"),
@@ -197,8 +190,11 @@ mod tests {
             ("proc/sys/kernel/random/boot_id", "b\n"),
             ("proc/sys/kernel/pid_max", "1000\n"),
             ("proc/loadavg", "0.1 0.2 0.3 1/990 12\n"),
-            ("proc/meminfo", "MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable:  1024 kB\n"),
-            ("proc/stat", "cpu  10 0 5 1000 3 1 1 0 0 0\ncpu0 1\n"),
+            ("proc/meminfo", &meminfo),
+            (
+                "proc/stat",
+                "cpu  10 0 5 1000 3 1 1 0 0 0\ncpu0 10 0 5 1000 3 1 1 0 0 0\nctxt 1\nbtime 1\nprocesses 1\n",
+            ),
         ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -156,6 +156,8 @@ async fn a_pod_is_pulled_started_and_ready_and_everything_of_it_goes() {
     let state = node.state();
     assert!(state.containers.is_empty() && state.networks.is_empty());
     assert!(state.cgroups.is_empty() && state.volumes.is_empty());
+    // The runtime has one thread here: on it, everything else would wait for the kernel's kill.
+    assert!(state.cgroup_removed_by.is_some_and(|thread| thread != std::thread::current().id()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Status};
 
 use super::{
-    ContainerSpec, ExecSession, ExecSpec, Propagation, Runtime, RuntimeError, RuntimeEvent, capabilities,
+    ContainerSpec, ExecSession, ExecSpec, Propagation, Runtime, RuntimeError, RuntimeEvent,
     errors::{call, start_failure},
     exec::Execs,
     facts, host,
@@ -42,6 +42,7 @@ use crate::{
     images::local::{LocalImage, LocalImages},
     logs::LoggerArgs,
     model::{ContainerId, ObservedContainer, PodUid},
+    proc::{self, Proc, SELF},
 };
 
 /// After SIGKILL the kernel needs this long at most, unless it is stuck in a driver.
@@ -97,7 +98,7 @@ impl ContainerdRuntime {
             users: UserDatabase::new(client.clone(), options.snapshotter.clone(), mount_point),
             execs: Execs::new(client.clone(), options.state_dir.join("exec")),
             recovered: OnceCell::new(),
-            boot: facts::boot_id(),
+            boot: Proc::new().boot_id(),
             client,
             options,
         }
@@ -118,7 +119,7 @@ impl ContainerdRuntime {
         let identity = user::resolve(image_user, spec.user, spec.group, &files)
             .map_err(|error| RuntimeError::Config { message: error.to_string() })?;
         let group = spec.id.parts().map_or_else(|| native_id(&spec.id), |(pod, ..)| pod.to_string());
-        let root_propagation = host::root_propagation(&spec.mounts, &self.mountinfo(spec))?;
+        let root_propagation = host::root_propagation(&spec.mounts, &self.mounts(spec))?;
         let oci = spec::build(spec, config, &identity, &group, root_propagation, self.given(spec))?;
         let value = serde_json::to_vec(&oci)
             .map_err(|error| RuntimeError::Config { message: format!("OCI specification: {error}") })?;
@@ -126,29 +127,28 @@ impl ContainerdRuntime {
     }
 
     /// Mounts as containerd sees them; not read when nothing asks for them.
-    fn mountinfo(&self, spec: &ContainerSpec) -> String {
+    fn mounts(&self, spec: &ContainerSpec) -> Vec<proc::Mount> {
         if spec.mounts.iter().all(|mount| mount.propagation == Propagation::None) {
-            return String::new();
+            return Vec::new();
         }
         // Unreadable: nothing is known to be shared, which the refusal says.
-        self.daemon("mountinfo")
+        Proc::new().mounts(self.daemon()).unwrap_or_default()
     }
 
-    /// The capabilities that containerd can hand on; not read when nothing asks for all of them.
+    /// The capabilities that containerd can hand on; not read when nothing asks for all of them. A machine that is itself
+    /// contained lacks some, and a runtime that is asked for those fails to start the container.
     fn given(&self, spec: &ContainerSpec) -> u64 {
         let all = |name: &String| name.eq_ignore_ascii_case("ALL");
         if !spec.privileged && !spec.add_capabilities.iter().any(all) {
             return u64::MAX;
         }
         // Unreadable: all that there are, and the runtime has the word.
-        capabilities::bounding(&self.daemon("status")).unwrap_or(u64::MAX)
+        Proc::new().capabilities(self.daemon()).and_then(|set| set.bounding).unwrap_or(u64::MAX)
     }
 
-    /// What containerd's `/proc` entry tells; the agent's own where containerd's is out of sight.
-    fn daemon(&self, file: &str) -> String {
-        let daemon = oom::daemon(self.client.socket()).map(|pid| pid.to_string());
-        let path = Path::new("/proc").join(daemon.as_deref().unwrap_or("self")).join(file);
-        std::fs::read_to_string(path).unwrap_or_default()
+    /// Which process containerd is; the agent itself where it is out of sight.
+    fn daemon(&self) -> String {
+        oom::daemon(self.client.socket()).map_or_else(|| SELF.to_owned(), |pid| pid.to_string())
     }
 
     fn runtime(&self, spec: &ContainerSpec) -> Result<RuntimeRecord, RuntimeError> {

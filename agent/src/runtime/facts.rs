@@ -14,6 +14,7 @@ use super::{RuntimeError, errors::call, labels};
 use crate::{
     containerd::Containerd,
     model::{ContainerId, ContainerState},
+    proc::Proc,
 };
 
 /// Killed by SIGKILL, as the kernel does for memory.
@@ -131,68 +132,41 @@ pub(super) fn oom_killed(code: i32, record: &Container, cgroup_mount: &Path) -> 
 
 /// Start time of a process that runs, for a container whose start was not recorded (the agent was killed between
 /// the start and the record of it); 0 when it ended meanwhile.
-pub(super) fn process_started_ms(pid: u32) -> i64 {
-    started(pid).unwrap_or_default()
-}
-
-/// Names this boot of the machine; empty where the kernel does not tell.
-pub(super) fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+pub(super) fn process_started_ms(proc: &Proc, pid: u32) -> i64 {
+    proc.started_ms(pid, jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 
 /// The container's first process as the kernel knows it, for when the shim does not answer: a live process under the
 /// recorded id that is in the container's own cgroup. Ids are given out again, cgroups of attempts are not.
-pub(super) fn live_pid(proc: &Path, record: &Container, told: u32) -> Option<u32> {
+pub(super) fn live_pid(proc: &Proc, record: &Container, told: u32) -> Option<u32> {
     let recorded = || record.labels.get(labels::PID)?.parse().ok();
     let pid = if told > 0 { told } else { recorded()? };
     let cgroup = record.labels.get(labels::CGROUP)?;
-    let of = |file: &str| std::fs::read_to_string(proc.join(pid.to_string()).join(file)).ok();
-    let stat = of("stat")?;
-    let ended = matches!(stat.rsplit_once(')')?.1.trim_start().chars().next()?, 'Z' | 'X');
-    let inside = |line: &str| {
-        let path = line.rsplit(':').next().unwrap_or_default();
-        // The process may have made cgroups below its own.
-        path.ends_with(cgroup.as_str()) || path.contains(&format!("{cgroup}/"))
-    };
-    (!ended && of("cgroup")?.lines().any(inside)).then_some(pid)
-}
-
-fn started(pid: u32) -> Option<i64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-    let since_boot = start_ticks(&stat)?.checked_mul(1000)? / ticks_per_second;
-    let up = uptime.split('.').next()?.parse::<i64>().ok()? * 1000;
-    Some(jiff::Timestamp::now().as_millisecond() - up + since_boot)
-}
-
-/// Field 22 of /proc/PID/stat; the command name before may hold spaces and parentheses.
-fn start_ticks(stat: &str) -> Option<i64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    // The process may have made cgroups below its own.
+    let inside = |path: &String| path.ends_with(cgroup.as_str()) || path.contains(&format!("{cgroup}/"));
+    (proc.is_alive(pid) && proc.cgroups(pid).ok()?.iter().any(inside)).then_some(pid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn own_start_is_in_the_recent_past() {
-        let started = process_started_ms(std::process::id());
-        let now = jiff::Timestamp::now().as_millisecond();
-        assert!((now - 86_400_000..=now + 1000).contains(&started), "{started}");
+    /// What the kernel tells of a process: its name may hold blanks and parentheses.
+    fn stat(name: &str, state: char) -> String {
+        format!("7 ({name}) {state}{}", " 1".repeat(50))
     }
 
     #[test]
     fn a_process_is_the_containers_only_in_its_cgroup_and_alive() {
-        let proc = tempfile::tempdir().unwrap();
-        std::fs::create_dir(proc.path().join("7")).unwrap();
-        let write = |file: &str, text: &str| std::fs::write(proc.path().join("7").join(file), text).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("7")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(root.path().join("7").join(file), text).unwrap();
+        let proc = Proc::at(root.path());
         let labels = [(labels::CGROUP, "/gantry/pods/podp/web/1"), (labels::PID, "7")];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let record = Container { labels, ..Container::default() };
-        assert_eq!(live_pid(proc.path(), &record, 0), None);
-        write("stat", "7 (a ) b) S 1 7");
+        assert_eq!(live_pid(&proc, &record, 0), None);
+        write("stat", &stat("a ) b", 'S'));
         for (cgroup, alive) in [
             ("0::/gantry/pods/podp/web/1\n", true),
             ("4:memory:/other\n0::/up/gantry/pods/podp/web/1/init.scope\n", true),
@@ -200,12 +174,12 @@ mod tests {
             ("0::/user.slice\n", false),
         ] {
             write("cgroup", cgroup);
-            assert_eq!(live_pid(proc.path(), &record, 0), alive.then_some(7), "{cgroup}");
+            assert_eq!(live_pid(&proc, &record, 0), alive.then_some(7), "{cgroup}");
         }
         write("cgroup", "0::/gantry/pods/podp/web/1\n");
-        assert_eq!(live_pid(proc.path(), &record, 8), None, "what containerd says goes first");
-        write("stat", "7 (web) Z 1 7");
-        assert_eq!(live_pid(proc.path(), &record, 0), None, "a zombie has ended");
+        assert_eq!(live_pid(&proc, &record, 8), None, "what containerd says goes first");
+        write("stat", &stat("web", 'Z'));
+        assert_eq!(live_pid(&proc, &record, 0), None, "a zombie has ended");
     }
 
     #[test]

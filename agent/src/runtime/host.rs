@@ -12,16 +12,17 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 use super::{ContainerSpec, Mount, Propagation, RuntimeError};
+use crate::proc;
 
-/// The propagation that the root of a container must have for its mounts, with what is refused. `mountinfo` is that of
-/// the namespace that the runtime starts containers from.
+/// The propagation that the root of a container must have for its mounts, with what is refused. `table` are the mounts
+/// of the namespace that the runtime starts containers from.
 pub(super) fn root_propagation(
     mounts: &[Mount],
-    mountinfo: &str,
+    table: &[proc::Mount],
 ) -> Result<Option<&'static str>, RuntimeError> {
     let mut needed = None;
     for mount in mounts.iter().filter(|mount| mount.propagation != Propagation::None) {
-        let below = below(&mount.source, mountinfo);
+        let below = below(&mount.source, table);
         let (kind, allowed, word) = match mount.propagation {
             Propagation::Bidirectional => ("Bidirectional", below.shared, "a shared mount"),
             _ => ("HostToContainer", below.shared || below.slave, "a shared or slave mount"),
@@ -44,38 +45,11 @@ pub(super) fn root_propagation(
     Ok(needed)
 }
 
-/// The mount that a path is on.
-#[derive(Debug, Default)]
-struct Below {
-    point: PathBuf,
-    shared: bool,
-    slave: bool,
-}
-
-/// Of mounts over each other the last counts: it is the one that is seen.
-fn below(path: &Path, mountinfo: &str) -> Below {
-    let mut found = Below::default();
-    for line in mountinfo.lines() {
-        // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-        let mut fields = line.split(' ').skip(4);
-        let Some(point) = fields.next().map(unescaped) else { continue };
-        if !path.starts_with(&point) || point.as_os_str().len() < found.point.as_os_str().len() {
-            continue;
-        }
-        let optional: Vec<&str> = fields.skip(1).take_while(|field| *field != "-").collect();
-        let has = |prefix: &str| optional.iter().any(|field| field.starts_with(prefix));
-        found = Below { point, shared: has("shared:"), slave: has("master:") };
-    }
-    found
-}
-
-/// Spaces, tabs, line ends and backslashes are written in octal.
-fn unescaped(field: &str) -> PathBuf {
-    let mut text = field.to_owned();
-    for (octal, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(octal, plain);
-    }
-    text.into()
+/// The mount that a path is on. Of mounts over each other the last counts: it is the one that is seen.
+fn below(path: &Path, table: &[proc::Mount]) -> proc::Mount {
+    let on = table.iter().filter(|mount| path.starts_with(&mount.point));
+    let none = proc::Mount { point: PathBuf::new(), shared: false, slave: false };
+    on.max_by_key(|mount| mount.point.as_os_str().len()).cloned().unwrap_or(none)
 }
 
 /// Sets the pod's kernel parameters in its namespaces, which all its containers share.
@@ -138,10 +112,16 @@ fn parameter(name: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    const MOUNTS: &str = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-        22 21 8:1 / /shared\\040one rw shared:3 - ext4 /dev/sda1 rw\n\
-        23 21 8:1 / /slave rw,noatime master:3 - ext4 /dev/sda1 rw\n\
-        24 21 8:1 / /shared\\040one/below rw - tmpfs tmpfs rw\n";
+    fn table() -> Vec<proc::Mount> {
+        let mount = |point: &str, shared, slave| proc::Mount { point: point.into(), shared, slave };
+        vec![
+            mount("/", false, false),
+            mount("/shared one", false, false),
+            mount("/shared one", true, false),
+            mount("/slave", false, true),
+            mount("/shared one/below", false, false),
+        ]
+    }
 
     fn mount(source: &str, propagation: Propagation) -> Mount {
         Mount { source: source.into(), target: "/data".into(), read_only: false, propagation }
@@ -150,7 +130,7 @@ mod tests {
     #[test]
     fn propagation_needs_a_mount_that_has_it() {
         use Propagation::{Bidirectional, HostToContainer, None as Off};
-        let root = |mounts: &[Mount]| root_propagation(mounts, MOUNTS).map_err(|error| error.to_string());
+        let root = |mounts: &[Mount]| root_propagation(mounts, &table()).map_err(|error| error.to_string());
         assert_eq!(root(&[mount("/a", Off)]), Ok(None));
         assert_eq!(root(&[mount("/slave/a", HostToContainer)]), Ok(Some("rslave")));
         assert_eq!(

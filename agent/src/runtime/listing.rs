@@ -5,7 +5,7 @@
 //!
 //! containerd answers "unknown" for a task whose shim is slow. That is no end: the process itself is looked for.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use containerd_client::{
     services::v1::{Container, ListContainersRequest, ListTasksRequest},
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     containerd::DEADLINE,
     model::{Chain, ContainerId, ContainerState, ObservedContainer, PodUid},
+    proc::Proc,
 };
 
 /// Exit code of a container whose program could not be started.
@@ -129,13 +130,13 @@ impl ContainerdRuntime {
                 }
                 exit.state(number(record, labels::STARTED))
             }
-            _ => told(record, task, Path::new("/proc")),
+            _ => told(record, task, &Proc::new()),
         }
     }
 }
 
 /// What record and task say, but for a task that has just stopped: that is settled first.
-fn told(record: &Container, task: Option<&Process>, proc: &Path) -> ContainerState {
+fn told(record: &Container, task: Option<&Process>, proc: &Proc) -> ContainerState {
     if record.labels.contains_key(labels::START_ERROR) {
         let finished_ms = number(record, labels::FINISHED).unwrap_or_default();
         return ContainerState::Exited {
@@ -148,7 +149,7 @@ fn told(record: &Container, task: Option<&Process>, proc: &Path) -> ContainerSta
     let started = number(record, labels::STARTED);
     let running = |pid| ContainerState::Running {
         pid,
-        started_ms: started.unwrap_or_else(|| facts::process_started_ms(pid)),
+        started_ms: started.unwrap_or_else(|| facts::process_started_ms(proc, pid)),
     };
     let recorded = facts::Exit::recorded(record).map(|exit| exit.state(started));
     match task.map(|task| (task.status(), task)) {
@@ -196,25 +197,26 @@ mod tests {
 
     #[test]
     fn a_shim_that_does_not_answer_ends_nothing() {
-        let proc = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let proc = Proc::at(root.path());
         let started = [(labels::STARTED, "5"), (labels::PID, "7"), (labels::CGROUP, "/g/c/0")];
         let unknown = task(Task::Unknown, 0);
-        assert_eq!(told(&record(&started), Some(&unknown), proc.path()), ContainerState::Unreadable);
-        std::fs::create_dir(proc.path().join("7")).unwrap();
-        std::fs::write(proc.path().join("7/stat"), "7 (web) S").unwrap();
-        std::fs::write(proc.path().join("7/cgroup"), "0::/g/c/0\n").unwrap();
+        assert_eq!(told(&record(&started), Some(&unknown), &proc), ContainerState::Unreadable);
+        std::fs::create_dir(root.path().join("7")).unwrap();
+        std::fs::write(root.path().join("7/stat"), format!("7 (web) S{}", " 1".repeat(50))).unwrap();
+        std::fs::write(root.path().join("7/cgroup"), "0::/g/c/0\n").unwrap();
         let running = ContainerState::Running { pid: 7, started_ms: 5 };
-        assert_eq!(told(&record(&started), Some(&unknown), proc.path()), running);
+        assert_eq!(told(&record(&started), Some(&unknown), &proc), running);
         // A task that is not there at all is another matter.
-        assert_eq!(told(&record(&started), None, proc.path()), ContainerState::Lost);
+        assert_eq!(told(&record(&started), None, &proc), ContainerState::Lost);
     }
 
     #[test]
     fn a_record_that_never_got_a_task_can_be_seen() {
-        assert_eq!(told(&record(&[]), None, Path::new("/absent")), ContainerState::Created);
+        assert_eq!(told(&record(&[]), None, &Proc::at("/absent")), ContainerState::Created);
         let ended = record(&[(labels::STARTED, "1"), (labels::EXIT_CODE, "3"), (labels::FINISHED, "2")]);
         let exited = ContainerState::Exited { code: 3, started_ms: 1, finished_ms: 2, oom_killed: false };
-        assert_eq!(told(&ended, None, Path::new("/absent")), exited);
-        assert_eq!(told(&ended, Some(&task(Task::Unknown, 0)), Path::new("/absent")), exited);
+        assert_eq!(told(&ended, None, &Proc::at("/absent")), exited);
+        assert_eq!(told(&ended, Some(&task(Task::Unknown, 0)), &Proc::at("/absent")), exited);
     }
 }

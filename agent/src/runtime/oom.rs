@@ -4,6 +4,8 @@
 
 use std::{fs, io, path::Path};
 
+use crate::proc::{Proc, SELF};
+
 /// The lowest there is.
 pub const LOWEST: i32 = -1000;
 /// `CAP_SYS_RESOURCE`
@@ -21,9 +23,10 @@ struct Rights {
 
 /// The lowest value that containers may get from the containerd at this socket.
 pub fn floor(socket: &Path) -> i32 {
-    let tried = lowest_accepted(|value| fs::write(OWN, value.to_string()), || current(Path::new(OWN)));
-    let own = rights(Path::new("/proc/self"));
-    let daemon = daemon(socket).and_then(|pid| rights(&Path::new("/proc").join(pid.to_string())));
+    let proc = Proc::new();
+    let tried = lowest_accepted(|value| fs::write(OWN, value.to_string()), || proc.oom_score_adj(SELF));
+    let daemon = daemon(socket).and_then(|pid| rights(&proc, &pid.to_string()));
+    let own = rights(&proc, SELF);
     decide(tried, own, daemon)
 }
 
@@ -46,15 +49,9 @@ fn decide(tried: i32, own: Option<Rights>, daemon: Option<Rights>) -> i32 {
     }
 }
 
-fn rights(process: &Path) -> Option<Rights> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let capable = u64::from_str_radix(effective.trim(), 16).ok()? & RESOURCE != 0;
-    Some(Rights { capable, current: current(&process.join("oom_score_adj"))? })
-}
-
-fn current(path: &Path) -> Option<i32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+fn rights(proc: &Proc, process: &str) -> Option<Rights> {
+    let capable = proc.capabilities(process)?.effective & RESOURCE != 0;
+    Some(Rights { capable, current: proc.oom_score_adj(process)? })
 }
 
 /// Lowers and puts back: raising is always allowed. The kernel refuses everything below one value and nothing from it
@@ -119,10 +116,11 @@ mod tests {
 
     #[test]
     fn this_machine_says_what_it_takes() {
-        let floor = lowest_accepted(|value| fs::write(OWN, value.to_string()), || current(Path::new(OWN)));
-        let own = rights(Path::new("/proc/self")).unwrap();
+        let proc = Proc::new();
+        let floor = lowest_accepted(|value| fs::write(OWN, value.to_string()), || proc.oom_score_adj(SELF));
+        let own = rights(&proc, SELF).unwrap();
         // Without the capability nothing below what the process was given.
         assert!(floor <= own.current && (own.capable || floor > LOWEST), "{floor} {own:?}");
-        assert_eq!(current(Path::new(OWN)), Some(own.current));
+        assert_eq!(proc.oom_score_adj(SELF), Some(own.current));
     }
 }

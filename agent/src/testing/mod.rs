@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::ThreadId,
     time::Duration,
 };
 
@@ -101,6 +102,8 @@ pub struct State {
     pub attached: BTreeSet<PodUid>,
     /// Pods with a cgroup.
     pub cgroups: BTreeSet<PodUid>,
+    /// The thread that removed the last one, which may take seconds.
+    pub cgroup_removed_by: Option<ThreadId>,
     /// Volumes by pod, with their digest.
     pub volumes: BTreeMap<PodUid, BTreeMap<String, u64>>,
     /// Pods whose volumes were given back.

@@ -217,7 +217,9 @@ impl Cgroups for FakeNode {
     }
 
     fn remove_pod(&self, pod: &PodUid) -> Result<(), CgroupError> {
-        self.state().cgroups.remove(pod);
+        let mut state = self.state();
+        state.cgroups.remove(pod);
+        state.cgroup_removed_by = Some(std::thread::current().id());
         Ok(())
     }
 

@@ -1,15 +1,15 @@
 //! tmpfs mounts, and unmounting everything below a directory.
 
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{VolumeError, failed};
+use crate::proc::{Proc, SELF};
 
 /// A tmpfs on the directory, unless it has one.
 pub(super) fn tmpfs(dir: &Path, size: Option<i64>, more: MsFlags) -> Result<(), VolumeError> {
@@ -48,42 +48,7 @@ pub(super) fn unmount_below(dir: &Path) -> Result<(), VolumeError> {
 }
 
 fn below(dir: &Path) -> Result<Vec<PathBuf>, VolumeError> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read(table).map_err(|source| failed("read", table, source))?;
+    let table = Proc::new().mounts(SELF).map_err(|source| failed("read the mounts below", dir, source))?;
     let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let lines = text.split(|byte| *byte == b'\n');
-    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped);
-    Ok(points.filter(|point| point.starts_with(&dir)).collect())
-}
-
-/// The kernel writes blanks and the like as three octal digits.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
-        let code = code.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match code {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescaped(b"/a\\040b/c\\134d"), Path::new("/a b/c\\d"));
-        assert_eq!(unescaped(b"/plain\\04"), Path::new("/plain\\04"));
-    }
+    Ok(table.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(&dir)).collect())
 }

@@ -16,6 +16,8 @@ impl Mount {
     fn populate(&self, directory: &str, controllers: &str) {
         fs::create_dir_all(self.0.path().join(directory)).unwrap();
         fs::write(self.0.path().join(directory).join("cgroup.controllers"), controllers).unwrap();
+        // Setting one of its two numbers takes the other from it.
+        fs::write(self.0.path().join(directory).join("cpu.max"), "max 100000\n").unwrap();
     }
 
     fn pod(&self, class: &str, uid: &str) -> PodUid {
@@ -112,21 +114,21 @@ fn paths_are_those_the_kubelet_has() {
 #[test]
 fn own_cgroup_is_the_one_above_the_agents_leaf() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("cgroup");
+    fs::create_dir(directory.path().join(SELF)).unwrap();
     for (line, expected) in [
         ("0::/system.slice/gantry-agent.service\n", "system.slice/gantry-agent.service"),
         ("1:cpu:/x\n0::/system.slice/gantry-agent.service/agent\n", "system.slice/gantry-agent.service"),
         ("0::/\n", ""),
     ] {
-        fs::write(&file, line).unwrap();
-        assert_eq!(own_cgroup(&file).unwrap(), PathBuf::from(expected));
+        fs::write(directory.path().join(SELF).join("cgroup"), line).unwrap();
+        assert_eq!(own_cgroup(&Proc::at(directory.path())).unwrap(), PathBuf::from(expected));
     }
 }
 
 #[test]
 fn processes_of_the_root_move_into_a_leaf() {
     let mount = Mount::with("cpu memory pids");
-    fs::write(mount.0.path().join("gantry/cgroup.procs"), "41\n42\n").unwrap();
+    fs::write(mount.0.path().join("gantry/cgroup.procs"), "41\n42\n0\n").unwrap();
     mount.open(true).unwrap();
     let moved = fs::read_to_string(mount.0.path().join("gantry/agent/cgroup.procs")).unwrap();
     assert_eq!(moved, "42", "one write for each, the last one seen here");
