@@ -10,8 +10,9 @@ use crate::{
     config::NodeConfig,
     control::NodeReporter,
     model::{ContainerName, ContainerUsage, NodeFacts, NodeView, PodUid, Vitals},
-    observe::{Clock, Heard, Host, Machine, Records},
+    observe::{Clock, Heard, Host, Machine},
     reconcile::NodeConditions,
+    records::Records,
 };
 
 /// How long a hello waits for what the first look at the runtime and at the node's network tells.

@@ -12,8 +12,9 @@ use crate::{
         Desired, DesiredPod, EventType, Layout, NetworkStatus, PodUid, StopRecord, Subject, Target, chain,
     },
     net::PodNetwork,
-    observe::{Clock, PodState, Ports, Records},
+    observe::{Clock, PodState, Ports},
     plan::{self, Launch, Step},
+    records::Records,
     runtime::RuntimeError,
 };
 

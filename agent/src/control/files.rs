@@ -1,12 +1,13 @@
-//! Small state files, written whole: temporary file, fsync, rename, fsync of the directory; mode 0600 in a 0700
-//! directory.
+//! Small state files, written whole (`crate::durable`), mode 0600 in a 0700 directory; errors that name them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+use crate::durable::{self, Against};
 
 /// A state file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,20 +43,7 @@ pub(super) fn read_present(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// Replaces the file; a crash leaves the old content or the new.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    write_atomically(path, content).map_err(failed("write", path))
-}
-
-fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    // One fixed name: a left-over of a crash is overwritten by the next write.
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => Ok(()),
-    }
+    durable::replace(path, content, Against::PowerCut).map_err(failed("write", path))
 }
 
 fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> FileError + 'a {

@@ -14,6 +14,7 @@ use oci_client::{
 };
 
 use super::{Credential, ImageError, ImageSettings, local::sha256};
+use crate::model::causes;
 
 /// A registry that does not even accept the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -206,9 +207,7 @@ fn denied(reference: &Reference) -> String {
 /// The innermost cause tells what happened; the outer ones only where.
 fn transport(host: &str, error: &(dyn Error + 'static)) -> String {
     let (mut text, mut dns) = (String::new(), false);
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        next = cause.source();
+    for cause in std::iter::once(error).chain(causes(error)) {
         text = cause.to_string();
         dns |= text.contains("dns error") || text.contains("failed to lookup address");
         if let Some(io) = cause.downcast_ref::<std::io::Error>()

@@ -17,7 +17,7 @@ pub mod spec;
 mod stream;
 mod view;
 
-pub use chain::{Chain, chain};
+pub use chain::{Chain, causes, chain};
 pub use container::{ContainerState, Limits, ObservedContainer};
 pub use desired::{Desired, DesiredPod, SharedObject, Table};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};

@@ -4,8 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs,
-    io::{self, Write},
+    fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +13,10 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::NetError;
-use crate::model::PodUid;
+use crate::{
+    durable::{self, Against},
+    model::PodUid,
+};
 
 /// Addresses in use and at rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -157,13 +159,7 @@ impl Book {
 }
 
 fn store(path: &Path, pool: &Pool) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(&mut file, pool)?;
-    file.flush()?;
-    file.as_file().sync_data()?;
-    file.persist(path)?;
-    fs::File::open(directory)?.sync_all()
+    durable::replace(path, &serde_json::to_vec(pool)?, Against::PowerCut)
 }
 
 #[cfg(test)]

@@ -18,18 +18,17 @@ use crate::{
         ObservedContainer, ObservedPod, PodUid, Subject, spec::host_network,
     },
     net::{NetError, Network},
+    records::Records,
     runtime::{Runtime, RuntimeError},
     volumes::{VolumeError, Volumes},
 };
 
 mod host;
 mod pulse;
-mod records;
 mod termination_message;
 
 pub use host::{Host, Machine};
 pub use pulse::{Heard, Pulse};
-pub use records::Records;
 pub use termination_message::TerminationMessages;
 
 /// The outside world of the pods.

@@ -18,7 +18,8 @@ use crate::{
         http,
     },
     model::{Check, Condemned, ContainerName, EventType, PodUid, ProbeKind, ProbeTarget},
-    observe::{Clock, PodState, Records},
+    observe::{Clock, PodState},
+    records::Records,
     runtime::Runtime,
 };
 

@@ -20,8 +20,9 @@ use tracing::{info, warn};
 use crate::{
     apply::{Apply, Events},
     model::{Desired, NodeView, PodUid, Upstream, chain},
-    observe::{Inventory, Observer, PodState, Records},
+    observe::{Inventory, Observer, PodState},
     probes::Prober,
+    records::Records,
     runtime::{Runtime, RuntimeEvent},
 };
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     apply::{Apply, Events, Wires},
     model::{DesiredPod, NodeView, PodReport},
-    observe::{Observer, Records, TerminationMessages},
+    observe::{Observer, TerminationMessages},
     probes::Prober,
     testing::{FakeNode, Heard, Said, State, desired, pod, view},
 };

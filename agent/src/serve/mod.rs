@@ -34,7 +34,7 @@ use crate::{
     control::StreamHandler,
     dataplane::Snapshot,
     model::{Desired, NodeView},
-    observe::Records,
+    records::Records,
 };
 
 pub use pods::PodDebug;

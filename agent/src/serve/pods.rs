@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use crate::{
     cgroup::{Cgroups, Usage},
     model::{Desired, DesiredPod, NodeView, PodUid},
-    observe::Records,
     plan::Amounts,
+    records::Records,
 };
 
 /// The parts that are joined.

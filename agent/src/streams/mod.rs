@@ -21,10 +21,10 @@ use crate::{
     control::{OpenStream, StreamHandler},
     model::{
         ContainerName, ContainerState, DialTarget, NetworkStatus, NodeView, ObservedContainer, PodUid,
-        StreamEnd, StreamRefusal, StreamRequest,
+        StreamEnd, StreamRefusal, StreamRequest, chain,
     },
     net::Network,
-    observe::Records,
+    records::Records,
     runtime::Runtime,
 };
 
@@ -144,12 +144,6 @@ fn refusal(code: u16, message: String) -> StreamRefusal {
 /// An end with an error for the user.
 fn failed(message: String) -> StreamEnd {
     StreamEnd { exit_code: None, error: Some(message) }
-}
-
-/// The whole chain of causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |&e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::{
     kinds::{decode::parse, wire},
-    model::{ApiError, Reason, go},
+    model::{ApiError, Reason, causes, go},
 };
 
 /// Upstream's limit of a request body.
@@ -46,13 +46,9 @@ pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
         )
     })?;
     read.map_err(|error| {
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            if cause.is::<http_body_util::LengthLimitError>() {
-                let message = format!("Request entity too large: limit is {MAX_BODY}");
-                return ApiError::new(Reason::RequestEntityTooLarge, message);
-            }
-            source = cause.source();
+        if causes(&error).any(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>) {
+            let message = format!("Request entity too large: limit is {MAX_BODY}");
+            return ApiError::new(Reason::RequestEntityTooLarge, message);
         }
         ApiError::new(Reason::BadRequest, "the request body could not be read")
     })

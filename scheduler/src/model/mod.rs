@@ -9,7 +9,7 @@ mod selector;
 mod status;
 pub mod syntax;
 
-pub use chain::Chain;
+pub use chain::{Chain, causes};
 pub use encode::{encode, encode_pretty, in_order};
 pub use object::{Fields, Key, Object, ObjectError, Paths, Resource, Revision};
 pub use selector::{FieldSelector, LabelSelector, Requirement, SelectorError};

@@ -1,19 +1,23 @@
-//! Pod records: the little that must outlive the agent and that neither containerd nor the kernel remembers. One
-//! JSON file per pod in the state directory, written beside and renamed. What says that a pod has ended is synced
-//! before it counts: a pod that was done must not begin again after a power cut. The rest is not: it is about
-//! processes that a power cut ends as well.
+//! Pod records: the little that must outlive the agent and that neither containerd nor the kernel remembers. Owned: one
+//! JSON file per pod in a directory of the agent's state, and its copy in memory. In: changes by whoever saw or did
+//! something. Out: the record as it is. What says that a pod has ended is on the disk before it counts: a pod that was
+//! done must not begin again after a power cut. The rest is not: it is about processes that a power cut ends as well.
+//! Never decides anything.
 
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use tracing::warn;
 
-use crate::model::{PodRecord, PodUid};
+use crate::{
+    durable::{self, Against},
+    model::{PodRecord, PodUid},
+};
 
 /// All records, in memory and on disk.
 #[derive(Debug)]
@@ -31,7 +35,13 @@ impl Records {
         let mut loaded = HashMap::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            let Some(uid) = uid_of(&path) else { continue };
+            let Some(uid) = uid_of(&path) else {
+                // Of a pod that may be gone since: nobody would write it again.
+                if path.as_os_str().as_encoded_bytes().ends_with(durable::TEMPORARY.as_bytes()) {
+                    fs::remove_file(&path)?;
+                }
+                continue;
+            };
             match fs::read(&path).map(|bytes| serde_json::from_slice::<PodRecord>(&bytes)) {
                 Ok(Ok(mut record)) => {
                     if record.boot != boot {
@@ -73,9 +83,9 @@ impl Records {
         if *record == before {
             return;
         }
-        let sync = lasting(record) != lasting(&before);
+        let against = if lasting(record) == lasting(&before) { Against::Crash } else { Against::PowerCut };
         // Under the lock: two writers of one file would race for the rename.
-        if let Err(error) = self.write(pod, record, sync) {
+        if let Err(error) = self.write(pod, record, against) {
             warn!(pod = %pod, %error, "a pod record cannot be written: a restart of the agent may forget it");
         }
     }
@@ -91,18 +101,8 @@ impl Records {
         }
     }
 
-    fn write(&self, pod: &PodUid, record: &PodRecord, sync: bool) -> io::Result<()> {
-        let temporary = self.dir.join(format!("{pod}.tmp"));
-        let file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        let mut buffered = io::BufWriter::new(file);
-        serde_json::to_writer(&mut buffered, record)?;
-        let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if sync {
-            file.sync_all()?;
-        }
-        fs::rename(&temporary, self.path(pod))?;
-        if sync { fs::File::open(&self.dir)?.sync_all() } else { Ok(()) }
+    fn write(&self, pod: &PodUid, record: &PodRecord, against: Against) -> io::Result<()> {
+        durable::replace(&self.path(pod), &serde_json::to_vec(record)?, against)
     }
 
     fn path(&self, pod: &PodUid) -> PathBuf {
@@ -141,11 +141,13 @@ mod tests {
         // What is late about an attempt before this one changes nothing.
         records.update(&pod, |record| assert!(record.of_mut(&web, 1).is_none()));
         fs::write(dir.path().join("uid-2.json"), "{").unwrap();
+        fs::write(dir.path().join("uid-3.json.tmp"), "{").unwrap();
 
         let again = Records::open(dir.path().to_owned(), "b1").unwrap();
         assert!(again.get(&pod).of(&web, 2).unwrap().ready);
         assert_eq!(again.get(&pod).of(&web, 3), None);
         assert_eq!(again.list(), vec![pod.clone()]);
+        assert!(!dir.path().join("uid-3.json.tmp").exists());
         again.remove(&pod);
         assert!(Records::open(dir.path().to_owned(), "b1").unwrap().list().is_empty());
     }
