@@ -106,6 +106,9 @@ pub enum CommandError {
     /// The datapath.
     #[error("cannot remove the datapath")]
     Uninstall(#[source] crate::dataplane::DataplaneError),
+    /// What was reserved for the datapath.
+    #[error("cannot give back the ports that were reserved for the datapath")]
+    Ports(#[source] crate::net::NetError),
     /// Standard output.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
@@ -116,9 +119,12 @@ impl CommandError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Start(StartError::Pin(_)) => BAD_USAGE,
-            Self::Runtime(_) | Self::Adapters(_) | Self::Start(_) | Self::Uninstall(_) | Self::Output(_) => {
-                FAILURE
-            }
+            Self::Runtime(_)
+            | Self::Adapters(_)
+            | Self::Start(_)
+            | Self::Uninstall(_)
+            | Self::Ports(_)
+            | Self::Output(_) => FAILURE,
         }
     }
 }
@@ -133,7 +139,9 @@ pub fn run(arguments: &Arguments) -> Result<(), CommandError> {
             writeln!(out, "{config:#?}").and_then(|()| out.flush()).map_err(CommandError::Output)
         }
         Some(Command::UninstallDatapath) => {
-            crate::dataplane::EbpfDataplane::uninstall(&config.dataplane).map_err(CommandError::Uninstall)
+            crate::dataplane::EbpfDataplane::uninstall(&config.dataplane).map_err(CommandError::Uninstall)?;
+            // Last: until then a flow may use one.
+            crate::net::give_back_ports(&config.network).map_err(CommandError::Ports)
         }
     }
 }

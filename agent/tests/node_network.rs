@@ -7,7 +7,7 @@ mod support;
 
 use std::{
     io::ErrorKind,
-    net::{IpAddr, TcpStream},
+    net::{IpAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -17,12 +17,12 @@ use gantry_agent::{
     dataplane::{Dataplane, DataplaneError, Programmed},
     lifecycle::Gates,
     model::{ClusterNetwork, NodeName, NodeView, PeerNode, PodAddresses, PodUid, ServiceTable},
-    net::{KernelNetwork, NetError, NetSettings, Network, NodeWants, Part, Peers},
+    net::{KernelNetwork, NetError, NetSettings, Network, NodeWants, Part, Peers, give_back_ports},
     reconcile::{NodeNetworker, NodeNetworking, TableNetwork},
 };
 use support::{
-    Neighbour, cluster, configure, network, on_own_host, peer, pod, ranges, seen_from, settle, sh, view,
-    wait, within,
+    Neighbour, cluster, configure, net_settings, network, on_own_host, peer, pod, ranges, seen_from, settle,
+    sh, view, wait, within,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -198,6 +198,45 @@ fn a_pod_without_its_route_is_whole_still_and_only_the_route_is_put_back() {
     });
 }
 
+/// The datapath's source ports and the NodePorts are nobody's by chance, whatever an administrator does to the list, and
+/// become free again with the datapath's end.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn ports_of_the_datapath_are_reserved_beside_the_administrators() {
+    on_own_host(|| async {
+        let root = tempfile::tempdir().unwrap();
+        let settings = net_settings(root.path());
+        let network = KernelNetwork::open(settings.clone()).unwrap();
+        let list = || sh("cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned();
+        settle(&network, &ranges(cluster())).await.unwrap();
+        assert_eq!(list(), "20000-27999,30000-32767");
+        give_back_ports(&settings).unwrap();
+        assert_eq!(list(), "");
+
+        sh("sysctl -qw net.ipv4.ip_local_reserved_ports=8080,27990-28010");
+        settle(&network, &NodeWants::default()).await.unwrap();
+        assert_eq!(list(), "8080,27990-28010", "no cluster is known");
+        settle(&network, &ranges(cluster())).await.unwrap();
+        assert_eq!(list(), "8080,20000-28010,30000-32767");
+
+        // As `sysctl --system` does. A pass that is not thorough sees it too, and so does the next agent.
+        sh("sysctl -qw net.ipv4.ip_local_reserved_ports=9090,32767");
+        let network = KernelNetwork::open(settings.clone()).unwrap();
+        network.settle(&ranges(cluster()), false).await.unwrap();
+        assert_eq!(list(), "9090,20000-27999,30000-32767");
+
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "27901 28100").unwrap();
+        let bound: Vec<_> = (0..50).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for socket in &bound {
+            assert!(socket.local_addr().unwrap().port() > 27999, "{socket:?}");
+        }
+
+        give_back_ports(&settings).unwrap();
+        give_back_ports(&settings).unwrap();
+        assert_eq!(list(), "9090,32767");
+    });
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_configured_uplink_is_waited_for_and_no_pod_gets_a_guessed_mtu() {
@@ -211,6 +250,7 @@ fn a_configured_uplink_is_waited_for_and_no_pod_gets_a_guessed_mtu() {
             mtu: None,
             hold_back: Duration::from_secs(30),
             masquerade: false,
+            reserved_file: root.path().join("run/reserved-ports"),
         })
         .unwrap();
         let found = settle(&network, &ranges(cluster())).await.unwrap();

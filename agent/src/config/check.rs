@@ -240,6 +240,7 @@ fn check_network(p: &mut Problems, network: raw::Network, layout: &Layout) -> Ne
         mtu: network.mtu,
         hold_back: duration(p, "network.hold_back", &network.hold_back),
         masquerade: network.masquerade,
+        reserved_file: layout.reserved_ports_file(),
     }
 }
 

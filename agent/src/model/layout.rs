@@ -72,6 +72,11 @@ impl Layout {
         self.run_dir.join("namespaces")
     }
 
+    /// Ports of the node that the agent reserved.
+    pub fn reserved_ports_file(&self) -> PathBuf {
+        self.run_dir.join("reserved-ports")
+    }
+
     /// Which pod has which address, and which addresses rest after use.
     pub fn addresses_file(&self) -> PathBuf {
         self.state_dir.join("addresses.json")

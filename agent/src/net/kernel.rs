@@ -28,6 +28,7 @@ use super::{
     passes::Passes,
     plan::PodEnd,
     pod::{self, Pair},
+    ports::Reserved,
     v4,
 };
 use crate::model::{NetworkStatus, PodAddresses, PodUid};
@@ -50,6 +51,13 @@ pub struct NetSettings {
     pub hold_back: Duration,
     /// Rewrite the source of traffic that leaves the cluster.
     pub masquerade: bool,
+    /// File of the ports that were reserved; emptied by a reboot, as the kernel's list is.
+    pub reserved_file: PathBuf,
+}
+
+/// Lets the node's own connections have the ports again that were reserved, once the datapath is gone.
+pub fn give_back_ports(settings: &NetSettings) -> Result<(), NetError> {
+    Reserved::new(settings.reserved_file.clone()).give_back()
 }
 
 /// Pod networking by the running kernel, in the network namespace that the agent was started in.
@@ -91,7 +99,7 @@ impl KernelNetwork {
             make_directory(parent, 0o700)?;
         }
         let book = Arc::new(Mutex::new(Book::open(settings.addresses_file.clone())?));
-        let node = Passes::new(netlink.clone(), settings.uplink.clone(), settings.masquerade);
+        let node = Passes::new(netlink.clone(), &settings);
         Ok(Self {
             settings,
             netlink,

@@ -14,6 +14,7 @@ mod netlink;
 mod passes;
 mod plan;
 mod pod;
+mod ports;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,7 @@ use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
-pub use kernel::{KernelNetwork, NetSettings};
+pub use kernel::{KernelNetwork, NetSettings, give_back_ports};
 
 use crate::model::{ClusterNetwork, NetworkStatus, NodeName, PeerNode, PodName, PodUid};
 
@@ -104,7 +105,7 @@ pub enum NetError {
     /// A kernel setting, or state on disk.
     #[error("cannot {operation} {path:?}")]
     State {
-        /// `read`, `write`.
+        /// `read`, `write`, `remove`.
         operation: &'static str,
         /// File.
         path: PathBuf,
@@ -133,7 +134,7 @@ pub type Peers = BTreeMap<NodeName, PeerNode>;
 /// What the node's own network should be. `None` is what nobody knows yet: what the kernel has of it stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeWants {
-    /// The cluster's ranges: forwarding, the cluster DNS address, an answer for addresses that nobody has, the way out.
+    /// The cluster's ranges: forwarding, the cluster DNS address, an answer for addresses that nobody has, the way out, reserved ports.
     pub cluster: Option<ClusterNetwork>,
     /// Routes to the other nodes' pods.
     pub peers: Option<Arc<Peers>>,
@@ -152,6 +153,8 @@ pub enum Part {
     Peers,
     /// Announced addresses.
     Announced,
+    /// Ports that the node's own connections must not come from.
+    Ports,
 }
 
 /// The node's network as a pass left it.

@@ -13,10 +13,11 @@ use netlink_packet_route::address::AddressScope;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    NetError, NodeNetwork, NodeWants, Part, Peers, masquerade,
+    NetError, NetSettings, NodeNetwork, NodeWants, Part, Peers, masquerade,
     namespaces::write_file,
     netlink::{Link, Netlink, Route},
     plan::{self, Change, Hops, Known, PodEnd, Seen},
+    ports::Reserved,
 };
 use crate::{model::ClusterNetwork, sys::arp};
 
@@ -28,6 +29,7 @@ pub(super) struct Passes {
     /// Of the configuration.
     uplink: Option<String>,
     masquerade: bool,
+    reserved: Reserved,
     /// The uplink as the last pass found it.
     last_uplink: Mutex<Option<String>>,
     /// Held during a pass.
@@ -45,8 +47,15 @@ struct Memory {
 }
 
 impl Passes {
-    pub(super) fn new(netlink: Netlink, uplink: Option<String>, masquerade: bool) -> Self {
-        Self { netlink, uplink, masquerade, last_uplink: Mutex::default(), memory: AsyncMutex::default() }
+    pub(super) fn new(netlink: Netlink, settings: &NetSettings) -> Self {
+        Self {
+            netlink,
+            uplink: settings.uplink.clone(),
+            masquerade: settings.masquerade,
+            reserved: Reserved::new(settings.reserved_file.clone()),
+            last_uplink: Mutex::default(),
+            memory: AsyncMutex::default(),
+        }
     }
 
     /// The interface by which the node is reached, as it is now.
@@ -69,10 +78,12 @@ impl Passes {
     ) -> Result<NodeNetwork, NetError> {
         let mut memory = self.memory.lock().await;
         let mut failures = Vec::new();
-        if let Some(cluster) = &wants.cluster
-            && let Err(error) = self.prepare(cluster, thorough, &mut memory).await
-        {
-            failures.push((Part::Ranges, error));
+        if let Some(cluster) = &wants.cluster {
+            if let Err(error) = self.prepare(cluster, thorough, &mut memory).await {
+                failures.push((Part::Ranges, error));
+            }
+            // By itself: without it all works but for a connection that has bad luck.
+            failures.extend(self.reserved.ensure(cluster.node_ports).err().map(|error| (Part::Ports, error)));
         }
         let seen = self.look().await?;
         if let Some(peers) = &wants.peers {

@@ -178,7 +178,7 @@ impl NodeNetworker {
             // Nothing is known of any part.
             Err(error) => {
                 let text = chain(&error);
-                let parts = [Part::Ranges, Part::Pods, Part::Peers, Part::Announced];
+                let parts = [Part::Ranges, Part::Pods, Part::Peers, Part::Announced, Part::Ports];
                 (None, parts.into_iter().map(|part| (part, text.clone())).collect::<Vec<_>>())
             }
         };

@@ -209,7 +209,7 @@ fn unsettled(outcome: Outcome, generation: u64) -> impl Iterator<Item = FailedOb
         let kind = match part {
             Part::Peers => FailedKind::Peer,
             Part::Announced => FailedKind::Service,
-            Part::Ranges | Part::Pods => return None,
+            Part::Ranges | Part::Pods | Part::Ports => return None,
         };
         Some(unnamed(kind, generation, message))
     })

@@ -142,15 +142,20 @@ pub(crate) fn cluster() -> ClusterNetwork {
 
 /// An adapter with its state below `root`.
 pub(crate) fn network(root: &Path) -> KernelNetwork {
-    KernelNetwork::open(NetSettings {
+    KernelNetwork::open(net_settings(root)).unwrap()
+}
+
+/// As the configuration makes them, below `root`.
+pub(crate) fn net_settings(root: &Path) -> NetSettings {
+    NetSettings {
         namespaces_dir: root.join("run/namespaces"),
         addresses_file: root.join("state/addresses.json"),
         uplink: None,
         mtu: None,
         hold_back: Duration::from_secs(30),
         masquerade: true,
-    })
-    .unwrap()
+        reserved_file: root.join("run/reserved-ports"),
+    }
 }
 
 /// Brings the node's network to this, rules and all.
