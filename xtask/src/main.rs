@@ -17,6 +17,7 @@ mod structure;
 mod test;
 mod ui;
 mod up;
+mod upgrade;
 mod upstream;
 mod vm;
 
@@ -113,6 +114,19 @@ enum Command {
         #[arg(long)]
         record: bool,
     },
+    /// Replace the daemons of an earlier revision by today's under a running cluster, and see that nothing is touched.
+    ///
+    /// Builds that revision's daemons in a worktree below target/upgrade, starts a cluster of two nodes with them and with
+    /// workloads of every kind, keeps asking services, and puts today's daemons in their place: the scheduler first, and
+    /// in a second cluster the agents first. Needs root.
+    Upgrade {
+        /// From which revision.
+        #[arg(long, default_value = "5110dc5")]
+        from: String,
+        /// Only in these orders.
+        #[arg(long, value_enum)]
+        order: Vec<upgrade::Order>,
+    },
     /// Keep the processes of a plan file alive (started by `up`).
     #[command(hide = true)]
     Supervise {
@@ -194,6 +208,7 @@ fn main() -> ExitCode {
             bench::placement(&nodes, pods, rounds)
         }
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
+        Command::Upgrade { from, order } => upgrade::run(&from, &order),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),
     };
     match outcome {

@@ -1,0 +1,130 @@
+//! What runs on the cluster meanwhile: workload.yaml, the tutorial's manifests where they are, and two pods that ask a
+//! service without end, one on new connections and one on a single old one.
+
+use std::{thread, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{cluster::Cluster, ui};
+
+use super::{LOOK_EVERY, SETTLE_TIME};
+
+const MANIFESTS: &str = include_str!("workload.yaml");
+/// Where the tutorial is on machines that have it, beside the project.
+const TUTORIAL: &str = "../shared/tutorial";
+const TUTORIAL_FILES: [&str; 5] = [
+    "01-pod.yaml",
+    "06-configmap-secret.yaml",
+    "02-deployment.yaml",
+    "03-service-loadbalancer.yaml",
+    "04-service-clusterip.yaml",
+];
+/// Pods that are not to run: ended, or for no node.
+const NOT_RUNNING: [&str; 3] = ["finished", "failed", "nowhere"];
+/// Images are pulled, probes have their delays.
+const ROLL_OUT: &str = "--timeout=180s";
+
+/// The namespace of all but the tutorial.
+pub(super) const NAMESPACE: &str = "kept";
+
+/// Applies everything and waits until it is as it shall be.
+pub(super) fn apply(cluster: &Cluster, step: &mut ui::Step) -> Result<String> {
+    let root = &cluster.layout.root;
+    let file = cluster.layout.dir.join("workload.yaml");
+    std::fs::write(&file, MANIFESTS)?;
+    cluster.kubectl().args(["apply", "-f"]).arg(&file).run()?;
+    let kept = || cluster.kubectl().args(["-n", NAMESPACE]);
+    step.detail("waiting for the first rollout");
+    kept().args(["rollout", "status", "deployment/web", ROLL_OUT]).run()?;
+    // A second revision, so that there is a ReplicaSet of the past.
+    kept().args(["set", "image", "deployment/web", "*=registry.company.com/web-app:2.2.0"]).run()?;
+    // Else the connection that stays would be to a pod that goes.
+    kept().args(["rollout", "status", "deployment/web", ROLL_OUT]).run()?;
+    let tutorial = root.join(TUTORIAL);
+    if tutorial.is_dir() {
+        cluster
+            .kubectl()
+            .args(["apply", "-f"])
+            .arg(root.join("config/examples/tutorial-fixtures.yaml"))
+            .run()?;
+        for file in TUTORIAL_FILES {
+            cluster.kubectl().args(["apply", "-f"]).arg(tutorial.join(file)).run()?;
+        }
+    }
+    let address = kept().args(["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).text()?;
+    std::fs::write(&file, askers(&address))?;
+    kept().args(["apply", "-f"]).arg(&file).run()?;
+    step.detail("waiting for everything");
+    kept().args(["rollout", "status", "deployment/required", ROLL_OUT]).run()?;
+    if tutorial.is_dir() {
+        let words = ["-n", "production", "rollout", "status", "deployment/web-app-deployment", ROLL_OUT];
+        cluster.kubectl().args(words).run()?;
+    }
+    settled(cluster)
+}
+
+/// `asker` makes a connection for each question and says how many went wrong; `holder` has one for all, and fails with it.
+fn askers(address: &str) -> String {
+    let script = format!(
+        "n=0; bad=0; while :; do gantry-workload get http://{address}/hostname >/dev/null || bad=$((bad+1)); n=$((n+1)); \
+         echo asked $n failed $bad > /tmp/asked.new; mv /tmp/asked.new /tmp/asked; sleep 0.05; done"
+    );
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: asker}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: "registry.company.com/web-app:2.1.0", command: [sh, -c, '{script}']}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: holder}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: c, image: "registry.company.com/web-app:2.1.0", args: [hold, "http://{address}/hostname"]}}]
+"#
+    )
+}
+
+/// Waits until every pod is what it shall be, and until nothing changes any more.
+fn settled(cluster: &Cluster) -> Result<String> {
+    let (mut last, end) = (String::new(), Instant::now() + SETTLE_TIME);
+    loop {
+        let text = cluster.kubectl().args(["get", "pods", "-A", "-o", "json"]).text()?;
+        let list: Value = serde_json::from_str(&text).context("kubectl printed no JSON")?;
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        let waiting: Vec<&str> = pods.iter().filter(|pod| !is_well(pod)).filter_map(name).collect();
+        let version = list["metadata"]["resourceVersion"].to_string();
+        let now = format!(
+            "{version} {}",
+            pods.iter().map(|pod| pod["metadata"]["resourceVersion"].to_string()).collect::<String>()
+        );
+        if waiting.is_empty() && now.split_once(' ').map(|n| n.1) == last.split_once(' ').map(|l| l.1) {
+            return Ok(format!("{} pods", pods.len()));
+        }
+        if Instant::now() > end {
+            bail!("these pods are not well: {}", waiting.join(", "));
+        }
+        last = now;
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn name(pod: &Value) -> Option<&str> {
+    pod["metadata"]["name"].as_str()
+}
+
+fn is_well(pod: &Value) -> bool {
+    if name(pod).is_some_and(|name| NOT_RUNNING.contains(&name)) {
+        let phase = &pod["status"]["phase"];
+        return phase == "Succeeded"
+            || phase == "Failed"
+            || pod["spec"]["nodeSelector"]["place"] == "nowhere";
+    }
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+}
