@@ -67,6 +67,8 @@ pub fn start(dependencies: Dependencies) {
 }
 
 #[cfg(test)]
+mod fixture_tests;
+#[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]
 mod tests;

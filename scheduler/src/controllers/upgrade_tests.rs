@@ -29,22 +29,24 @@ pub(super) fn open(dir: &Path) -> Objects {
 }
 
 /// A row of the table of objects.
-struct Row {
-    resource: String,
-    namespace: String,
-    name: String,
-    body: Value,
+pub(super) struct Row {
+    pub(super) resource: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) revision: u64,
+    pub(super) body: Value,
 }
 
-fn rows(database: &Connection) -> Vec<Row> {
-    let sql = "SELECT resource, namespace, name, body FROM objects";
+pub(super) fn rows(database: &Connection) -> Vec<Row> {
+    let sql = "SELECT resource, namespace, name, revision, body FROM objects";
     let mut statement = database.prepare(sql).unwrap();
     let read = |row: &rusqlite::Row<'_>| {
-        let body: Vec<u8> = row.get(3)?;
+        let body: Vec<u8> = row.get(4)?;
         Ok(Row {
             resource: row.get(0)?,
             namespace: row.get(1)?,
             name: row.get(2)?,
+            revision: row.get::<_, i64>(3)?.cast_unsigned(),
             body: serde_json::from_slice(&body).unwrap(),
         })
     };
