@@ -4,7 +4,8 @@
 //! can be; what does not fit is dropped and counted in the log.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::RandomState},
+    hash::{BuildHasher as _, Hash},
     time::Duration,
 };
 
@@ -210,14 +211,16 @@ fn event_of(record: &Record, step: &Step) -> Event {
     }
 }
 
-type Same = (String, String, String, String, String, &'static str);
+/// What tells events apart, as a hash under keys that nobody else knows: the words of thousands are not kept.
+type Same = [u64; 2];
 
 /// Counts equal events and holds back an object that says too much.
 #[derive(Default)]
 struct Counts {
     known: HashMap<Same, Step>,
     order: VecDeque<Same>,
-    budget: HashMap<(String, String), (u32, Timestamp)>,
+    budget: HashMap<Same, (u32, Timestamp)>,
+    hashers: [RandomState; 2],
     /// Agents tell time in milliseconds: what happened in the same one must not get the same name.
     serial: i128,
 }
@@ -227,7 +230,7 @@ impl Counts {
         if !self.allowed(record) {
             return None;
         }
-        let same = same(record);
+        let same = self.same(record);
         if let Some(step) = self.known.get_mut(&same) {
             step.count += 1;
             return Some(step.clone());
@@ -241,13 +244,13 @@ impl Counts {
         {
             self.known.remove(&oldest);
         }
-        self.order.push_back(same.clone());
+        self.order.push_back(same);
         self.known.insert(same, step.clone());
         Some(step)
     }
 
     fn forget(&mut self, record: &Record) {
-        let same = same(record);
+        let same = self.same(record);
         self.known.remove(&same);
         self.order.retain(|known| *known != same);
     }
@@ -256,7 +259,7 @@ impl Counts {
         if self.budget.len() > REMEMBERED {
             self.budget.clear();
         }
-        let key = (record.about.uid.clone().unwrap_or_default(), record.component.clone());
+        let key = self.hash(&(&record.about.uid, &record.component));
         let (left, since) = self.budget.entry(key).or_insert((BURST, record.time));
         let refill = record.time.duration_since(*since).as_secs() / REFILL.as_secs().cast_signed();
         if refill > 0 {
@@ -267,18 +270,19 @@ impl Counts {
         *left = left.saturating_sub(1);
         allowed
     }
-}
 
-fn same(record: &Record) -> Same {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    (
-        text(&record.about.uid) + &text(&record.about.name),
-        text(&record.about.field_path),
-        record.component.clone() + &text(&record.host),
-        record.reason.clone(),
-        record.message.clone(),
-        record.severity.as_str(),
-    )
+    fn same(&self, record: &Record) -> Same {
+        let about = &record.about;
+        self.hash(&(
+            (&about.uid, &about.name, &about.field_path),
+            (&record.component, &record.host),
+            (&record.reason, &record.message, record.severity),
+        ))
+    }
+
+    fn hash(&self, words: &impl Hash) -> Same {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(words))
+    }
 }
 
 #[cfg(test)]

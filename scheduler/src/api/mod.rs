@@ -40,6 +40,7 @@ mod respond;
 mod reviews;
 mod route;
 mod server;
+mod stored;
 pub mod streams;
 mod system;
 mod table;

@@ -14,6 +14,7 @@ use super::{
     query::is_true,
     request::RequestContext,
     respond,
+    stored::decode,
     table::{self, Layout},
 };
 use crate::{
@@ -105,8 +106,7 @@ pub(super) async fn list_response(
             joined(&format!("{}List", kind.kind), &kind.api_version(), list, &items)
         }
         Form::PartialList => {
-            let items =
-                list.items.iter().map(|o| Ok(Item::Whole(encode(&table::partial(&decode(o)?, accepted)))));
+            let items = list.items.iter().map(|o| Ok(Item::Whole(table::partial_of(o, accepted)?)));
             let items = items.collect::<Result<Vec<_>, ApiError>>()?;
             joined(PARTIAL_LIST, accepted.version(), list, &items)
         }
@@ -119,11 +119,10 @@ pub(super) async fn list_response(
         }
         Form::Table => {
             let include = ask.table()?;
-            let items = list.items.iter().map(|o| decode(o)).collect::<Result<Vec<_>, _>>()?;
             let revision = list.revision.to_string();
             let page =
                 table::Page { revision: &revision, next: list.next.as_deref(), remaining: list.remaining };
-            encode(&table::table(Layout::of(kind), &items, page, include, accepted))
+            table::of_list(Layout::of(kind), &list.items, page, include, accepted)?
         }
     };
     Ok(respond::json(StatusCode::OK, body, ask.wishes).await)
@@ -164,13 +163,6 @@ fn shown(kind: &Kind, stored: Value) -> Value {
         None => stored,
         Some(view) => view.to_shown(&stored),
     }
-}
-
-pub(super) fn decode(object: &Object) -> Result<Value, ApiError> {
-    object.decode().map_err(|error| {
-        tracing::error!(error = %crate::model::Chain(&error), "a stored object does not decode");
-        ApiError::new(Reason::InternalError, error.to_string())
-    })
 }
 
 /// What upstream's programs call the type, as some refusals show.

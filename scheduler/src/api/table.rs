@@ -1,8 +1,12 @@
 //! `meta.k8s.io/v1` Table: what `kubectl get` prints, made from a kind's columns and cells.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::response::Response;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -10,11 +14,11 @@ use super::{
     Computed,
     negotiate::{self, Accepted, Form},
     request::{Include, RequestContext},
-    respond,
+    respond, stored,
 };
 use crate::{
     kinds::{self, Column, Conversion, Kind, Rules},
-    model::ApiError,
+    model::{ApiError, Object, encode},
 };
 
 /// The list's metadata.
@@ -71,8 +75,7 @@ pub(super) fn table(
     include: Include,
     accepted: Accepted,
 ) -> Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let now = now();
     let mut metadata = Map::new();
     if !page.revision.is_empty() {
         metadata.insert("resourceVersion".to_owned(), page.revision.into());
@@ -87,6 +90,56 @@ pub(super) fn table(
     let columns: Vec<Value> = layout.columns.iter().map(column).collect();
     json!({"kind": "Table", "apiVersion": accepted.version(), "metadata": metadata,
         "columnDefinitions": columns, "rows": rows})
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// The table of a list, written row by row: of a large list, no more than one object is there decoded at any time, and
+/// that one without its managers.
+pub(super) fn of_list(
+    layout: Layout<'_>,
+    objects: &[Arc<Object>],
+    page: Page<'_>,
+    include: Include,
+    accepted: Accepted,
+) -> Result<Bytes, ApiError> {
+    // The rows are its last field.
+    let head = encode(&table(layout, &[], page, include, accepted));
+    let end = head.len() - b"]}".len();
+    let (mut out, now) = (BytesMut::from(&head[..end]), now());
+    for (n, object) in objects.iter().enumerate() {
+        if n > 0 {
+            out.put_u8(b',');
+        }
+        write_row(&mut out, layout, object, now, include, accepted)?;
+    }
+    out.put_slice(&head[end..]);
+    Ok(out.freeze())
+}
+
+fn write_row(
+    out: &mut BytesMut,
+    layout: Layout<'_>,
+    object: &Object,
+    now: i64,
+    include: Include,
+    accepted: Accepted,
+) -> Result<(), ApiError> {
+    let bare = stored::decode_bare(object)?;
+    out.put_slice(b"{\"cells\":");
+    out.put(encode(&layout.cells.of(&bare, now).into()));
+    out.put_slice(b",\"object\":");
+    match (include, layout.shown) {
+        (Include::None, _) => out.put_slice(b"null"),
+        (Include::Metadata, _) => out.put(partial_of(object, accepted)?),
+        (Include::Object, None) => out.put_slice(&object.json),
+        (Include::Object, Some(view)) => out.put(encode(&view.to_shown(&stored::decode(object)?))),
+    }
+    out.put_u8(b'}');
+    Ok(())
 }
 
 /// Objects that are computed, one or a list of them, in the form that the client asked for.
@@ -135,10 +188,54 @@ pub(super) fn partial(object: &Value, accepted: Accepted) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.version(), "metadata": object["metadata"]})
 }
 
+/// The same of a stored object, whose metadata are taken as they stand.
+pub(super) fn partial_of(object: &Object, accepted: Accepted) -> Result<Bytes, ApiError> {
+    let metadata = object.metadata_json().map_err(|error| stored::undecodable(&error))?.unwrap_or("null");
+    let kind = "{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"";
+    Ok([kind, accepted.version(), "\",\"metadata\":", metadata, "}"].concat().into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Resource;
+    use crate::{
+        model::{Key, Paths, Resource, Revision},
+        store::Draft,
+    };
+
+    #[test]
+    fn the_table_of_a_list_is_that_of_its_objects_and_takes_their_bytes_as_they_are() {
+        let layout = Layout::of(kinds::builtin().by_resource(Resource::CONFIG_MAPS).unwrap());
+        let stored = |name: &str| {
+            let value = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"k": "v"},
+                "metadata": {"name": name, "managedFields": [{"manager": "m"}]}});
+            let key = Key::namespaced(Resource::CONFIG_MAPS, "default", name);
+            Arc::new(Draft::new(key, &value, &Paths::default()).unwrap().at(Revision(7)))
+        };
+        let parsed = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).unwrap();
+        let accepted = Accepted::default();
+        let page = Page { revision: "9", next: Some("t"), remaining: None };
+        for objects in [vec![], vec![stored("a")], vec![stored("a"), stored("b")]] {
+            let values: Vec<Value> = objects.iter().map(|object| object.decode().unwrap()).collect();
+            for include in [Include::None, Include::Metadata, Include::Object] {
+                let bytes = of_list(layout, &objects, page, include, accepted).unwrap();
+                let same = table(layout, &values, page, include, accepted);
+                assert_eq!(parsed(&bytes), same);
+                let within =
+                    |object: &Arc<Object>| bytes.windows(object.json.len()).any(|w| w == object.json);
+                assert_eq!(
+                    objects.iter().filter(|o| within(o)).count(),
+                    match include {
+                        Include::Object => objects.len(),
+                        Include::None | Include::Metadata => 0,
+                    }
+                );
+            }
+            for (object, value) in objects.iter().zip(&values) {
+                assert_eq!(parsed(&partial_of(object, accepted).unwrap()), partial(value, accepted));
+            }
+        }
+    }
 
     #[test]
     fn a_row_has_a_cell_per_column_and_the_object_that_was_asked_for() {

@@ -16,7 +16,7 @@ use super::{
     negotiate::{Accepted, Form, Media},
     read,
     request::{Include, RequestContext},
-    table,
+    stored, table,
 };
 use crate::{
     kinds::{Kind, schema::complete, wire},
@@ -182,11 +182,9 @@ impl EventEncoder {
     fn object(&mut self, object: &Object) -> Result<Bytes, ApiError> {
         match self.accepted.form {
             Form::Plain => read::plain(&self.kind, object),
-            Form::Partial | Form::PartialList => {
-                Ok(encode(&table::partial(&read::decode(object)?, self.accepted)))
-            }
+            Form::Partial | Form::PartialList => table::partial_of(object, self.accepted),
             Form::Table => {
-                let value = read::decode(object)?;
+                let value = stored::decode(object)?;
                 let revision = object.revision.to_string();
                 Ok(self.table_of(std::slice::from_ref(&value), &revision))
             }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::{Cache, Cached, Id};
+use super::{Cache, Cached, Id, Written};
 use crate::{
     kinds::Subresource,
     model::{ApiError, Object, ObjectError, Reason},
-    objects::{DeleteOptions, Objects, Patch, WriteOptions, Written},
+    objects::{self, DeleteOptions, Objects, Patch, WriteOptions},
 };
 
 /// A write that failed.
@@ -93,19 +93,20 @@ impl Client {
     }
 
     /// Creates `object`; its name may come from `generateName`.
-    pub async fn create<T: Cached>(&self, object: &T) -> Result<Arc<T>, WriteError> {
+    pub async fn create<W: Written>(&self, object: &W) -> Result<Arc<W::Kept>, WriteError> {
         let id = Id::of(object.metadata());
         let body = encode(object)?;
-        self.took(self.objects.create(T::RESOURCE, id.scope(), body, &self.options).await?)
+        let resource = W::Kept::RESOURCE;
+        self.took(self.objects.create(resource, id.scope(), body, &self.options).await?)
     }
 
     /// Replaces `object`, if it is still at its `resourceVersion`.
-    pub async fn update<T: Cached>(&self, object: &T) -> Result<Arc<T>, WriteError> {
+    pub async fn update<W: Written>(&self, object: &W) -> Result<Arc<W::Kept>, WriteError> {
         self.put(object, None).await
     }
 
     /// Replaces the status of `object`, if it is still at its `resourceVersion`.
-    pub async fn update_status<T: Cached>(&self, object: &T) -> Result<Arc<T>, WriteError> {
+    pub async fn update_status<W: Written>(&self, object: &W) -> Result<Arc<W::Kept>, WriteError> {
         self.put(object, Some(Subresource::Status)).await
     }
 
@@ -159,7 +160,7 @@ impl Client {
         let table = T::table(&self.cache);
         match self.objects.remove(T::RESOURCE, id.scope(), &id.name, &options, &self.options).await {
             Ok(deleted) if deleted.gone => table.wrote_deleted(&id, uid.as_deref().unwrap_or("")),
-            Ok(deleted) => table.wrote(&Arc::new(super::exact(&deleted.object)?), deleted.object.revision),
+            Ok(deleted) => table.wrote(&table.read_object(&deleted.object)?, deleted.object.revision),
             // The watch will say so.
             Err(error) if error.reason == Reason::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -167,23 +168,28 @@ impl Client {
         Ok(())
     }
 
-    async fn put<T: Cached>(&self, object: &T, sub: Option<Subresource>) -> Result<Arc<T>, WriteError> {
+    async fn put<W: Written>(
+        &self,
+        object: &W,
+        sub: Option<Subresource>,
+    ) -> Result<Arc<W::Kept>, WriteError> {
         let id = Id::of(object.metadata());
         let body = encode(object)?;
-        let written =
-            self.objects.update(T::RESOURCE, id.scope(), &id.name, sub, body, &self.options).await?;
+        let resource = W::Kept::RESOURCE;
+        let written = self.objects.update(resource, id.scope(), &id.name, sub, body, &self.options).await?;
         self.took(written)
     }
 
-    fn took<T: Cached>(&self, written: Written) -> Result<Arc<T>, WriteError> {
+    fn took<T: Cached>(&self, written: objects::Written) -> Result<Arc<T>, WriteError> {
         let object: Arc<Object> = written.object;
-        let value: Arc<T> = Arc::new(super::exact(&object)?);
-        T::table(&self.cache).wrote(&value, object.revision);
+        let table = T::table(&self.cache);
+        let value = table.read_object(&object)?;
+        table.wrote(&value, object.revision);
         Ok(value)
     }
 }
 
-fn encode<T: Cached>(object: &T) -> Result<Value, WriteError> {
+fn encode<W: Written>(object: &W) -> Result<Value, WriteError> {
     serde_json::to_value(object)
         .map_err(|source| WriteError::Encode { id: Id::of(object.metadata()), source })
 }

@@ -29,15 +29,15 @@ async fn follow<T: Cached>(objects: &Objects, table: &Table<T>) -> Result<(), Ap
     while let Some(event) = watch.next().await {
         match event? {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                if let Some(value) = decoded::<T>(&object) {
+                if let Some(value) = decoded(table, &object) {
                     if let Some(listed) = &mut listed {
                         listed.insert(Id::of(value.metadata()));
                     }
-                    table.observe(&Arc::new(value), object.revision);
+                    table.observe(&value, object.revision);
                 }
             }
             WatchEvent::Deleted(object) => {
-                if let Some(value) = decoded::<T>(&object) {
+                if let Some(value) = decoded(table, &object) {
                     table.observe_deleted(&value, object.revision);
                 }
             }
@@ -54,8 +54,8 @@ fn finish_list<T: Cached>(table: &Table<T>, listed: Option<HashSet<Id>>, at: Rev
 }
 
 /// A stored object that does not decode is a bug: said loudly, and left out rather than stopping the rest.
-fn decoded<T: Cached>(object: &Object) -> Option<T> {
-    match super::exact(object) {
+fn decoded<T: Cached>(table: &Table<T>, object: &Object) -> Option<Arc<T>> {
+    match table.read_object(object) {
         Ok(value) => Some(value),
         Err(error) => {
             tracing::error!(key = %error.key, revision = %error.revision, cause = %error.source,

@@ -14,7 +14,7 @@ use super::{
     Cached,
     index::{By, Index},
 };
-use crate::model::Revision;
+use crate::model::{Object, ObjectError, Revision};
 
 /// Namespace and name; the namespace is empty for cluster-scoped kinds.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,20 +100,22 @@ struct Order {
 }
 
 /// All objects of one kind.
-pub struct Table<T> {
+pub struct Table<T: Cached> {
     state: RwLock<State<T>>,
     order: Mutex<Order>,
     handlers: RwLock<Vec<Handler<T>>>,
     synced: watch::Sender<bool>,
+    shared: T::Shared,
 }
 
-impl<T> Default for Table<T> {
+impl<T: Cached> Default for Table<T> {
     fn default() -> Self {
         Self {
             state: RwLock::new(State { items: BTreeMap::new(), index: Index::default(), len: 0 }),
             order: Mutex::default(),
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
+            shared: T::Shared::default(),
         }
     }
 }
@@ -147,13 +149,6 @@ impl<T: Cached> Table<T> {
         state.items.get(namespace).into_iter().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect()
     }
 
-    /// The objects of one namespace that pass `keep`, without copying the others.
-    pub fn matching(&self, namespace: &str, keep: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
-        let state = self.read();
-        let all = state.items.get(namespace).into_iter().flat_map(BTreeMap::values);
-        all.filter(|e| keep(&e.value)).map(|e| e.value.clone()).collect()
-    }
-
     /// The objects whose controller reference points at `uid`.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<T>> {
         self.find(&By::Controller(uid.into()))
@@ -169,21 +164,56 @@ impl<T: Cached> Table<T> {
         self.read().index.nodes()
     }
 
-    /// The objects of a namespace that have no controller. Only of kinds that are bound to nodes.
+    /// The objects of a namespace that have no controller, where those are looked for.
     pub fn orphans(&self, namespace: &str) -> Vec<Arc<T>> {
         self.find(&By::Orphans(namespace.into()))
     }
 
+    /// The objects that are finished.
+    pub fn finished(&self) -> Vec<Arc<T>> {
+        self.find(&By::Finished)
+    }
+
+    /// The objects that belong to a service.
+    pub fn of_service(&self, service: &Id) -> Vec<Arc<T>> {
+        self.find(&By::Service(service.namespace.clone(), service.name.clone()))
+    }
+
+    /// The objects of a namespace whose labels pass `keep`, ordered by name. It is asked once for each set of labels,
+    /// however many bear it.
+    pub fn labelled(&self, namespace: &str, keep: impl Fn(&BTreeMap<String, String>) -> bool) -> Vec<Arc<T>> {
+        let state = self.read();
+        state.values(state.index.labelled(&namespace.into(), keep))
+    }
+
+    /// The objects of a namespace that may select who bears these labels, ordered by name: those that pass `keep`, and no
+    /// others are asked than those whose selectors name one of the labels, or none.
+    pub fn selecting(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        keep: impl Fn(&T) -> bool,
+    ) -> Vec<Arc<T>> {
+        let state = self.read();
+        let mut found = state.values(state.index.may_select(&namespace.into(), labels));
+        found.retain(|object| keep(object));
+        found
+    }
+
     fn find(&self, by: &By) -> Vec<Arc<T>> {
         let state = self.read();
-        let ids = state.index.find(by);
-        ids.filter_map(|id| Some(state.items.get(&id.namespace)?.get(&id.name)?.value.clone())).collect()
+        state.values(state.index.find(by))
     }
 
     /// Calls `handler` for every later change, in order, while the table's order is locked: it must be quick
     /// and must not write to this table. Register before [`super::Cache::start`] to see everything.
     pub fn on_change(&self, handler: impl Fn(&Change<'_, T>) + Send + Sync + 'static) {
         self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
+    }
+
+    /// Reads a stored object, to be kept here.
+    pub(super) fn read_object(&self, object: &Object) -> Result<Arc<T>, ObjectError> {
+        T::read(object, &self.shared).map(Arc::new)
     }
 
     /// Takes a state that the watch delivered.
@@ -243,9 +273,12 @@ impl<T: Cached> Table<T> {
     }
 
     fn insert(&self, value: &Arc<T>, revision: Revision) {
-        let id = Id::of(value.metadata());
+        let mut id = Id::of(value.metadata());
         let old = {
             let mut state = self.write();
+            if let Some((namespace, _)) = state.items.get_key_value(&id.namespace) {
+                id.namespace = namespace.clone();
+            }
             let known = state.items.get(&id.namespace).and_then(|names| names.get(&id.name));
             if known.is_some_and(|entry| entry.revision >= revision) {
                 return;
@@ -297,6 +330,14 @@ impl<T: Cached> Table<T> {
 }
 
 impl<T: Cached> State<T> {
+    /// Ordered by namespace and name, as everything that is found.
+    fn values<'a>(&self, ids: impl Iterator<Item = &'a Id>) -> Vec<Arc<T>> {
+        let mut ids: Vec<&Id> = ids.collect();
+        ids.sort_unstable();
+        let value = |id: &Id| Some(self.items.get(&id.namespace)?.get(&id.name)?.value.clone());
+        ids.into_iter().filter_map(value).collect()
+    }
+
     fn reindex(&mut self, id: &Id, old: Option<&T>, new: Option<&T>) {
         if old.is_none() {
             self.len += 1;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, NamespaceCondition, Pod, ServiceAccount},
+    api::core::v1::{Namespace, NamespaceCondition, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
@@ -18,7 +18,7 @@ use super::{
     runner::{Controller, Next, Queue, Runtime},
 };
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, Pod, WriteError},
     kinds::{Catalogue, Scope, Subresource},
     model::{ApiError, Key, Object, Reason, Resource},
     objects::{DeleteOptions, GROUP, Objects, Propagation, Selection},

@@ -1,5 +1,7 @@
 //! Owner references: who controls an object, and the claim rules that ReplicaSets and Deployments share.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     Resource,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -41,9 +43,14 @@ pub(super) enum Claim {
     Ignore,
 }
 
-/// Upstream's claim rules. A deleting owner adopts nothing, a deleting candidate is not fought over.
-pub(super) fn claim(owner: &ObjectMeta, selector: &LabelSelector, candidate: &ObjectMeta) -> Claim {
-    let fits = selector.matches(candidate.labels.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
+/// Upstream's claim rules, for a candidate with these labels. A deleting owner adopts nothing, a deleting candidate is not fought over.
+pub(super) fn claim(
+    owner: &ObjectMeta,
+    selector: &LabelSelector,
+    candidate: &ObjectMeta,
+    labels: &BTreeMap<String, String>,
+) -> Claim {
+    let fits = selector.matches(labels);
     match controller_of(candidate) {
         Some(current) if current.uid == owner.uid_str() => {
             if fits {
@@ -97,14 +104,17 @@ mod tests {
     fn claims_follow_selector_and_controller() {
         let selector = LabelSelector::parse("app=web").unwrap();
         let owner = meta("rs", "", None);
-        assert_eq!(claim(&owner, &selector, &meta("p", "web", Some("rs"))), Claim::Keep);
-        assert_eq!(claim(&owner, &selector, &meta("p", "db", Some("rs"))), Claim::Release);
-        assert_eq!(claim(&owner, &selector, &meta("p", "web", None)), Claim::Adopt);
-        assert_eq!(claim(&owner, &selector, &meta("p", "db", None)), Claim::Ignore);
-        assert_eq!(claim(&owner, &selector, &meta("p", "web", Some("other"))), Claim::Ignore);
+        let of = |owner: &ObjectMeta, candidate: &ObjectMeta| {
+            claim(owner, &selector, candidate, candidate.labels.as_ref().unwrap())
+        };
+        assert_eq!(of(&owner, &meta("p", "web", Some("rs"))), Claim::Keep);
+        assert_eq!(of(&owner, &meta("p", "db", Some("rs"))), Claim::Release);
+        assert_eq!(of(&owner, &meta("p", "web", None)), Claim::Adopt);
+        assert_eq!(of(&owner, &meta("p", "db", None)), Claim::Ignore);
+        assert_eq!(of(&owner, &meta("p", "web", Some("other"))), Claim::Ignore);
         let mut deleting = meta("rs", "", None);
         deleting.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
-        assert_eq!(claim(&deleting, &selector, &meta("p", "web", None)), Claim::Ignore);
-        assert_eq!(claim(&deleting, &selector, &meta("p", "db", Some("rs"))), Claim::Ignore);
+        assert_eq!(of(&deleting, &meta("p", "web", None)), Claim::Ignore);
+        assert_eq!(of(&deleting, &meta("p", "db", Some("rs"))), Claim::Ignore);
     }
 }

@@ -1,11 +1,11 @@
 //! What several controllers ask of a pod: is it active, ready, available, and since when.
 
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition},
+    api::core::v1::PodCondition,
     jiff::{SignedDuration, Timestamp},
 };
 
-use crate::cache::MetaExt;
+use crate::cache::{MetaExt, Pod};
 
 /// `status.phase`, `Pending` when it has none yet.
 pub(super) fn phase(pod: &Pod) -> &str {
@@ -14,7 +14,7 @@ pub(super) fn phase(pod: &Pod) -> &str {
 
 /// Finished for good.
 pub(super) fn is_finished(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
+    pod.is_finished()
 }
 
 /// Counts towards its owner's replicas.
@@ -24,7 +24,7 @@ pub(super) fn is_active(pod: &Pod) -> bool {
 
 /// The node it is bound to.
 pub(super) fn node(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    pod.node()
 }
 
 /// One condition.

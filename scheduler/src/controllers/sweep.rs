@@ -3,14 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Event, Pod},
+    api::core::v1::Event,
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::{
-    pods,
-    runner::{Controller, Next, Queue, Runtime},
-};
+use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{Cache, Client, WriteError},
     model::{Reason, Resource},
@@ -77,8 +74,7 @@ impl Sweep {
     }
 
     async fn pods(&self) -> Result<(), WriteError> {
-        let mut finished: Vec<Arc<Pod>> =
-            self.cache.pods.all().into_iter().filter(|p| pods::is_finished(p)).collect();
+        let mut finished = self.cache.pods.finished();
         finished.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0));
         let over = finished.len().saturating_sub(FINISHED_PODS);
         for pod in finished.into_iter().take(over) {

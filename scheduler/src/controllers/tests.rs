@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
@@ -15,7 +12,7 @@ use super::{
     start,
 };
 use crate::{
-    cache::{Cache, MetaExt},
+    cache::{Cache, MetaExt, Pod},
     events::Recorder,
     kinds::Subresource,
     model::Resource,

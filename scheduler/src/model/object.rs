@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
+    num::NonZeroU32,
     ops::Range,
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
@@ -146,22 +147,39 @@ pub type Paths = Arc<[Cow<'static, str>]>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
     paths: Paths,
-    /// One for each path; `None` when the object has nothing there.
-    values: Box<[Option<Box<str>>]>,
+    /// The values, one behind the other: there are several in each of very many objects, most of a few letters.
+    text: Box<str>,
+    /// Where in the text the value of each path stands; `None` when the object has nothing there.
+    places: Box<[Option<Place>]>,
+}
+
+/// A part of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    start: u32,
+    /// Its end, plus one: what is never zero needs no room for being absent.
+    end: NonZeroU32,
 }
 
 impl Fields {
     /// What `value` finds at each of the paths.
     pub fn new(paths: &Paths, value: impl Fn(&str) -> Option<String>) -> Self {
-        Self {
-            paths: paths.clone(),
-            values: paths.iter().map(|path| value(path).map(String::into_boxed_str)).collect(),
-        }
+        let mut text = String::new();
+        let place = |path: &Cow<'static, str>| {
+            let start = u32::try_from(text.len()).ok()?;
+            let value = value(path)?;
+            let end = u32::try_from(text.len() + value.len()).ok()?.checked_add(1)?;
+            text.push_str(&value);
+            Some(Place { start, end: NonZeroU32::new(end)? })
+        };
+        let places = paths.iter().map(place).collect();
+        Self { paths: paths.clone(), text: text.into_boxed_str(), places }
     }
 
     /// The value at a path; `None` when the object has none there.
     pub fn get(&self, path: &str) -> Option<&str> {
-        self.values[self.paths.iter().position(|at| at == path)?].as_deref()
+        let Place { start, end } = self.places[self.paths.iter().position(|at| at == path)?]?;
+        self.text.get(start as usize..end.get() as usize - 1)
     }
 
     /// Whether these are the values at exactly these paths.
@@ -203,18 +221,36 @@ impl Object {
     /// The same without `metadata.managedFields`: as a tree it takes more memory and more time than all the rest, and
     /// nobody who plans looks at it.
     pub fn decode_bare<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
+        self.decode_bytes(&self.bare())
+    }
+
+    /// The JSON without `metadata.managedFields`.
+    pub fn bare(&self) -> Cow<'_, [u8]> {
         match managers_in(&self.json) {
-            Some(at) => self.decode_bytes(&[&self.json[..at.start], b"null", &self.json[at.end..]].concat()),
-            None => self.decode(),
+            Some(at) => Cow::Owned([&self.json[..at.start], b"null", &self.json[at.end..]].concat()),
+            None => Cow::Borrowed(&self.json),
         }
     }
 
+    /// The JSON of `metadata`; `None` when there is none.
+    pub fn metadata_json(&self) -> Result<Option<&str>, ObjectError> {
+        #[derive(Deserialize)]
+        struct Outline<'a> {
+            #[serde(borrow)]
+            metadata: Option<&'a RawValue>,
+        }
+        let outline: Outline<'_> =
+            serde_json::from_slice(&self.json).map_err(|source| self.undecodable(source))?;
+        Ok(outline.metadata.map(RawValue::get))
+    }
+
+    /// That the object, or a part of it, does not decode.
+    pub fn undecodable(&self, source: serde_json::Error) -> ObjectError {
+        ObjectError { key: self.key.clone(), revision: self.revision, source }
+    }
+
     fn decode_bytes<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, ObjectError> {
-        serde_json::from_slice(json).map_err(|source| ObjectError {
-            key: self.key.clone(),
-            revision: self.revision,
-            source,
-        })
+        serde_json::from_slice(json).map_err(|source| self.undecodable(source))
     }
 }
 
@@ -270,6 +306,19 @@ mod tests {
     }
 
     #[test]
+    fn fields_tell_what_is_empty_from_what_is_absent_and_take_no_more_than_their_letters() {
+        let paths: Paths = ["a", "empty", "absent", "b"].map(Into::into).into();
+        let fields = Fields::new(&paths, |path| match path {
+            "absent" => None,
+            "empty" => Some(String::new()),
+            other => Some(format!("{other}-value")),
+        });
+        let all = ["a", "empty", "absent", "b", "unknown"].map(|path| fields.get(path));
+        assert_eq!(all, [Some("a-value"), Some(""), None, Some("b-value"), None]);
+        assert_eq!(size_of_val(&*fields.places) + fields.text.len(), 4 * 8 + 14);
+    }
+
+    #[test]
     fn a_bare_object_is_the_same_without_its_managers() {
         let spec = json!({"managedFields": [1], "text": "\"managedFields\":["});
         for managers in
@@ -286,5 +335,13 @@ mod tests {
             assert_eq!(object(&without).decode_bare::<Value>().unwrap(), without);
         }
         assert!(object(&json!({"metadata": {"managedFields": []}})).decode_bare::<Vec<u8>>().is_err());
+    }
+
+    #[test]
+    fn metadata_is_told_as_it_stands() {
+        let whole = json!({"spec": {"metadata": 1}, "metadata": {"name": "a}", "labels": {"b": "{"}}});
+        let object = object(&whole);
+        let metadata: Value = serde_json::from_str(object.metadata_json().unwrap().unwrap()).unwrap();
+        assert_eq!(metadata, whole["metadata"]);
     }
 }

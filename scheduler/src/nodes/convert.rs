@@ -1,5 +1,6 @@
 //! Between wire and Kubernetes types. Pure.
 
+use bytes::Bytes;
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::core::v1::Node;
 use prost::Message;
@@ -14,15 +15,21 @@ pub(super) fn message(kind: pb::scheduler_message::Kind) -> pb::SchedulerMessage
     pb::SchedulerMessage { kind: Some(kind) }
 }
 
-pub(super) fn update(item: Item) -> pb::SchedulerMessage {
+/// What tells a node of an item. What all nodes are told alike is encoded for the first of them.
+pub(super) fn update(item: &Item) -> pb::SchedulerMessage {
     use pb::update::Body as Wire;
-    let removed = item.body == Body::Removed;
-    let body = match item.body {
-        Body::Removed => None,
-        Body::Json(json) => Some(Wire::Json(json)),
-        Body::Service(service) => Some(Wire::Service((*service).clone())),
-        Body::Peer(peer) => Some(Wire::Peer((*peer).clone())),
+    let encoded = match &item.body {
+        Body::Removed => encode(item, None),
+        Body::Json(json) => encode(item, Some(Wire::Json(json.clone()))),
+        Body::Service(service) => {
+            service.encoded(|service| encode(item, Some(Wire::Service(service.clone()))))
+        }
+        Body::Peer(peer) => peer.encoded(|peer| encode(item, Some(Wire::Peer(peer.clone())))),
     };
+    message(pb::scheduler_message::Kind::Update(encoded))
+}
+
+fn encode(item: &Item, body: Option<pb::update::Body>) -> Bytes {
     let kind = match item.key.kind {
         ItemKind::Pod => pb::ObjectKind::Pod,
         ItemKind::Secret => pb::ObjectKind::Secret,
@@ -36,10 +43,10 @@ pub(super) fn update(item: Item) -> pb::SchedulerMessage {
         namespace: item.key.name.namespace.to_string(),
         name: item.key.name.name.to_string(),
         uid: item.key.uid.to_string(),
-        removed,
+        removed: body.is_none(),
         body,
     };
-    message(pb::scheduler_message::Kind::Update(update.encode_to_vec().into()))
+    update.encode_to_vec().into()
 }
 
 /// What the projection needs of a node.

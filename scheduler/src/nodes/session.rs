@@ -318,7 +318,7 @@ async fn write_updates(
         say(outbound, Kind::Hello(hello)).await?;
         for item in std::mem::take(&mut subscription.first) {
             shared.metrics.updates.inc();
-            send(outbound, convert::update(item)).await?;
+            send(outbound, convert::update(&item)).await?;
         }
         if subscription.snapshot {
             shared.metrics.snapshots.inc();
@@ -330,7 +330,7 @@ async fn write_updates(
         while let Some(batch) = subscription.changes.recv().await {
             for item in batch {
                 shared.metrics.updates.inc();
-                send(outbound, convert::update(item)).await?;
+                send(outbound, convert::update(&item)).await?;
             }
         }
         // The hub drops the subscription of a node that is deleted, too.

@@ -3,11 +3,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition},
-    apimachinery::pkg::apis::meta::v1::Time,
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::PodCondition, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::json;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -17,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{COMPONENT, Metrics, follow::Told, follow::is_pending, queue::Attempt};
 use crate::{
-    cache::{Client, Id, WriteError},
+    cache::{Client, Id, Pod, WriteError},
     events::{Note, Recorder},
     kinds::Subresource,
     model::Reason,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use tokio::sync::mpsc;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     queue::Attempt,
     resources::Amounts,
 };
-use crate::cache::{Cache, Id, MetaExt};
+use crate::cache::{Cache, Id, MetaExt, Pod};
 
 /// What the loop is told.
 pub(super) enum Told {
@@ -112,12 +112,11 @@ pub(super) fn is_pending(pod: &Pod) -> bool {
 }
 
 pub(super) fn home(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    pod.node()
 }
 
 pub(super) fn is_finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    pod.is_finished()
 }
 
 pub(super) fn is_gated(pod: &Pod) -> bool {
@@ -127,8 +126,9 @@ pub(super) fn is_gated(pod: &Pod) -> bool {
 /// Whether both states of a pod weigh the same where it is.
 pub(super) fn same_place(old: &Pod, new: &Pod) -> bool {
     let (before, after) = (&old.metadata, &new.metadata);
-    old.spec == new.spec
-        && before.labels == after.labels
+    old.node_name == new.node_name
+        && old.same_spec(new)
+        && old.labels == new.labels
         && before.owner_references == after.owner_references
         && before.deleting() == after.deleting()
 }

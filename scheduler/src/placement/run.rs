@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +15,7 @@ use super::{
     queue::{Attempt, Queue},
 };
 use crate::{
-    cache::{Cache, Client, Id, MetaExt},
+    cache::{Cache, Client, Id, MetaExt, Pod},
     events::Recorder,
     model::LabelSelector,
     objects::Objects,
@@ -182,7 +181,7 @@ impl Loop {
                 self.tracker.spawn(self.binder.clone().gated(id.clone()));
             } else if self.snapshot.home(pod.metadata.uid_str()).is_none() {
                 self.queue.add(id, pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0));
-                if old.is_some_and(|o| o.spec != pod.spec || o.metadata.labels != pod.metadata.labels) {
+                if old.is_some_and(|o| !o.same_spec(pod) || o.labels != pod.labels) {
                     self.queue.touch(id, now);
                 }
             }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::{Dependencies, Metrics, start};
 use crate::{
-    cache::{Cache, Id},
+    cache::{Cache, Id, Pod},
     events::Recorder,
     kinds::Subresource,
     model::Resource,
@@ -84,7 +83,7 @@ fn scheduled(pod: &Pod) -> Option<(String, String, String)> {
 }
 
 fn bound(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|s| s.node_name.is_some())
+    pod.node().is_some()
 }
 
 #[tokio::test]

@@ -6,14 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 
 use super::{
     index::{Index, Namespaces, Sought},
     node::NodeView,
     pod::{Labels, PodView, Shape, Shapes},
 };
-use crate::{cache::MetaExt, model::LabelSelector};
+use crate::{
+    cache::{MetaExt, Pod},
+    model::LabelSelector,
+};
 
 #[derive(Clone, Debug)]
 struct Home {

@@ -4,13 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
+use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher, labels::LabelSets};
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
 /// What the histories of all resources may keep alive besides the present objects, in bytes. A watcher that was away
@@ -22,7 +22,10 @@ const OVERHEAD: usize = 512;
 
 /// The image behind its lock.
 #[derive(Debug, Default)]
-pub(super) struct Image(RwLock<State>);
+pub(super) struct Image {
+    state: RwLock<State>,
+    labels: Mutex<LabelSets>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -125,11 +128,13 @@ impl Image {
     /// The image of a store that is opened with these objects at `revision`.
     pub(super) fn load(objects: Vec<Object>, revision: Revision) -> Self {
         let mut state = State { revision, opened: revision, ..State::default() };
-        for object in objects {
+        let mut labels = LabelSets::default();
+        for mut object in objects {
+            labels.share(&mut object.labels);
             let table = state.table(object.key.resource);
             table.objects.insert(object.key.clone(), Arc::new(object));
         }
-        Self(RwLock::new(state))
+        Self { state: RwLock::new(state), labels: Mutex::new(labels) }
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -249,11 +254,11 @@ impl Image {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -331,7 +336,7 @@ impl<'a> Stage<'a> {
                 None => self.image.get(key),
             };
             next.0 += 1;
-            let event = event_of(change, previous, next)?;
+            let event = event_of(change, previous, next, &self.image.labels)?;
             let now = (!event.deleted).then(|| event.object.clone());
             overlay.insert(event.object.key.clone(), now);
             events.push(Arc::new(event));
@@ -348,16 +353,28 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn event_of(change: Change, previous: Option<Arc<Object>>, next: Revision) -> Result<Event, StoreError> {
+fn share(labels: &Mutex<LabelSets>, object: &mut Object) {
+    labels.lock().unwrap_or_else(PoisonError::into_inner).share(&mut object.labels);
+}
+
+fn event_of(
+    change: Change,
+    previous: Option<Arc<Object>>,
+    next: Revision,
+    labels: &Mutex<LabelSets>,
+) -> Result<Event, StoreError> {
     let found = previous.as_ref().map(|o| o.revision);
     match change {
         Change::Put { draft, expect: Expect::Absent } if found.is_none() => {
-            Ok(Event { object: Arc::new(draft.at(next)), previous: None, deleted: false })
+            let mut object = draft.at(next);
+            share(labels, &mut object);
+            Ok(Event { object: Arc::new(object), previous: None, deleted: false })
         }
         Change::Put { draft, expect: Expect::At(revision) } if found == Some(revision) => {
             let mut object = draft.at(next);
-            if let Some(old) = previous.as_ref().filter(|old| old.labels == object.labels) {
-                object.labels = Arc::clone(&old.labels);
+            match previous.as_ref().filter(|old| old.labels == object.labels) {
+                Some(old) => object.labels = Arc::clone(&old.labels),
+                None => share(labels, &mut object),
             }
             Ok(Event { object: Arc::new(object), previous, deleted: false })
         }

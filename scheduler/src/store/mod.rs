@@ -18,6 +18,7 @@ use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod draft;
 mod image;
+mod labels;
 mod memory;
 mod seal;
 mod sqlite;

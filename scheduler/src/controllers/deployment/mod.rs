@@ -7,13 +7,10 @@ mod scale;
 mod sets;
 mod status;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, ReplicaSet},
-        core::v1::Pod,
-    },
+    api::apps::v1::{Deployment, ReplicaSet},
     jiff::Timestamp,
 };
 
@@ -27,7 +24,7 @@ use super::{
     runner::{Controller, Next, Queue, Runtime},
 };
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, Pod, WriteError},
     events::{Note, Recorder},
     model::LabelSelector,
     objects::{DeleteOptions, Objects},
@@ -66,7 +63,7 @@ fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
                 None => {
                     let labels = set.metadata.labels.clone().unwrap_or_default();
                     let selects = |d: &Deployment| selector(d).is_some_and(|s| s.matches(&labels));
-                    for deployment in deployments.matching(namespace, selects) {
+                    for deployment in deployments.selecting(namespace, &labels, selects) {
                         of_sets.add(Id::of(&deployment.metadata));
                     }
                 }
@@ -113,9 +110,15 @@ impl Controller for Deployments {
 impl Deployments {
     async fn claimed(&self, deployment: &Deployment) -> Result<Vec<Arc<ReplicaSet>>, WriteError> {
         let Some(selector) = selector(deployment) else { return Ok(Vec::new()) };
-        let mut owned = Vec::new();
-        for set in self.cache.replica_sets.in_namespace(deployment.metadata.namespace_str()) {
-            let owners = match claim(&deployment.metadata, &selector, &set.metadata) {
+        let (mut owned, none) = (Vec::new(), BTreeMap::new());
+        let sets = &self.cache.replica_sets;
+        let mut candidates = sets.controlled_by(deployment.metadata.uid_str());
+        candidates.retain(|set| set.metadata.namespace == deployment.metadata.namespace);
+        candidates.extend(sets.orphans(deployment.metadata.namespace_str()));
+        candidates.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        for set in candidates {
+            let labels = set.metadata.labels.as_ref().unwrap_or(&none);
+            let owners = match claim(&deployment.metadata, &selector, &set.metadata, labels) {
                 Claim::Keep => {
                     owned.push(set);
                     continue;

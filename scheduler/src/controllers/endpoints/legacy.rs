@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service},
+    api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::plan::{HEADLESS, address, can_serve, hostname, is_headless, ports_of, target_ref};
-use crate::{cache::MetaExt, controllers::pods};
+use crate::{
+    cache::{MetaExt, Pod},
+    controllers::pods,
+};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";

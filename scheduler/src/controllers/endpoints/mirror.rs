@@ -18,9 +18,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::plan::{MANAGED_BY, Plan, PortKey, SERVICE_NAME, port_key, port_of};
+use super::plan::{MANAGED_BY, Plan, PortKey, port_key, port_of};
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, SERVICE_NAME, WriteError},
     controllers::{
         owner::controller_ref,
         runner::{Controller, Next, Queue, Runtime},
@@ -74,10 +74,8 @@ impl Controller for Mirrors {
     const WORKERS: usize = 1;
 
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
-        let mine = |s: &EndpointSlice| {
-            is_mirror(s) && super::service_of(s).as_ref() == Some(key) && !s.metadata.deleting()
-        };
-        let current = self.cache.slices.matching(&key.namespace, mine);
+        let mut current = self.cache.slices.of_service(key);
+        current.retain(|slice| is_mirror(slice) && !slice.metadata.deleting());
         let (service, endpoints) = (self.cache.services.get(key), self.cache.endpoints.get(key));
         let wanted = mirrored(service.as_deref(), endpoints.as_deref());
         let Plan { create, update, delete } = plan(wanted, &current);

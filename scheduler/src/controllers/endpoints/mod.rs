@@ -5,17 +5,17 @@ mod legacy;
 mod mirror;
 mod plan;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Endpoints, Pod, Service},
+    core::v1::{Endpoints, Service},
     discovery::v1::EndpointSlice,
 };
 
-use self::plan::{SERVICE_NAME, is_ours, plan};
+use self::plan::{is_ours, plan};
 use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, Pod, SERVICE_NAME, WriteError},
     events::{Note, Recorder},
     objects::{DeleteOptions, Objects},
 };
@@ -75,23 +75,24 @@ fn subscribe(cache: &Cache, queue: &Arc<Queue<Id>>) {
         {
             return;
         }
-        let Some(pod) = change.either() else { return };
-        let selects = |s: &Service| change.both().any(|p| selects(s, p));
-        for service in services.matching(pod.metadata.namespace_str(), selects) {
-            of_pods.add(Id::of(&service.metadata));
+        let moved = |old: &&Arc<Pod>| change.new.is_none_or(|new| new.labels != old.labels);
+        for pod in change.old.filter(moved).into_iter().chain(change.new) {
+            let selecting = |service: &Service| selects(service, &pod.labels);
+            for service in services.selecting(pod.metadata.namespace_str(), &pod.labels, selecting) {
+                of_pods.add(Id::of(&service.metadata));
+            }
         }
     });
 }
 
-fn selects(service: &Service, pod: &Pod) -> bool {
+fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
     let Some(selector) = service.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return false };
-    let Some(labels) = &pod.metadata.labels else { return false };
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// Whether nothing that an endpoint tells has changed.
 fn looks_the_same(old: &Pod, new: &Pod) -> bool {
-    old.metadata.labels == new.metadata.labels
+    old.labels == new.labels
         && old.metadata.deleting() == new.metadata.deleting()
         && plan::can_serve(old) == plan::can_serve(new)
         && plan::address(old) == plan::address(new)
@@ -103,12 +104,11 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
 fn observed(cache: &Cache, key: &Id) -> Option<(Arc<Service>, Vec<Arc<Pod>>)> {
     let service = cache.services.get(key).filter(|s| !s.metadata.deleting())?;
     let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName")
-        || spec.selector.as_ref().is_none_or(std::collections::BTreeMap::is_empty)
+    if spec.type_.as_deref() == Some("ExternalName") || spec.selector.as_ref().is_none_or(BTreeMap::is_empty)
     {
         return None;
     }
-    let pods = cache.pods.matching(&key.namespace, |p| selects(&service, p));
+    let pods = cache.pods.labelled(&key.namespace, |labels| selects(&service, labels));
     Some((service, pods))
 }
 
@@ -118,9 +118,8 @@ impl Controller for Slices {
     const WORKERS: usize = 4;
 
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
-        let of_service =
-            |s: &EndpointSlice| is_ours(s) && service_of(s).as_ref() == Some(key) && !s.metadata.deleting();
-        let current = self.cache.slices.matching(&key.namespace, of_service);
+        let mut current = self.cache.slices.of_service(key);
+        current.retain(|slice| is_ours(slice) && !slice.metadata.deleting());
         let Some((service, pods)) = observed(&self.cache, key) else {
             return self.clear(&current).await;
         };

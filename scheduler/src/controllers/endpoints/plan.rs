@@ -8,19 +8,17 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        core::v1::{ObjectReference, Pod, Service, ServicePort},
+        core::v1::{ObjectReference, Service, ServicePort},
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use crate::{
-    cache::MetaExt,
+    cache::{MetaExt, Pod, SERVICE_NAME},
     controllers::{owner::controller_ref, pods},
 };
 
-/// Which service a slice belongs to.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Marks what belongs to a service without an address of its own.

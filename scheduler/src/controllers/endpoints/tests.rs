@@ -1,9 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::{
-    core::v1::{Pod, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -11,6 +8,7 @@ use super::{
     legacy,
     plan::{Plan, SLICE_SIZE, plan},
 };
+use crate::cache::Pod;
 
 fn service(spec: &Value) -> Service {
     let mut all = json!({"clusterIP": "10.96.0.5", "selector": {"app": "web"},
@@ -103,7 +101,8 @@ fn readiness_and_termination_show_in_the_conditions() {
 #[test]
 fn a_named_port_is_resolved_pod_by_pod() {
     let mut other = pod(2, true);
-    other.spec.as_mut().unwrap().containers[0].ports.as_mut().unwrap()[0].container_port = 9090;
+    let spec = Arc::make_mut(other.spec.as_mut().unwrap());
+    spec.containers[0].ports.as_mut().unwrap()[0].container_port = 9090;
     let plan = planned(&service(&json!({})), &[Arc::new(pod(1, true)), Arc::new(other)], &[]);
     let ports: BTreeSet<_> = plan.create.iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
     assert_eq!(ports, BTreeSet::from([8080, 9090]));

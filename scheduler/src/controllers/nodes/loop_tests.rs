@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    cache::Pod,
     controllers::{
         pods,
         tests::{Cluster, cluster, until},

@@ -10,10 +10,7 @@ mod plan;
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use serde_json::json;
 
 use self::{
@@ -27,7 +24,7 @@ use super::{
     runner::{Controller, Next, Queue, Runtime},
 };
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, Pod, WriteError},
     events::{Note, Recorder},
     kinds::Subresource,
     objects::{DeleteOptions, Objects},
@@ -217,8 +214,14 @@ impl Nodes {
         if !self.health.take_unready(node) {
             return Ok(());
         }
-        for pod in self.pods_on(&node.name).iter().filter_map(|p| restored(p, Timestamp::now())) {
-            match self.client.update_status(&pod).await {
+        for pod in self.pods_on(&node.name) {
+            let Some(ready) = restored(&pod, Timestamp::now()) else { continue };
+            // Of the state that was looked at: it may be another one by now.
+            let patch = json!({"metadata": {"resourceVersion": pod.metadata.resource_version},
+                "status": {"conditions": [{"type": ready.type_, "status": ready.status, "reason": ready.reason,
+                    "message": ready.message, "lastTransitionTime": ready.last_transition_time}]}});
+            let id = Id::of(&pod.metadata);
+            match self.client.strategic::<Pod>(&id, Some(Subresource::Status), patch).await {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     self.health.mark_unready(node);

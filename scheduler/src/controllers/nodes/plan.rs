@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint},
+    api::core::v1::{Node, NodeCondition, PodCondition, Taint},
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
 
-use crate::{controllers::pods, placement::tolerates};
+use crate::{cache::Pod, controllers::pods, placement::tolerates};
 
 /// Why a pod is not ready although its containers may be: its node is not.
 pub(super) const NODE_NOT_READY: &str = "NodeNotReady";
@@ -167,18 +167,16 @@ pub(super) fn is_marked_unready(pod: &Pod) -> bool {
         .is_some_and(|c| c.status == "False" && c.reason.as_deref() == Some(NODE_NOT_READY))
 }
 
-/// The pod as its own conditions tell it, now that its node is ready; `None` when nothing hid them. The agent does
-/// not know that something did: it says again only what has changed for it.
-pub(super) fn restored(pod: &Pod, now: Timestamp) -> Option<Pod> {
+/// Whether a pod is ready as its own conditions tell it, now that its node is; `None` when nothing hid that. The agent
+/// does not know that something did: it says again only what has changed for it.
+pub(super) fn restored(pod: &Pod, now: Timestamp) -> Option<PodCondition> {
     if !is_marked_unready(pod) {
         return None;
     }
     let holds = |type_: &str| pods::condition(pod, type_).is_some_and(|c| c.status == "True");
     let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
     let (containers, gates) = (holds("ContainersReady"), gates.into_iter().all(|g| holds(&g.condition_type)));
-    let mut pod = pod.clone();
-    let conditions = pod.status.as_mut().and_then(|s| s.conditions.as_deref_mut()).unwrap_or_default();
-    let ready: &mut PodCondition = conditions.iter_mut().find(|c| c.type_ == "Ready")?;
+    let mut ready = pods::condition(pod, "Ready")?.clone();
     ready.message = None;
     ready.reason = match (containers, gates) {
         (true, true) => {
@@ -189,5 +187,5 @@ pub(super) fn restored(pod: &Pod, now: Timestamp) -> Option<Pod> {
         (true, false) => Some("ReadinessGatesNotReady".to_owned()),
         (false, _) => Some("ContainersNotReady".to_owned()),
     };
-    Some(pod)
+    Some(ready)
 }

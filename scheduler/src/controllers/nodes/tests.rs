@@ -1,15 +1,13 @@
 use std::time::Duration;
 
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use serde_json::{Value, json};
 
 use super::{
     news,
     plan::{Leave, Lost, disrupted, leave, restored, silenced, taints},
 };
+use crate::cache::Pod;
 
 fn node(ready: &str, spec: impl serde::Serialize) -> Node {
     serde_json::from_value(json!({
@@ -146,8 +144,7 @@ fn pods_of_a_node_that_is_back_are_what_their_containers_and_gates_say() {
         .unwrap()
     };
     let ready = |reason: &str, containers: &str, gate: &str| {
-        let pod = restored(&pod(reason, containers, gate), at(9))?;
-        let ready = pod.status?.conditions?.remove(0);
+        let ready = restored(&pod(reason, containers, gate), at(9))?;
         let since = ready.last_transition_time.map(|t| t.0.as_second());
         Some((ready.status, ready.reason.unwrap_or_default(), since.unwrap_or_default()))
     };

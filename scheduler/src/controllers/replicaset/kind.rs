@@ -12,10 +12,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector as Labels,
 };
 
-use crate::{cache::Cached, model::LabelSelector};
+use crate::{
+    cache::{Cached, Written},
+    model::LabelSelector,
+};
 
 /// A kind with replicas, a selector and a template.
-pub(super) trait Replicated: Cached + Resource {
+pub(super) trait Replicated: Cached + Written<Kept = Self> + Resource {
     /// The controller's name, of its metrics and its queue.
     const NAME: &'static str;
     /// In whose name it writes and tells.

@@ -8,10 +8,7 @@ use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 use futures::future::join_all;
 use k8s_openapi::{
-    api::{
-        apps::v1::ReplicaSet,
-        core::v1::{Pod, ReplicationController},
-    },
+    api::{apps::v1::ReplicaSet, core::v1::ReplicationController},
     jiff::Timestamp,
 };
 use serde_json::json;
@@ -25,7 +22,7 @@ use super::{
     runner::{Controller, Next, Queue, Runtime},
 };
 use crate::{
-    cache::{Cache, Client, Id, MetaExt, WriteError},
+    cache::{Cache, Client, Id, MetaExt, Pod, WriteError},
     events::{Note, Recorder},
     model::LabelSelector,
     objects::{DeleteOptions, Objects},
@@ -69,9 +66,8 @@ fn subscribe<K: Replicated>(cache: &Cache, queue: &Arc<Queue<Id>>) {
                 Some(_) => {}
                 // An orphan: whoever selects it may want it.
                 None => {
-                    let labels = pod.metadata.labels.clone().unwrap_or_default();
-                    for set in sets.matching(namespace, |s| s.selector().is_some_and(|s| s.matches(&labels)))
-                    {
+                    let selects = |set: &K| set.selector().is_some_and(|s| s.matches(&pod.labels));
+                    for set in sets.selecting(namespace, &pod.labels, selects) {
                         of_pods.add(Id::of(set.metadata()));
                     }
                 }
@@ -116,9 +112,8 @@ impl<K: Replicated> Sets<K> {
     fn candidates(&self, set: &K, selector: &LabelSelector) -> Vec<Arc<Pod>> {
         let namespace = set.metadata().namespace_str();
         let mut pods = self.cache.pods.controlled_by(set.metadata().uid_str());
-        let selected =
-            |p: &Arc<Pod>| p.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels));
-        pods.extend(self.cache.pods.orphans(namespace).into_iter().filter(selected));
+        let selected = self.cache.pods.labelled(namespace, |labels| selector.matches(labels));
+        pods.extend(selected.into_iter().filter(|pod| controller_of(&pod.metadata).is_none()));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         pods
     }

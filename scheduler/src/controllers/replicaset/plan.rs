@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use k8s_openapi::{
     api::{
         apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
-        core::v1::Pod,
+        core::v1::Pod as Whole,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
     jiff::Timestamp,
@@ -14,7 +14,7 @@ use k8s_openapi::{
 
 use super::rank::deletion_order;
 use crate::{
-    cache::MetaExt,
+    cache::{MetaExt, Pod},
     controllers::{
         owner::{Claim, claim},
         pods,
@@ -53,7 +53,7 @@ pub(super) fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     for pod in candidates {
-        match claim(&set.metadata, selector, &pod.metadata) {
+        match claim(&set.metadata, selector, &pod.metadata, &pod.labels) {
             Claim::Keep => plan.owned.push(pod.clone()),
             Claim::Adopt if pods::is_active(pod) => plan.adopt.push(pod.clone()),
             Claim::Release => plan.release.push(pod.clone()),
@@ -96,11 +96,11 @@ pub(super) fn batches(count: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The pod that the template makes, for the owner that the reference names.
-pub(super) fn pod_of(set: &ReplicaSet, owner: OwnerReference) -> Pod {
+pub(super) fn pod_of(set: &ReplicaSet, owner: OwnerReference) -> Whole {
     let template = set.spec.template.clone().unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     let name = set.metadata.name_str();
-    Pod {
+    Whole {
         metadata: ObjectMeta {
             generate_name: Some(format!("{name}-")),
             namespace: set.metadata.namespace.clone(),
@@ -146,9 +146,7 @@ pub(super) fn status(
     let nonzero = |n: i32| (n != 0).then_some(n);
     let status = ReplicaSetStatus {
         replicas: count(&|_| true),
-        fully_labeled_replicas: nonzero(count(&|p| {
-            full.matches(p.metadata.labels.as_ref().unwrap_or(&no_labels))
-        })),
+        fully_labeled_replicas: nonzero(count(&|p| full.matches(&p.labels))),
         ready_replicas: nonzero(count(&pods::is_ready)),
         available_replicas: nonzero(count(&|p| pods::is_available(p, min_ready, now))),
         terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),

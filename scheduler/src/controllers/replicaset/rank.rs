@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
-use crate::{cache::MetaExt, controllers::pods};
+use crate::{
+    cache::{MetaExt, Pod},
+    controllers::pods,
+};
 
 /// Lower goes first; `-2^31` to `2^31 - 1`, 0 when unset.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";

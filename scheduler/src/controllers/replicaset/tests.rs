@@ -1,10 +1,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::{
-    api::{
-        apps::v1::ReplicaSet,
-        core::v1::{Pod, ReplicationController},
-    },
+    api::{apps::v1::ReplicaSet, core::v1::ReplicationController},
     jiff::Timestamp,
 };
 use proptest::prelude::*;
@@ -14,7 +11,7 @@ use super::{
     kind::Replicated as _,
     plan::{Failure, batches, plan, pod_of, status},
 };
-use crate::{controllers::owner::controller_ref, model::LabelSelector};
+use crate::{cache::Pod, controllers::owner::controller_ref, model::LabelSelector};
 
 fn set(replicas: i32) -> ReplicaSet {
     serde_json::from_value(json!({

@@ -1,6 +1,6 @@
 //! What travels to nodes: one object's latest state, or its absence, with the generation that made it so.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use gantry_proto::node::v1 as pb;
@@ -68,6 +68,30 @@ impl ItemKey {
     }
 }
 
+/// What all nodes are told alike, at one generation, and encoded once for all of them.
+#[derive(Debug)]
+pub(crate) struct ToAll<T> {
+    pub(crate) told: T,
+    encoded: OnceLock<Bytes>,
+}
+
+impl<T> ToAll<T> {
+    pub(crate) fn new(told: T) -> Arc<Self> {
+        Arc::new(Self { told, encoded: OnceLock::new() })
+    }
+
+    /// The update that tells it; `encode` makes the first one.
+    pub(crate) fn encoded(&self, encode: impl FnOnce(&T) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(&self.told)).clone()
+    }
+}
+
+impl<T: PartialEq> PartialEq for ToAll<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.told == other.told
+    }
+}
+
 /// An object's state. Cheap to clone: all nodes share it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Body {
@@ -76,9 +100,9 @@ pub(crate) enum Body {
     /// Pod, Secret, ConfigMap as canonical JSON.
     Json(Bytes),
     /// Compiled once for all nodes.
-    Service(Arc<pb::Service>),
+    Service(Arc<ToAll<pb::Service>>),
     /// Another node.
-    Peer(Arc<pb::Peer>),
+    Peer(Arc<ToAll<pb::Peer>>),
 }
 
 /// One change.

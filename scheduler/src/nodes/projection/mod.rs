@@ -25,8 +25,8 @@ use bytes::Bytes;
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
-use item::Reference;
 pub(crate) use item::{Audience, Body, Item, ItemKey, ItemKind, Name, NodeName, SharedKind};
+use item::{Reference, ToAll};
 use pod::PodFacts;
 use view::{NodeView, PodView, Tombstones};
 
@@ -45,20 +45,21 @@ pub(crate) struct NodeFacts {
 
 struct NodeEntry {
     facts: NodeFacts,
-    peer: Option<(u64, Arc<pb::Peer>)>,
+    peer: Option<(u64, Arc<ToAll<pb::Peer>>)>,
 }
 
 #[derive(Default)]
 struct ServiceEntry {
     service: Option<Service>,
     slices: BTreeMap<Arc<str>, EndpointSlice>,
-    compiled: Option<(u64, Arc<pb::Service>)>,
+    compiled: Option<(u64, Arc<ToAll<pb::Service>>)>,
 }
 
 /// The whole projection.
 #[derive(Default)]
 pub(crate) struct Projection {
     generation: u64,
+    /// Those that have a node.
     pods: HashMap<Name, PodFacts>,
     /// Bodies of all secrets and config maps.
     shared: HashMap<Reference, Bytes>,
@@ -100,21 +101,21 @@ impl Projection {
             self.pod_gone(&name);
         }
         let old_references = self.pods.get(&name).map(|p| p.references.clone()).unwrap_or_default();
-        if let Some(node) = new.node.clone() {
-            // What it refers to goes first, so that the pod can start when it arrives.
-            for reference in new.references.difference(&old_references) {
-                self.refer(&node, reference);
-            }
-            self.generation += 1;
-            let view = self.views.entry(node.clone()).or_default();
-            view.pods.insert(name.clone(), PodView { uid: new.uid.clone(), generation: self.generation });
-            let key = ItemKey::pod(&name, &new.uid);
-            if let Some(json) = new.json() {
-                self.emit(Audience::One(node.clone()), key, Body::Json(json));
-            }
-            for reference in old_references.difference(&new.references) {
-                self.unrefer(&node, reference);
-            }
+        // What no node has is nothing to any.
+        let Some(node) = new.node.clone() else { return Ok(()) };
+        // What it refers to goes first, so that the pod can start when it arrives.
+        for reference in new.references.difference(&old_references) {
+            self.refer(&node, reference);
+        }
+        self.generation += 1;
+        let view = self.views.entry(node.clone()).or_default();
+        view.pods.insert(name.clone(), PodView { uid: new.uid.clone(), generation: self.generation });
+        let key = ItemKey::pod(&name, &new.uid);
+        if let Some(json) = new.json() {
+            self.emit(Audience::One(node.clone()), key, Body::Json(json));
+        }
+        for reference in old_references.difference(&new.references) {
+            self.unrefer(&node, reference);
         }
         self.pods.insert(name, new);
         Ok(())
@@ -204,7 +205,7 @@ impl Projection {
         // Before it has an address and a range there is nowhere to route to.
         let peer = (!facts.addresses.is_empty() && !facts.pod_cidrs.is_empty()).then(|| {
             let (addresses, pod_cidrs) = (facts.addresses.clone(), facts.pod_cidrs.clone());
-            Arc::new(pb::Peer { addresses, pod_cidrs })
+            ToAll::new(pb::Peer { addresses, pod_cidrs })
         });
         if peer.is_some() || known {
             self.generation += 1;
@@ -340,8 +341,9 @@ impl Projection {
         let changed =
             if announces { self.announcers.insert(node.clone()) } else { self.announcers.remove(node) };
         if changed {
-            let balanced =
-                |s: &ServiceEntry| s.compiled.as_ref().is_some_and(|(_, c)| !c.load_balancer_ips.is_empty());
+            let balanced = |s: &ServiceEntry| {
+                s.compiled.as_ref().is_some_and(|(_, c)| !c.told.load_balancer_ips.is_empty())
+            };
             self.dirty.extend(self.services.iter().filter(|(_, s)| balanced(s)).map(|(n, _)| n.clone()));
         }
     }
@@ -363,16 +365,16 @@ impl Projection {
             return;
         };
         let compiled = compile::compile(service, entry.slices.values(), &self.announcers);
-        if entry.compiled.as_ref().is_some_and(|(_, old)| **old == compiled) {
+        if entry.compiled.as_ref().is_some_and(|(_, old)| old.told == compiled) {
             return;
         }
         self.generation += 1;
-        let compiled = Arc::new(compiled);
+        let compiled = ToAll::new(compiled);
         entry.compiled = Some((self.generation, compiled.clone()));
         self.emit(Audience::All, key, Body::Service(compiled));
     }
 
-    fn emit_peer(&mut self, name: &NodeName, peer: Option<Arc<pb::Peer>>) {
+    fn emit_peer(&mut self, name: &NodeName, peer: Option<Arc<ToAll<pb::Peer>>>) {
         let key = peer_key(name);
         if peer.is_none() {
             self.removed.push(self.generation, key.clone());

@@ -5,6 +5,7 @@ mod services;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ServiceSpec;
 use serde_json::{Value, json};
 
 use super::*;
@@ -100,4 +101,41 @@ fn a_node_is_not_told_its_own_words() {
     pod["status"]["conditions"] = json!([{"type": "example.com/up", "status": "True"}]);
     projection.pod(&object(Resource::PODS, "p", &pod), no_class).unwrap();
     assert_eq!(projection.flush().len(), 1);
+}
+
+#[test]
+fn what_all_nodes_are_told_is_encoded_once_for_live_sessions_and_for_snapshots() {
+    use gantry_proto::node::v1::scheduler_message::Kind;
+
+    use crate::nodes::convert::update;
+
+    let mut projection = Projection::default();
+    projection.service(&name("web"), Service::default());
+    let facts = NodeFacts {
+        addresses: vec!["192.0.2.1".into()],
+        pod_cidrs: vec!["10.1.0.0/24".into()],
+        announces: true,
+    };
+    projection.node(&"n9".into(), facts);
+    let bytes = |item: &Item| match update(item).kind {
+        Some(Kind::Update(bytes)) => bytes,
+        other => panic!("{other:?}"),
+    };
+    let live: Vec<_> = projection.flush().iter().map(|(_, item)| bytes(item)).collect();
+    assert_eq!(live.len(), 2);
+    for node in ["n0", "n1"] {
+        for item in projection.snapshot(node) {
+            let again = bytes(&item);
+            assert!(live.iter().any(|first| first.as_ptr() == again.as_ptr() && *first == again), "{item:?}");
+        }
+    }
+    // Another state is another update.
+    let service = Service {
+        spec: Some(ServiceSpec { cluster_ip: Some("10.0.0.1".into()), ..Default::default() }),
+        ..Default::default()
+    };
+    projection.service(&name("web"), service);
+    let changed = projection.flush();
+    assert!(changed.iter().all(|(_, item)| live.iter().all(|first| *first != bytes(item))));
+    assert_eq!(changed.len(), 1);
 }

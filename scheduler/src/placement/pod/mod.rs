@@ -9,13 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 pub(super) use terms::{HostPort, NodeTerm, PodTerm, Spread};
 
 use super::resources::Requests;
 use crate::{
-    cache::{Id, MetaExt},
+    cache::{Id, MetaExt, Pod},
     model::LabelSelector,
 };
 

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, PodSpec, WeightedPodAffinityTerm};
+use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, PodSpec, WeightedPodAffinityTerm};
 
 use super::terms::{HostPort, NodeTerm, PodTerm, Spread};
 use super::{Labels, Shape, Tolerance};
-use crate::{cache::MetaExt, model::LabelSelector, placement::resources::Requests};
+use crate::{
+    cache::{MetaExt, Pod},
+    model::LabelSelector,
+    placement::resources::Requests,
+};
 
 pub(super) fn shape(pod: &Pod) -> Shape {
     let meta = &pod.metadata;
-    let labels = meta.labels.clone().unwrap_or_default();
+    let labels = (*pod.labels).clone();
     let owners = meta.owner_references.as_deref().unwrap_or_default();
     let controller = owners.iter().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str().into());
     let mut shape = Shape { namespace: meta.namespace_str().into(), controller, ..Shape::default() };

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
 
 use super::{Family, Labels, amounts, owners};
-use crate::cache::MetaExt;
+use crate::cache::{MetaExt, Pod};
 
 const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
 
@@ -24,7 +24,7 @@ fn with(pod: &Pod, more: &[(&'static str, &str)]) -> Labels {
 }
 
 fn node(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+    pod.node().unwrap_or("")
 }
 
 fn whole(pods: &[Arc<Pod>]) -> Vec<Family> {

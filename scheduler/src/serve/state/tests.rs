@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cache::Pod;
 
 /// What a scrape of these families reads.
 #[derive(Debug)]

@@ -88,7 +88,11 @@ async fn endpoints_kept_by_hand_are_mirrored_and_the_mirror_goes_with_them() {
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db"},
         "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}]});
     cluster.create(Resource::ENDPOINTS, Some("default"), endpoints).await;
-    let mirrors = || cluster.cache.slices.matching("default", is_mirror);
+    let mirrors = || {
+        let mut slices = cluster.cache.slices.in_namespace("default");
+        slices.retain(|slice| is_mirror(slice));
+        slices
+    };
     until("mirrored", async || (mirrors().len() == 1).then_some(())).await;
     cluster.delete(Resource::ENDPOINTS, Some("default"), "db").await;
     until("gone", async || mirrors().is_empty().then_some(())).await;

@@ -278,11 +278,11 @@ impl World {
                 .collect();
             let service = serde_json::from_value(service.clone()).unwrap();
             let compiled = compile::compile(&service, slices.iter(), &announcers);
-            copy.0.insert(ItemKey::new(ItemKind::Service, &name(text)), Body::Service(Arc::new(compiled)));
+            copy.0.insert(ItemKey::new(ItemKind::Service, &name(text)), Body::Service(ToAll::new(compiled)));
         }
         for (other, facts) in self.nodes.iter().filter(|(n, f)| *n != node && !f.addresses.is_empty()) {
             let peer = pb::Peer { addresses: facts.addresses.clone(), pod_cidrs: facts.pod_cidrs.clone() };
-            copy.0.insert(peer_key(&other.as_str().into()), Body::Peer(Arc::new(peer)));
+            copy.0.insert(peer_key(&other.as_str().into()), Body::Peer(ToAll::new(peer)));
         }
         copy
     }
