@@ -126,7 +126,10 @@ fn what_all_nodes_are_told_is_encoded_once_for_live_sessions_and_for_snapshots()
     for node in ["n0", "n1"] {
         for item in projection.snapshot(node) {
             let again = bytes(&item);
-            assert!(live.iter().any(|first| first.as_ptr() == again.as_ptr() && *first == again), "{item:?}");
+            assert!(
+                live.iter().any(|first| std::ptr::eq(first.as_ptr(), again.as_ptr()) && *first == again),
+                "{item:?}"
+            );
         }
     }
     // Another state is another update.
