@@ -328,7 +328,8 @@ fn carry_metadata(old: &Value, new: &mut Value) {
 
 /// Nothing but the revision, or the times at which managers wrote the same fields, is different.
 fn unchanged(old: &Value, new: &Value) -> bool {
-    fn same_but(old: &Value, new: &Value, apart: &[(&str, fn(&Value, &Value) -> bool)]) -> bool {
+    type Same = fn(&Value, &Value) -> bool;
+    fn same_but(old: &Value, new: &Value, apart: &[(&str, Same)]) -> bool {
         let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
         let apart_from = |name: &str| apart.iter().find(|(field, _)| *field == name).map(|(_, same)| same);
         let fields = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
