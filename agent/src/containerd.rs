@@ -4,10 +4,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use containerd_client::services::v1::{
-    Container, CreateRequest, DeleteRequest, UpdateContainerRequest, containers_client::ContainersClient,
-    content_client::ContentClient, diff_client::DiffClient, events_client::EventsClient,
-    images_client::ImagesClient, leases_client::LeasesClient, snapshots::snapshots_client::SnapshotsClient,
-    tasks_client::TasksClient, version_client::VersionClient,
+    Container, CreateRequest, DeleteRequest, Lease, ListRequest, UpdateContainerRequest,
+    containers_client::ContainersClient, content_client::ContentClient, diff_client::DiffClient,
+    events_client::EventsClient, images_client::ImagesClient, leases_client::LeasesClient,
+    snapshots::snapshots_client::SnapshotsClient, tasks_client::TasksClient, version_client::VersionClient,
 };
 use hyper_util::rt::TokioIo;
 use prost_types::FieldMask;
@@ -20,6 +20,9 @@ use tonic::{
 
 /// Several hundred container records with their OCI specs fit; tonic's own bound is 4 MiB.
 const MAX_MESSAGE: usize = 128 << 20;
+
+/// Label of a lease: what it is for.
+const PURPOSE: &str = "gantry.dev/purpose";
 
 /// A containerd that takes longer hangs; the kubelet's default.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -96,14 +99,26 @@ impl Containerd {
     }
 
     /// A handle whose writes are kept from containerd's garbage collector until `release`, or for an hour when we
-    /// die before.
-    pub(crate) async fn leased(&self) -> Result<Self, Status> {
+    /// die before. `purpose` tells a later process whether it wants what was written.
+    pub(crate) async fn leased(&self, purpose: &str) -> Result<Self, Status> {
         let id = format!("gantry-{}", uuid::Uuid::new_v4());
         let expire = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
-        let labels = [("containerd.io/gc.expire".to_owned(), expire.to_string())].into();
+        let labels = [("containerd.io/gc.expire", expire.to_string()), (PURPOSE, purpose.to_owned())];
+        let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let lease = id.parse().map_err(|_| Status::internal("lease id is not ASCII"))?;
         self.leases().create(self.request(CreateRequest { id, labels })).await?;
         Ok(Self { lease: Some(lease), ..self.clone() })
+    }
+
+    /// Ends the leases of this purpose that a process left which died before it released them, and takes away what they
+    /// kept. None may be in use.
+    pub(crate) async fn end_leases(&self, purpose: &str) -> Result<(), Status> {
+        let filters = vec![format!("labels.{PURPOSE:?}=={purpose:?}")];
+        let found = self.leases().list(self.request(ListRequest { filters })).await?.into_inner();
+        for Lease { id, .. } in found.leases {
+            absent_is_ok(self.leases().delete(self.request(DeleteRequest { id, sync: true })).await)?;
+        }
+        Ok(())
     }
 
     /// Adds labels to a container's record.

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::failpoint;
+
 /// What the end of a temporary file's name is.
 pub const TEMPORARY: &str = ".tmp";
 
@@ -28,7 +30,10 @@ pub enum Against {
 /// What the file system answered; the file is then as it was, and nothing is left beside it.
 pub fn replace(path: &Path, content: &[u8], against: Against) -> io::Result<()> {
     let temporary = beside(path);
-    let written = write(&temporary, content, against).and_then(|()| fs::rename(&temporary, path));
+    let written = write(&temporary, content, against).and_then(|()| {
+        failpoint::reach("durable.replace.staged", &path.to_string_lossy());
+        fs::rename(&temporary, path)
+    });
     if let Err(error) = written {
         // A full disk is not to be kept full by it. The first error is the one that tells.
         let _ = fs::remove_file(&temporary);

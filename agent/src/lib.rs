@@ -15,6 +15,7 @@ pub mod control;
 pub mod dataplane;
 pub mod dns;
 pub mod durable;
+pub mod failpoint;
 pub mod handlers;
 pub mod images;
 pub mod lifecycle;

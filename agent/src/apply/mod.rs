@@ -7,7 +7,7 @@ use futures::{FutureExt, future::join_all};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
-    logs,
+    failpoint, logs,
     model::{
         Desired, DesiredPod, EventType, Layout, NetworkStatus, PodUid, StopRecord, Subject, Target, chain,
     },
@@ -286,6 +286,7 @@ impl Apply {
             // The wire first: links at an interface that is gone end without a grace period. What an interrupted agent
             // leaves of them the next one's start clears.
             self.ports.network.remove_pod(&job.uid).await.map_err(boxed)?;
+            failpoint::reach("apply.network.removed", job.uid.as_str());
             self.wires.removed(&job.uid);
             let dataplane = Arc::clone(&self.ports.dataplane);
             let uid = job.uid.clone();
@@ -302,6 +303,7 @@ impl Apply {
         if self.note(job, Subject::Removal, self.remove_logs(&job.uid).await).is_err() {
             return;
         }
+        failpoint::reach("apply.files.unlogged", job.uid.as_str());
         let done = self.ports.volumes.remove(&job.uid).await;
         let done = done.map(|()| {
             let mut memory = job.state.memory();

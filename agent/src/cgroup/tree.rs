@@ -8,6 +8,7 @@ use std::{
 
 use super::{CgroupError, Cgroups, Enforcement, Qos, Usage, failed, files, group::Group, usage};
 use crate::{
+    failpoint,
     model::{Limits, PodUid},
     proc::{Proc, SELF},
 };
@@ -97,6 +98,7 @@ impl CgroupTree {
     fn ensure(&self, directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
         let group = Group::at(directory);
         group.create()?;
+        failpoint::reach("cgroup.ensure.made", &directory.to_string_lossy());
         if self.enforced() {
             files::delegate(directory, &WANTED)?;
             group.limit(limits)?;
@@ -215,6 +217,7 @@ fn take_controllers(mount: &Path, root: &Path) -> Vec<String> {
 fn remove(directory: &Path) -> Result<(), CgroupError> {
     Group::at(directory).kill()?;
     files::wait_until_empty(directory)?;
+    failpoint::reach("cgroup.remove.emptied", &directory.to_string_lossy());
     remove_tree(directory)
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, Nonce, aead::AeadInPlace};
 
 use super::files::{self, FileError};
+use crate::failpoint;
 
 const VERSION: u8 = 1;
 const NONCE: usize = 12;
@@ -113,7 +114,10 @@ impl Ledger {
         let sealed = self.cipher.encrypt_in_place_detached(&Nonce::from(nonce), name, content);
         let tag = sealed.map_err(|_| LedgerError::Seal)?;
         file.extend_from_slice(&tag);
-        Ok(files::write(&self.dir.join(section.file()), &file)?)
+        failpoint::reach("ledger.store.sealed", section.file());
+        files::write(&self.dir.join(section.file()), &file)?;
+        failpoint::reach("ledger.store.stored", section.file());
+        Ok(())
     }
 
     fn unseal(&self, section: Section, mut file: Vec<u8>) -> Option<Vec<u8>> {

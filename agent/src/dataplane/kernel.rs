@@ -10,6 +10,7 @@ use std::{
 };
 
 use aya::{Ebpf, programs::TcAttachType};
+use nix::errno::Errno;
 
 use super::lock;
 use super::{
@@ -23,6 +24,7 @@ use super::{
     table::Table,
 };
 use crate::{
+    failpoint,
     model::{NodeName, PodAddresses, PodUid, ServiceTable},
     sys::netns,
 };
@@ -52,6 +54,13 @@ struct State {
     attached: bool,
     pods: BTreeMap<PodUid, Pod>,
     last_publish: Duration,
+}
+
+impl State {
+    /// Forgets the names of pods that have no interface any more.
+    fn forget_unwired(&mut self) -> Result<(), DataplaneError> {
+        self.ends.retain(|interface| name_of(interface).is_ok())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +120,7 @@ impl EbpfDataplane {
     pub fn snapshot(&self) -> Snapshot {
         let state = self.lock();
         let table = lock(&self.table);
-        snapshot::take(&table, &state.node, state.last_publish, state.pods.len())
+        snapshot::take(&table, &state.node, state.ends.fill(), state.last_publish, state.pods.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,6 +135,8 @@ impl EbpfDataplane {
         let address = state.node.uplink_address();
         state.node.set_node(state.cookie, address, self.config.pod_sockets);
         links::update_interfaces(&mut lock(&self.object), &self.links)?;
+        // Of a pod whose wire went last, an agent that was killed before the rest leaves its names.
+        state.forget_unwired()?;
         // Filters have no pins that would tell where an earlier agent put them.
         links::remove_filters(&["uplink_in", "uplink_out"], state.uplink.as_deref(), self.config.tc);
         self.attach_uplink(state)?;
@@ -214,9 +225,8 @@ impl Dataplane for EbpfDataplane {
         let cookie =
             netns::cookie_of(netns).map_err(|source| kernel("enter", netns.display().to_string(), source))?;
         let pod = Pod { cookie, addresses: addresses.clone() };
-        let interface = nix::net::if_::if_indextoname(addresses.host_ifindex)
+        let interface = name_of(addresses.host_ifindex)
             .map_err(|source| kernel("find", format!("interface {}", addresses.host_ifindex), source))?;
-        let interface = interface.to_string_lossy();
         {
             let mut state = self.lock();
             if state.pods.get(uid) == Some(&pod) {
@@ -224,8 +234,10 @@ impl Dataplane for EbpfDataplane {
             }
             state.ends.add(PodEnd { netns: cookie, interface: addresses.host_ifindex, v4: addresses.v4 })?;
         }
+        failpoint::reach("dataplane.attach.named", uid.as_str());
         for (hook, pin) in pod_hooks(&interface).into_iter().zip(self.pod_pins(uid)) {
             links::attach_tc(&mut lock(&self.object), hook, &pin, self.config.tc)?;
+            failpoint::reach("dataplane.attach.half", uid.as_str());
         }
         self.lock().pods.insert(uid.clone(), pod);
         Ok(())
@@ -238,13 +250,23 @@ impl Dataplane for EbpfDataplane {
                 let cookie = pod.cookie;
                 state.ends.remove(cookie)?;
                 state.pods.remove(uid);
+            } else {
+                // Attached by an earlier agent: only its wire tells, which went first.
+                state.forget_unwired()?;
             }
         }
+        failpoint::reach("dataplane.detach.unnamed", uid.as_str());
         for pin in self.pod_pins(uid) {
             links::detach(&pin).map_err(|source| kernel("detach", pin.display().to_string(), source))?;
         }
         Ok(())
     }
+}
+
+/// For an index that is nobody's, nix (0.31) answers an empty name and no error.
+fn name_of(index: u32) -> Result<String, Errno> {
+    let name = nix::net::if_::if_indextoname(index)?.to_string_lossy().into_owned();
+    if name.is_empty() { Err(Errno::ENXIO) } else { Ok(name) }
 }
 
 fn index_of(interface: &str) -> Option<u32> {

@@ -22,6 +22,7 @@ use super::{
     DataplaneError,
     alloc::Indices,
     maps::{NO_EXIST, absent_is_fine, full_or, kernel, open_hash, open_mapped},
+    table::Fill,
 };
 use crate::sys::mapped::MappedArray;
 
@@ -119,6 +120,18 @@ impl PodMaps {
     pub(super) fn remove(&mut self, netns: u64) -> Result<(), DataplaneError> {
         let found = self.known.iter().find(|(_, end)| end.netns == netns).map(|(&index, _)| index);
         found.map_or(Ok(()), |index| self.forget(index))
+    }
+
+    /// Forgets the pods whose interface is not one of these.
+    pub(super) fn retain(&mut self, is_there: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
+        let gone: Vec<u32> =
+            self.known.iter().filter(|(_, end)| !is_there(end.interface)).map(|(&index, _)| index).collect();
+        gone.into_iter().try_for_each(|index| self.forget(index))
+    }
+
+    /// How many there are.
+    pub(super) fn fill(&self) -> Fill {
+        Fill { map: "ENDPOINTS", used: self.known.len() as u32, capacity: self.capacity }
     }
 
     fn forget(&mut self, index: u32) -> Result<(), DataplaneError> {

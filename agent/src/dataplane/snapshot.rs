@@ -27,6 +27,7 @@ pub struct Snapshot {
 pub(super) fn take<M: TableMaps>(
     table: &Table<M>,
     node: &NodeMaps,
+    ends: Fill,
     last_publish: Duration,
     pods: usize,
 ) -> Snapshot {
@@ -38,5 +39,6 @@ pub(super) fn take<M: TableMaps>(
             _ => connections.push((id.service.clone(), count)),
         }
     }
-    Snapshot { fill: table.fill().to_vec(), last_publish, drops: node.drops(), connections, pods }
+    let fill = table.fill().into_iter().chain([ends]).collect();
+    Snapshot { fill, last_publish, drops: node.drops(), connections, pods }
 }

@@ -103,7 +103,7 @@ impl ContainerdImages {
         counters: Arc<Counters>,
     ) -> Result<Pulled, ImageError> {
         let failed = |status: Status| store_error(written, "lease it", &status);
-        let leased = self.client.leased().await.map_err(failed)?;
+        let leased = self.client.leased("pull").await.map_err(failed)?;
         let pull = Pull {
             client: leased.clone(),
             endpoint: Arc::new(endpoint),

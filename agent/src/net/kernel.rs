@@ -31,7 +31,10 @@ use super::{
     ports::Reserved,
     v4,
 };
-use crate::model::{NetworkStatus, PodAddresses, PodUid};
+use crate::{
+    failpoint,
+    model::{NetworkStatus, PodAddresses, PodUid},
+};
 
 /// MTU of pods on a host without an uplink.
 const DEFAULT_MTU: u32 = 1500;
@@ -225,8 +228,10 @@ impl KernelNetwork {
         namespace: &OwnedFd,
     ) -> Result<PodAddresses, NetError> {
         let v4 = self.allocate(pod).await?;
+        failpoint::reach("net.create.addressed", pod.as_str());
         let mtu = self.mtu().await?;
         let host_ifindex = Pair::of(pod).connect(&self.netlink, inside, namespace, v4, mtu).await?;
+        failpoint::reach("net.create.wired", pod.as_str());
         Ok(PodAddresses { v4, host_ifindex })
     }
 
@@ -340,7 +345,9 @@ impl Network for KernelNetwork {
 
     async fn remove_pod(&self, pod: &PodUid) -> Result<(), NetError> {
         self.netlink.delete_link(&Pair::of(pod).host_name).await?;
+        failpoint::reach("net.remove.unwired", pod.as_str());
         self.release(pod).await?;
+        failpoint::reach("net.remove.released", pod.as_str());
         // Last: while the pins are there the pod is listed, and its removal is tried again.
         let pins = Pins::existing(&self.settings.namespaces_dir, pod);
         blocking(move || pins.remove()).await

@@ -23,7 +23,7 @@ use nix::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{NetError, netlink::Netlink};
-use crate::model::PodUid;
+use crate::{failpoint, model::PodUid};
 
 /// `statfs` magic of a namespace file (`NSFS_MAGIC`).
 const NSFS: FsType = FsType(0x6e73_6673);
@@ -97,7 +97,7 @@ impl Pins {
     pub(super) fn publish(&self, fresh: &Fresh) -> Result<(), NetError> {
         self.remove()?;
         let failed = |source| NetError::Namespace { operation: "pin", path: self.directory.clone(), source };
-        let pinned = (|| {
+        let pinned: io::Result<()> = (|| {
             fs::DirBuilder::new().mode(0o700).create(&self.scratch)?;
             for (name, fd) in
                 [("net", fresh.net.as_ref()), ("ipc", Some(&fresh.ipc)), ("uts", Some(&fresh.uts))]
@@ -106,7 +106,10 @@ impl Pins {
                     bind(fd, &self.scratch.join(name))?;
                 }
             }
-            fs::rename(&self.scratch, &self.directory)
+            failpoint::reach("net.publish.bound", &self.directory.to_string_lossy());
+            fs::rename(&self.scratch, &self.directory)?;
+            failpoint::reach("net.publish.named", &self.directory.to_string_lossy());
+            Ok(())
         })();
         pinned.inspect_err(|_| drop(clear(&self.scratch))).map_err(failed)
     }
@@ -194,6 +197,7 @@ pub(super) fn clear(directory: &Path) -> io::Result<()> {
         // EINVAL: not mounted. Detached, so that a reader elsewhere cannot keep it.
         while umount2(&pin, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
         ignore_absent(fs::remove_file(&pin))?;
+        failpoint::reach("net.remove.unpinned", &directory.to_string_lossy());
     }
     ignore_absent(fs::remove_dir(directory))
 }

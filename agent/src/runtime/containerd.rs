@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     containerd::{Containerd, absent_is_ok},
+    failpoint,
     images::local::{LocalImage, LocalImages},
     logs::LoggerArgs,
     model::{ContainerId, ObservedContainer, PodUid},
@@ -82,7 +83,7 @@ pub struct ContainerdRuntime {
     pub(super) client: Containerd,
     pub(super) options: Options,
     images: LocalImages,
-    users: UserDatabase,
+    pub(super) users: UserDatabase,
     pub(super) execs: Execs,
     pub(super) recovered: OnceCell<()>,
     /// `/proc/sys/kernel/random/boot_id`
@@ -115,7 +116,7 @@ impl ContainerdRuntime {
         let config = &image.content.config;
         let image_user = config.user().as_deref().unwrap_or_default();
         check_non_root(spec, image_user)?;
-        let files = self.users.of(&image.content.chain_id).await?;
+        let files = self.users.of(&image.content.chain_id, &spec.id).await?;
         let identity = user::resolve(image_user, spec.user, spec.group, &files)
             .map_err(|error| RuntimeError::Config { message: error.to_string() })?;
         let group = spec.id.parts().map_or_else(|| native_id(&spec.id), |(pod, ..)| pod.to_string());
@@ -300,12 +301,17 @@ impl ContainerdRuntime {
         let image = self.image(spec).await?;
         host::set_sysctls(spec).await?;
         self.create_record(spec, &image).await?;
+        failpoint::reach("runtime.create.recorded", spec.id.as_str());
         let result = async {
             let rootfs = self.prepare_snapshot(spec, &image).await?;
+            failpoint::reach("runtime.create.snapshot", spec.id.as_str());
             self.create_task(spec, rootfs).await
         };
         match result.await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                failpoint::reach("runtime.create.task", spec.id.as_str());
+                Ok(())
+            }
             Err(error) => Err(self.record_start_failure(&spec.id, error).await),
         }
     }
@@ -385,6 +391,7 @@ impl Runtime for ContainerdRuntime {
                 }
             },
         };
+        failpoint::reach("runtime.start.started", id.as_str());
         let now = jiff::Timestamp::now().as_millisecond().to_string();
         self.client
             .label(&native_id(id), &[(labels::STARTED, now), (labels::PID, started.to_string())])
@@ -401,7 +408,10 @@ impl Runtime for ContainerdRuntime {
             all,
         };
         match self.client.tasks().kill(self.client.request(request)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                failpoint::reach("runtime.kill.signalled", id.as_str());
+                Ok(())
+            }
             // "process already finished" is NotFound; a task that was only created is a failed precondition.
             Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => Ok(()),
             Err(status) => Err(call("kill", id.as_str())(status)),
@@ -415,14 +425,18 @@ impl Runtime for ContainerdRuntime {
         };
         // From now on the record alone knows how it ended.
         facts::settle_task(&self.client, id, &task, &self.options.cgroup_mount).await?;
+        failpoint::reach("runtime.release.settled", id.as_str());
         self.remove_task(id).await
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.remove_task(id).await?;
+        failpoint::reach("runtime.remove.task", id.as_str());
         self.remove_snapshot(id).await?;
+        failpoint::reach("runtime.remove.snapshot", id.as_str());
         let request = self.client.request(DeleteContainerRequest { id: native_id(id) });
         absent_is_ok(self.client.containers().delete(request).await).map_err(call("remove", id.as_str()))?;
+        failpoint::reach("runtime.remove.recorded", id.as_str());
         self.execs.forget_container(id);
         Ok(())
     }

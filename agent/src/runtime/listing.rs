@@ -83,6 +83,7 @@ impl ContainerdRuntime {
 
     async fn remove_left_overs(&self) -> Result<(), RuntimeError> {
         self.execs.remove_left_overs();
+        self.users.remove_left_overs().await?;
         let (records, tasks) = self.records_and_tasks().await?;
         for record in records {
             if tasks.contains_key(&record.id) || has_history(&record) {

@@ -22,8 +22,14 @@ use nix::{
 };
 
 use super::{RuntimeError, errors::call, user::UserFiles};
-use crate::containerd::{Containerd, absent_is_ok};
+use crate::{
+    containerd::{Containerd, absent_is_ok},
+    failpoint,
+    model::ContainerId,
+};
 
+/// What a view of an image is leased for.
+const LEASE: &str = "users";
 /// More accounts than this are not read.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -42,8 +48,17 @@ impl UserDatabase {
         Self { client, snapshotter, mount_point, known: Mutex::default() }
     }
 
+    /// Takes away the views of images that a killed agent left; the first thing that is done.
+    pub(super) async fn remove_left_overs(&self) -> Result<(), RuntimeError> {
+        self.client.end_leases(LEASE).await.map_err(call("end", "leases of an earlier agent"))
+    }
+
     /// The files of the image whose layers end in this snapshot.
-    pub(super) async fn of(&self, chain_id: &str) -> Result<Arc<UserFiles>, RuntimeError> {
+    pub(super) async fn of(
+        &self,
+        chain_id: &str,
+        asked_for: &ContainerId,
+    ) -> Result<Arc<UserFiles>, RuntimeError> {
         if chain_id.is_empty() {
             return Ok(Arc::default());
         }
@@ -52,7 +67,7 @@ impl UserDatabase {
             return Ok(files.clone());
         }
         let failed = call("view", chain_id);
-        let client = self.client.leased().await.map_err(&failed)?;
+        let client = self.client.leased(LEASE).await.map_err(&failed)?;
         let key = format!("gantry-users-{}", uuid::Uuid::new_v4());
         let view = ViewSnapshotRequest {
             snapshotter: self.snapshotter.clone(),
@@ -62,6 +77,7 @@ impl UserDatabase {
         };
         let mounts =
             client.snapshots().view(client.request(view)).await.map_err(&failed)?.into_inner().mounts;
+        failpoint::reach("runtime.users.viewed", asked_for.as_str());
         let read = read(mounts, self.mount_point.clone()).await;
         let remove = RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key };
         absent_is_ok(client.snapshots().remove(client.request(remove)).await).map_err(&failed)?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{FileContent, VolumeError, failed, ownership};
+use crate::failpoint;
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
@@ -23,10 +24,12 @@ pub(super) fn write(dir: &Path, files: &Files, fs_group: Option<u32>) -> Result<
     if !current.as_ref().is_some_and(|current| has(&dir.join(current), files, fs_group)) {
         let version = new_version(dir)?;
         fill(&version, files, fs_group)?;
+        failpoint::reach("volumes.atomic.filled", &dir.to_string_lossy());
         let name = version.file_name().map(PathBuf::from).unwrap_or_default();
         let staged = dir.join(NEW_DATA);
         let _ = fs::remove_file(&staged);
         symlink(&name, &staged).map_err(|source| failed("link", &staged, source))?;
+        failpoint::reach("volumes.atomic.staged", &dir.to_string_lossy());
         fs::rename(&staged, &link).map_err(|source| failed("replace", &link, source))?;
     }
     links(dir, files)?;

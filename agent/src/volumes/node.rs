@@ -16,7 +16,10 @@ use super::{
     PodFile, PodFiles, SubPath, VolumeError, VolumeKind, VolumeSpec, Volumes, atomic, host_path, mounts,
     ownership, sub_path,
 };
-use crate::model::{Chain, ContainerName, Layout, PodUid};
+use crate::{
+    failpoint,
+    model::{Chain, ContainerName, Layout, PodUid},
+};
 
 /// As upstream: of a longer termination message the end is kept.
 const MAX_MESSAGE: u64 = 4096;
@@ -66,6 +69,7 @@ fn ensure(layout: &Layout, pod: &PodUid, volume: &VolumeSpec) -> Result<(), Volu
                 // A reboot took its content and its mode.
                 remove_file(&made)?;
                 mounts::tmpfs(&dir, *size_limit, MsFlags::empty())?;
+                failpoint::reach("volumes.ensure.mounted", pod.as_str());
             }
             // Once only: afterwards mode and group are the pod's own, whatever it made of them.
             if made.exists() {
@@ -128,6 +132,7 @@ fn release(layout: &Layout, pod: &PodUid) -> Result<(), VolumeError> {
 fn remove(layout: &Layout, pod: &PodUid) -> Result<(), VolumeError> {
     // The pod's directory goes last: it is what tells a later agent that something is left.
     remove_directory(&layout.shared_memory(pod))?;
+    failpoint::reach("volumes.remove.half", pod.as_str());
     remove_directory(&layout.pod_dir(pod))
 }
 
@@ -199,7 +204,9 @@ impl Volumes for NodeVolumes {
             if let Some(parent) = target.parent() {
                 make_private(parent)?;
             }
-            sub_path::bind(&wanted, &target)
+            sub_path::bind(&wanted, &target)?;
+            failpoint::reach("volumes.sub-path.bound", pod.as_str());
+            Ok(())
         })
         .await
     }
@@ -213,6 +220,7 @@ impl Volumes for NodeVolumes {
                     make_private(parent)?;
                 }
                 write_in_place(&path, &file.content)?;
+                failpoint::reach("volumes.files.written", pod.as_str());
             }
             Ok(())
         })

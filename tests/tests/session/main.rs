@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
+mod failpoints;
 mod fake;
 mod identity;
 mod proxy;

@@ -109,3 +109,17 @@ fn a_restart_takes_over_what_is_whole_and_removes_the_rest() {
     maps.remove(end(4).netns).unwrap();
     maps.add(end(99)).unwrap();
 }
+
+/// An agent that was killed between the wire and the names leaves the names, and the next one knows nothing of the pod.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn names_of_a_pod_whose_wire_is_gone_are_forgotten() {
+    let bench = Bench::new();
+    let mut maps = bench.open();
+    maps.add(end(1)).unwrap();
+    maps.add(end(2)).unwrap();
+    let mut maps = bench.open();
+    assert_eq!(maps.fill().used, 2);
+    maps.retain(|interface| interface == end(1).interface).unwrap();
+    assert_eq!((found(&maps), maps.fill().used), (vec![end(1)], 1));
+}
