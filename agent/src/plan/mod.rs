@@ -91,6 +91,10 @@ pub fn pod(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod) -> PodPl
     }
     let outcome = Outcome { ended, expired, refused, failing };
     let status = pod_status(&subjects, &draft, previous, &outcome);
+    if ended.is_none() && phase::terminal(Some(&status)).is_some() {
+        // What it holds is given back once its end is on record: that is now, and nothing else may happen to it for long.
+        draft.wake_at(seen.now_ms);
+    }
     hold(seen, &mut draft);
     PodPlan {
         probes: probes::targets(&subjects, pod::deleted(&pod.pod)),

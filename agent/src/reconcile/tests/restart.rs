@@ -92,6 +92,23 @@ async fn a_pod_that_was_done_before_a_reboot_stays_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_has_ended_gives_back_what_it_held_at_once() {
+    let (node, dir) = setup();
+    let job = pod("p1", json!({"restartPolicy": "Never", "containers": [{"name": "web", "image": "app:1"}]}));
+    let agent = Agent::start(&node, &dir, Some(desired([job])));
+    agent.until("Running", is_running).await;
+    let ended = Instant::now();
+    node.exit(&"p1.web.0".into(), 0);
+    node.until("nothing is held", |node| node.networks.is_empty()).await;
+    assert_eq!(log_of(&node, "release p1").len(), 1);
+    assert!(
+        ended.elapsed() < Duration::from_secs(1),
+        "{:?}: by itself, not at some other event",
+        ended.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn init_containers_run_again_in_the_sandbox_after_a_reboot() {
     let (node, dir) = setup();
     let with_init = || {
