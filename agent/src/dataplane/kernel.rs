@@ -273,7 +273,8 @@ fn index_of(interface: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(interface).ok()
 }
 
-fn v4_addresses(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+/// Those that the datapath can use today.
+pub(super) fn v4_addresses(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
     addresses
         .iter()
         .filter_map(|address| match address {

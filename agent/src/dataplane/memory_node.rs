@@ -13,7 +13,9 @@ use agent_ebpf_common::{
     select::{self, Selection},
 };
 
-use super::{Dataplane, DataplaneError, Programmed, lock, memory::Memory, table::Table};
+use super::{
+    Dataplane, DataplaneError, Programmed, kernel::v4_addresses, lock, memory::Memory, table::Table,
+};
 use crate::model::{NodeName, PodAddresses, PodUid, ServiceTable};
 
 /// See the module.
@@ -80,11 +82,8 @@ impl Dataplane for MemoryDataplane {
         node: &NodeName,
         node_addresses: &[IpAddr],
     ) -> Result<Programmed, DataplaneError> {
-        let v4 = node_addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(u32::from_ne_bytes(address.octets())),
-            IpAddr::V6(_) => None,
-        });
-        self.memory.set_node_addresses(v4);
+        let addresses = v4_addresses(node_addresses).into_iter();
+        self.memory.set_node_addresses(addresses.map(|address| u32::from_ne_bytes(address.octets())));
         let mut table = lock(&self.table);
         let done = table.publish(services, node);
         self.memory.grace();

@@ -332,8 +332,8 @@ fn unchanged(old: &Value, new: &Value) -> bool {
     fn same_but(old: &Value, new: &Value, apart: &[(&str, Same)]) -> bool {
         let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
         let apart_from = |name: &str| apart.iter().find(|(field, _)| *field == name).map(|(_, same)| same);
-        let fields = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
-        fields.into_iter().all(|name| {
+        let mut fields = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+        fields.all(|name| {
             let (old, new) = (old.get(name), new.get(name));
             old == new
                 || apart_from(name)
@@ -342,9 +342,8 @@ fn unchanged(old: &Value, new: &Value) -> bool {
     }
     fn managers(old: &Value, new: &Value) -> bool {
         let (Value::Array(old), Value::Array(new)) = (old, new) else { return false };
-        let pairs = old.iter().zip(new);
-        old.len() == new.len()
-            && pairs.into_iter().all(|(old, new)| same_but(old, new, &[("time", |_, _| true)]))
+        let mut pairs = old.iter().zip(new);
+        old.len() == new.len() && pairs.all(|(old, new)| same_but(old, new, &[("time", |_, _| true)]))
     }
     fn metadata(old: &Value, new: &Value) -> bool {
         same_but(old, new, &[("resourceVersion", |_, _| true), ("managedFields", managers)])

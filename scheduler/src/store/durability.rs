@@ -53,8 +53,11 @@ async fn a_restart_keeps_objects_and_revisions_and_forgets_the_history() {
 #[test]
 fn a_second_process_cannot_open_the_same_database() {
     let dir = tempfile::tempdir().unwrap();
-    let _first = sqlite(dir.path());
-    assert!(matches!(open(dir.path()), Err(OpenError::InUse { .. })));
+    for found in ["nothing", "a database"] {
+        let first = sqlite(dir.path());
+        assert!(matches!(open(dir.path()), Err(OpenError::InUse { .. })), "{found}");
+        first.close();
+    }
 }
 
 #[tokio::test]

@@ -294,18 +294,14 @@ fn weight(event: &Event) -> usize {
     event.previous.as_ref().map_or(0, of) + last + size_of::<Event>()
 }
 
-/// Changes that are visible, and that nobody who watches was told of yet. That is its end, whatever becomes of it.
-#[must_use]
+/// Changes that are visible to reads, and that nobody who watches was told of yet.
+#[must_use = "whoever watches waits for it"]
 pub(super) struct News(Vec<(watch::Sender<Revision>, Revision)>);
 
 impl News {
     /// Wakes those who watch.
-    pub(super) fn tell(self) {}
-}
-
-impl Drop for News {
-    fn drop(&mut self) {
-        for (changed, revision) in self.0.drain(..) {
+    pub(super) fn tell(self) {
+        for (changed, revision) in self.0 {
             changed.send_replace(revision);
         }
     }

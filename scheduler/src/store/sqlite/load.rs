@@ -49,7 +49,7 @@ pub(super) fn database_error(path: &Path, source: rusqlite::Error) -> OpenError 
     }
 }
 
-/// Settings and schema. With exclusive locking the first write takes a lock that lasts until the close.
+/// Settings and schema. With exclusive locking the first look takes a lock that lasts until the close.
 pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let database = |source| database_error(path, source);
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(database)?;
@@ -57,10 +57,12 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenEr
     connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
     let found: i64 =
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
+    // Version 1 wrote its number after its tables: one that was stopped in between has tables without a number.
+    let has_tables = connection.table_exists(None, "objects").map_err(database)?;
     let (before, after) = match found {
         SCHEMA_VERSION => return Ok(()),
-        0 => ("", ""),
-        1 => FROM_1,
+        0 if !has_tables => ("", ""),
+        0 | 1 => FROM_1,
         _ => return Err(OpenError::Schema { path: path.to_owned(), found, known: SCHEMA_VERSION }),
     };
     let script =

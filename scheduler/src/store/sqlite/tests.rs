@@ -92,23 +92,24 @@ async fn a_commit_of_unknown_outcome_breaks_the_store() {
     assert!(matches!(error, StoreError::Closed), "{error:?}");
 }
 
+/// The tables of the first version, as it made them.
+const FIRST: &str =
+    "CREATE TABLE objects (resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+        revision INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID;
+    CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 0), revision INTEGER NOT NULL);
+    INSERT INTO clock VALUES (0, 0);";
+
 #[tokio::test]
 async fn a_database_of_the_first_version_is_taken_over_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gantry.db");
     let connection = Connection::open(&path).unwrap();
-    connection
-        .execute_batch(
-            r#"CREATE TABLE objects (resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
-                 revision INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID;
-             CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 0), revision INTEGER NOT NULL);
-             INSERT INTO clock VALUES (0, 9);
-             INSERT INTO objects VALUES
-                 ('configmaps', 'default', 'b', 3, CAST('{"metadata":{"name":"b"},"data":3}' AS BLOB)),
-                 ('configmaps', 'default', 'a', 7, CAST('{"metadata":{"name":"a"},"data":7}' AS BLOB));
-             PRAGMA user_version = 1;"#,
-        )
-        .unwrap();
+    let rows = r#"UPDATE clock SET revision = 9;
+        INSERT INTO objects VALUES
+            ('configmaps', 'default', 'b', 3, CAST('{"metadata":{"name":"b"},"data":3}' AS BLOB)),
+            ('configmaps', 'default', 'a', 7, CAST('{"metadata":{"name":"a"},"data":7}' AS BLOB));
+        PRAGMA user_version = 1;"#;
+    connection.execute_batch(&format!("{FIRST} {rows}")).unwrap();
     drop(connection);
     let store = sqlite(dir.path());
     assert_eq!(store.revision(), Revision(9), "a deletion was the newest");
@@ -127,6 +128,16 @@ async fn a_database_of_the_first_version_is_taken_over_whole() {
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let refused = crate::store::conformance::open(dir.path());
     assert!(matches!(refused, Err(OpenError::Schema { found: 3, known: 2, .. })));
+}
+
+#[tokio::test]
+async fn a_first_version_that_was_stopped_before_it_wrote_its_number_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    Connection::open(dir.path().join("gantry.db")).unwrap().execute_batch(FIRST).unwrap();
+    let store = sqlite(dir.path());
+    store.commit(write("a", 1)).await.unwrap();
+    store.close();
+    assert!(sqlite(dir.path()).get(&key("a")).is_some());
 }
 
 /// Not a test of its own: the process that the next one starts on a tiny disk.
