@@ -42,20 +42,30 @@ impl Held {
         Ok(opened.map(|directory| Self { path: path.to_owned(), directory, buffer: vec![0; ROOM] }))
     }
 
-    /// A file's text, valid until the next is read; `None` when the file, or the group itself, is gone.
+    /// A file of figures, its text valid until the next is read; `None` when the file, or the group itself, is gone.
     pub(super) fn read(&mut self, name: &str) -> Result<Option<&str>, CgroupError> {
         let length = unless_gone(self.fill(name)).map_err(failed("read", &self.path.join(name)))?;
         Ok(length.map(|length| str::from_utf8(&self.buffer[..length]).unwrap_or_default()))
     }
 
-    fn fill(&mut self, name: &str) -> io::Result<usize> {
+    /// A file that is a list, as `cgroup.procs` is: the kernel gives it in pieces. `None` when it or the group is gone.
+    pub(super) fn read_list(&self, name: &str) -> Result<Option<String>, CgroupError> {
+        let list = self.file(name).and_then(io::read_to_string);
+        unless_gone(list).map_err(failed("read", &self.path.join(name)))
+    }
+
+    fn file(&self, name: &str) -> io::Result<fs::File> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = fs::File::from(openat(&self.directory, name, flags, Mode::empty())?);
+        Ok(fs::File::from(openat(&self.directory, name, flags, Mode::empty())?))
+    }
+
+    fn fill(&mut self, name: &str) -> io::Result<usize> {
+        let file = self.file(name)?;
         let mut length = 0;
         loop {
             let read = io::Read::read(&mut &file, &mut self.buffer[length..])?;
             length += read;
-            // The kernel gives such a file in one piece: what leaves room was all.
+            // The kernel gives figures in one piece: what leaves room was all.
             if length < self.buffer.len() {
                 return Ok(length);
             }
@@ -111,6 +121,8 @@ pub(super) fn delegate(directory: &Path, wanted: &[&str]) -> Result<(), CgroupEr
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FcntlArg, fcntl};
+
     use super::*;
 
     #[test]
@@ -125,6 +137,24 @@ mod tests {
         fs::write(group.join("pids.current"), "5\n").unwrap();
         assert_eq!(held.read("pids.current").unwrap(), Some("4\n"));
         assert_eq!(held.read("memory.stat").unwrap(), None);
+    }
+
+    #[test]
+    fn a_list_that_comes_in_pieces_is_read_to_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let list = root.path().join("cgroup.procs");
+        nix::unistd::mkfifo(&list, Mode::S_IRWXU).unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut list = fs::OpenOptions::new().write(true).open(list).unwrap();
+            // Each write is read as one.
+            fcntl(&list, FcntlArg::F_SETFL(OFlag::O_DIRECT)).unwrap();
+            for pid in 0..3 {
+                io::Write::write_all(&mut list, format!("{pid}\n").as_bytes()).unwrap();
+            }
+        });
+        let held = Held::open(root.path()).unwrap().unwrap();
+        assert_eq!(held.read_list("cgroup.procs").unwrap().as_deref(), Some("0\n1\n2\n"));
+        writer.join().unwrap();
     }
 
     #[test]

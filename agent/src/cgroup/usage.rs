@@ -48,8 +48,8 @@ fn number(text: &str) -> u64 {
 
 /// Processes of the cgroup and those below it.
 fn processes(directory: &Path, pids: &mut Vec<i32>) -> Result<(), CgroupError> {
-    let Some(mut group) = Held::open(directory)? else { return Ok(()) };
-    let own = group.read("cgroup.procs")?.unwrap_or_default();
+    let Some(group) = Held::open(directory)? else { return Ok(()) };
+    let own = group.read_list("cgroup.procs")?.unwrap_or_default();
     pids.extend(own.lines().filter_map(|pid| pid.parse::<i32>().ok()));
     let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
