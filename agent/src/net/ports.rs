@@ -105,9 +105,7 @@ impl Reserved {
         if missing.is_empty() {
             return Ok(());
         }
-        let noted = self.noted()?;
-        // A list without what was added is one that somebody wrote anew: all that is in it is theirs.
-        let ours = if noted.without(&there).is_empty() { noted.and(&missing) } else { missing.clone() };
+        let ours = self.ours(&there)?.and(&missing);
         // The note first: what stands in the list is never without one.
         let noted = durable::replace(&self.note, ours.to_string().as_bytes(), Against::Crash);
         noted.map_err(failed("write", &self.note))?;
@@ -116,12 +114,21 @@ impl Reserved {
 
     /// Takes out what `ensure` added, for when the datapath is gone.
     pub(super) fn give_back(&self) -> Result<(), NetError> {
-        let ours = self.noted()?;
-        if ours.is_empty() {
-            return Ok(());
+        let there = self.there()?;
+        let ours = self.ours(&there)?;
+        if !ours.is_empty() {
+            self.write(&there.without(&ours))?;
         }
-        self.write(&self.there()?.without(&ours))?;
-        fs::remove_file(&self.note).map_err(failed("remove", &self.note))
+        match fs::remove_file(&self.note) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(failed("remove", &self.note)),
+        }
+    }
+
+    /// What of the list was added here. A list without all that was noted is one that somebody wrote anew: it is all theirs.
+    fn ours(&self, there: &Ports) -> Result<Ports, NetError> {
+        let noted = self.noted()?;
+        Ok(if noted.without(there).is_empty() { noted } else { Ports::default() })
     }
 
     fn there(&self) -> Result<Ports, NetError> {
@@ -182,6 +189,18 @@ mod tests {
         let list_file = dir.join("list");
         fs::write(&list_file, list).unwrap();
         Reserved { list: list_file, note: dir.join("note") }
+    }
+
+    #[test]
+    fn a_list_that_was_written_anew_is_not_ours_to_shorten() {
+        let dir = tempfile::tempdir().unwrap();
+        let ports = reserved(dir.path(), "\n");
+        ports.ensure((30000, 32767)).unwrap();
+        fs::write(&ports.list, "9090,32767\n").unwrap();
+        ports.give_back().unwrap();
+        ports.give_back().unwrap();
+        assert_eq!(ports.there().unwrap().to_string(), "9090,32767");
+        assert!(!ports.note.exists());
     }
 
     #[test]
