@@ -27,7 +27,8 @@ pub enum Against {
 /// hold a lock.
 ///
 /// # Errors
-/// What the file system answered; the file is then as it was, and nothing is left beside it.
+/// What the file system answered; nothing is left beside the file, which is as it was, or, where the directory alone could
+/// not be synced, has the new content.
 pub fn replace(path: &Path, content: &[u8], against: Against) -> io::Result<()> {
     let temporary = beside(path);
     let written = write(&temporary, content, against).and_then(|()| {

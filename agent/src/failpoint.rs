@@ -1,4 +1,4 @@
-//! Named points between two steps of a port, at which a test kills the agent (docs/adr/0024-failpoints.md).
+//! Named points between two steps of a port, at which a test kills the agent (docs/adr/0024-kills-between-any-two-steps.md).
 //!
 //! In: the environment of a debug build, `GANTRY_FAILPOINT=<point>@<pod>`. Out: nothing; the process is gone, by SIGKILL and
 //! at that instruction. Never: a word of it in a release build.

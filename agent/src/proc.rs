@@ -1,5 +1,5 @@
 //! What the kernel tells below /proc of processes, mounts and the machine: the only reader and parser of it for everybody
-//! here (`sys` settings apart). In: a root, which tests replace. Out: facts in plain units. Parsed by procfs, but for the
+//! here (settings and the locks of `logs` apart). In: a root, which tests replace. Out: facts in plain units. Parsed by procfs, but for the
 //! table of mounts: procfs leaves mount points escaped, and gives up the whole table for one name that is not UTF-8,
 //! which a privileged pod may mount; then no pod's directory could be removed. Never writes.
 

@@ -90,7 +90,8 @@ pub(super) fn compile(service: &ServiceSpec, port: &ServicePort, node: &NodeName
     CompiledPort { frontends, sets, timeout }
 }
 
-fn frontends(service: &ServiceSpec, port: &ServicePort, proto: u8) -> Vec<(FrontendKey, Role)> {
+/// Where a port is reached, cluster addresses first, and what for.
+pub(super) fn frontends(service: &ServiceSpec, port: &ServicePort, proto: u8) -> Vec<(FrontendKey, Role)> {
     let mut frontends: Vec<(FrontendKey, Role)> = Vec::new();
     let mut add = |address: Ipv4Addr, port: u16, scope: u8, role: Role| {
         let key = FrontendKey {

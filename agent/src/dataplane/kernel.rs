@@ -1,7 +1,7 @@
 //! The adapter: [`Dataplane`] on the kernel.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -59,7 +59,9 @@ struct State {
 impl State {
     /// Forgets the names of pods that have no interface any more.
     fn forget_unwired(&mut self) -> Result<(), DataplaneError> {
-        self.ends.retain(|interface| name_of(interface).is_ok())
+        let all = nix::net::if_::if_nameindex().map_err(|source| kernel("list", "interfaces", source))?;
+        let there: BTreeSet<u32> = all.iter().map(nix::net::if_::Interface::index).collect();
+        self.ends.retain(|interface| there.contains(&interface))
     }
 }
 
@@ -263,7 +265,7 @@ impl Dataplane for EbpfDataplane {
     }
 }
 
-/// For an index that is nobody's, nix (0.31) answers an empty name and no error.
+/// Whatever fails, nix (0.31) answers an empty name and no error: mostly the index is nobody's.
 fn name_of(index: u32) -> Result<String, Errno> {
     let name = nix::net::if_::if_indextoname(index)?.to_string_lossy().into_owned();
     if name.is_empty() { Err(Errno::ENXIO) } else { Ok(name) }

@@ -16,8 +16,8 @@ use std::{
 };
 
 use agent_ebpf_common::{
-    abi::{AffinityKey, AffinityValue, Backend, FrontendKey, Head, ROW},
-    select::Tables,
+    abi::{AffinityKey, AffinityValue, Backend, FrontendKey, Head, INSIDE, ROW},
+    select::{self, Selection, Tables},
     words::{Handle, LOCAL, Publish},
 };
 use ipnet::Ipv4Net;
@@ -107,6 +107,25 @@ pub(super) struct Served {
 }
 
 impl Memory {
+    /// Where connections from inside go, by what the kernel runs: a client draws, and so often that what is never drawn is not
+    /// there. `None` when nothing is reached there; empty when it is refused.
+    ///
+    /// # Panics
+    /// When a connection would be dropped: of the services here, none may be.
+    pub(super) fn answers(&self, to: SocketAddrV4, protocol: u8) -> Option<BTreeSet<SocketAddrV4>> {
+        let address = u32::from_ne_bytes(to.ip().octets());
+        let index = select::frontend(self, address, to.port().to_be(), protocol, INSIDE, false)?;
+        let drawn = |_| match select::select(self, index, || 1) {
+            Selection::Chosen(chosen) => Some(SocketAddrV4::new(
+                chosen.backend.addr_be().to_ne_bytes().into(),
+                u16::from_be(chosen.backend.port_be()),
+            )),
+            Selection::Refuse => None,
+            Selection::Drop(reason) => panic!("dropped: {reason:?}"),
+        };
+        Some((0..400).filter_map(drawn).collect())
+    }
+
     pub(super) fn new(frontends: u32, rows: usize, backends: usize) -> Self {
         let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self(Arc::new(Kernel {

@@ -8,10 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use agent_ebpf_common::{
-    abi::{INSIDE, ROW},
-    select::{self, Selection},
-};
+use agent_ebpf_common::abi::ROW;
 
 use super::{
     Dataplane, DataplaneError, Programmed, kernel::v4_addresses, lock, memory::Memory, table::Table,
@@ -60,18 +57,7 @@ impl MemoryDataplane {
     /// Where a connection of a pod to this address and port may go: `None` when it is no service's.
     #[must_use]
     pub fn answers(&self, to: SocketAddrV4, protocol: u8) -> Option<BTreeSet<SocketAddrV4>> {
-        let address = u32::from_ne_bytes(to.ip().octets());
-        let port = to.port().to_be();
-        let index = select::frontend(&self.memory, address, port, protocol, INSIDE, false)?;
-        // A client draws, and so often that what is never drawn is not there.
-        let drawn = |_| match select::select(&self.memory, index, || 1) {
-            Selection::Chosen(chosen) => Some(SocketAddrV4::new(
-                chosen.backend.addr_be().to_ne_bytes().into(),
-                u16::from_be(chosen.backend.port_be()),
-            )),
-            Selection::Refuse | Selection::Drop(_) => None,
-        };
-        Some((0..400).filter_map(drawn).collect())
+        self.memory.answers(to, protocol)
     }
 }
 

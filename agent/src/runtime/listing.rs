@@ -83,7 +83,10 @@ impl ContainerdRuntime {
 
     async fn remove_left_overs(&self) -> Result<(), RuntimeError> {
         self.execs.remove_left_overs();
-        self.users.remove_left_overs().await?;
+        if let Err(error) = self.users.remove_left_overs().await {
+            tracing::warn!(error = %Chain(&error),
+                "views of images that an earlier agent left cannot be removed now: they expire within an hour");
+        }
         let (records, tasks) = self.records_and_tasks().await?;
         for record in records {
             if tasks.contains_key(&record.id) || has_history(&record) {

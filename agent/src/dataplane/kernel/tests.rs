@@ -327,7 +327,7 @@ fn a_pod_is_bound_by_its_interface() {
         let sent = packet(TCP, ([10, 244, 9, last], 4000), (VIP, 80), SYN, b"");
         ends(&bench.run("from_pod", &sent).1).1
     };
-    assert!((1..20).map(to).collect::<std::collections::BTreeSet<_>>().len() > 1, "clients like any others");
+    assert!((1..20).map(to).collect::<BTreeSet<_>>().len() > 1, "clients like any others");
     // Test runs are at the loopback interface.
     let pod = PodEnd { netns: 7, interface: 1, v4: CLIENT.into() };
     bench.dataplane.lock().ends.add(pod).unwrap();

@@ -172,7 +172,7 @@ impl<M: TableMaps> Table<M> {
         // Locality changes with the node for every endpoint.
         let everything = self.node.as_ref() != Some(node);
         self.node = Some(node.clone());
-        self.claim(services, node);
+        self.claim(services);
         let mut difference = diff(&self.published, services, everything);
         for id in &self.unsettled {
             if let Some(spec) = services.get(id).filter(|_| !difference.changed.contains_key(id)) {

@@ -2,7 +2,7 @@
 //!
 //! The maps hold no names. A wanted port finds its old state by its frontends, takes over their sets, service
 //! index and backends, and is then compared like any other; what no port claims in the first pass is removed. All claim
-//! before any is changed, those with a cluster address first: no other service ever had that, while an external one may
+//! before any is changed, those with a cluster address first: two never want one at a time, while an external one may
 //! be wanted by several, and stays with whom it was.
 
 use std::{
@@ -25,9 +25,9 @@ use super::{
 use crate::{
     dataplane::{
         alloc::Extent,
-        endpoints::{self, CompiledPort, Role, Target},
+        endpoints::{self, Role, Target},
     },
-    model::{NodeName, ServiceTable},
+    model::ServiceTable,
 };
 
 /// What the maps held at start and nobody has claimed yet.
@@ -114,7 +114,7 @@ impl<M: TableMaps> Table<M> {
     }
 
     /// Hands what the maps held to the ports that are wanted.
-    pub(super) fn claim(&mut self, services: &ServiceTable, node: &NodeName) {
+    pub(super) fn claim(&mut self, services: &ServiceTable) {
         if self.recovered.as_ref().is_none_or(|recovered| recovered.frontends.is_empty()) {
             return;
         }
@@ -126,8 +126,8 @@ impl<M: TableMaps> Table<M> {
                     if self.ports.contains_key(&port_id) {
                         continue;
                     }
-                    let compiled = endpoints::compile(spec, port, node);
-                    if let Some(state) = self.take_over(&port_id, &compiled, by_cluster_address) {
+                    let frontends = endpoints::frontends(spec, port, proto);
+                    if let Some(state) = self.take_over(&port_id, &frontends, by_cluster_address) {
                         self.ports.insert(port_id, state);
                     }
                 }
@@ -153,12 +153,12 @@ impl<M: TableMaps> Table<M> {
     fn take_over(
         &mut self,
         id: &PortId,
-        compiled: &CompiledPort,
+        wanted: &[(FrontendKey, Role)],
         by_cluster_address: bool,
     ) -> Option<PortState> {
         let recovered = self.recovered.as_mut()?;
         let of_cluster = |(_, role): &&(FrontendKey, Role)| *role == Role::Internal;
-        if !by_cluster_address && compiled.frontends.iter().any(|known| of_cluster(&known)) {
+        if !by_cluster_address && wanted.iter().any(|known| of_cluster(&known)) {
             return None;
         }
         let has_cluster_address = |wanted: u32| {
@@ -166,19 +166,18 @@ impl<M: TableMaps> Table<M> {
                 |(head, owner): &(HeadState, u32)| *owner == wanted && role_of(head) == Role::Internal.code();
             recovered.heads.values().any(is_that)
         };
-        let service =
-            compiled.frontends.iter().filter(|known| of_cluster(known) == by_cluster_address).find_map(
-                |(key, role)| {
-                    let (head, service) = recovered.heads.get(recovered.frontends.get(key)?)?;
-                    let is_free = is_for(head, *role) && !recovered.claimed.contains(service);
-                    (is_free && (by_cluster_address || !has_cluster_address(*service))).then_some(*service)
-                },
-            )?;
+        let service = wanted.iter().filter(|known| of_cluster(known) == by_cluster_address).find_map(
+            |(key, role)| {
+                let (head, service) = recovered.heads.get(recovered.frontends.get(key)?)?;
+                let is_free = is_for(head, *role) && !recovered.claimed.contains(service);
+                (is_free && (by_cluster_address || !has_cluster_address(*service))).then_some(*service)
+            },
+        )?;
         recovered.claimed.insert(service);
         let ranges = recovered.ranges.remove(&service).unwrap_or_default();
         let mut heads: BTreeMap<Role, HeadState> = BTreeMap::new();
         let mut frontends = BTreeMap::new();
-        for &(key, role) in &compiled.frontends {
+        for &(key, role) in wanted {
             let Some(&index) = recovered.frontends.get(&key) else { continue };
             match heads.get(&role) {
                 Some(head) if head.index == index => {}

@@ -2,10 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use agent_ebpf_common::{
-    abi::{INSIDE, TCP},
-    select::{Selection, Tables, select},
-};
+use agent_ebpf_common::{abi::TCP, select::Tables};
 
 use super::*;
 use crate::{
@@ -52,23 +49,8 @@ fn restart(table: Table<Memory>) -> Table<Memory> {
 
 /// All the backends that connections to `address` go to; `None` when it is no service.
 fn answers(memory: &Memory, address: &str) -> Option<BTreeSet<String>> {
-    let address: SocketAddrV4 = address.parse().unwrap();
-    let key = FrontendKey {
-        addr_be: u32::from_ne_bytes(address.ip().octets()),
-        port_be: address.port().to_be(),
-        proto: TCP,
-        scope: INSIDE,
-    };
-    let index = Tables::frontend(memory, &key)?;
-    let draw = |_| match select(memory, index, || 1) {
-        Selection::Chosen(chosen) => Some(SocketAddrV4::new(
-            chosen.backend.addr_be().to_ne_bytes().into(),
-            u16::from_be(chosen.backend.port_be()),
-        )),
-        Selection::Refuse => None,
-        Selection::Drop(reason) => panic!("{reason:?}"),
-    };
-    Some((0..400).filter_map(draw).map(|address| address.to_string()).collect())
+    let answers = memory.answers(address.parse().unwrap(), TCP)?;
+    Some(answers.iter().map(ToString::to_string).collect())
 }
 
 fn set(addresses: &[&str]) -> Option<BTreeSet<String>> {
