@@ -148,7 +148,7 @@ impl App {
         let cache = Cache::default();
         let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
         for (resource, count) in objects.unserved(None) {
-            tracing::warn!(%resource, count, "objects of a kind that is not served are kept until it is");
+            tracing::warn!(%resource, count, "objects of a kind that is not served are kept: serve the kind again, or start the version that stored them, to read or delete them");
         }
         let recorder = Recorder::start(&objects, tasks);
         placement::start(placement::Dependencies {

@@ -4,8 +4,7 @@
 //! can be; what does not fit is dropped and counted in the log.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::RandomState},
-    hash::{BuildHasher as _, Hash},
+    collections::{HashMap, VecDeque},
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     cache::Cached,
-    model::{Reason, Resource},
+    model::{Fingerprint, Fingerprints, Reason, Resource},
     objects::{Objects, Patch, WriteOptions},
     tasks::Tasks,
 };
@@ -212,7 +211,7 @@ fn event_of(record: &Record, step: &Step) -> Event {
 }
 
 /// What tells events apart, as a hash under keys that nobody else knows: the words of thousands are not kept.
-type Same = [u64; 2];
+type Same = Fingerprint;
 
 /// Counts equal events and holds back an object that says too much.
 #[derive(Default)]
@@ -220,7 +219,7 @@ struct Counts {
     known: HashMap<Same, Step>,
     order: VecDeque<Same>,
     budget: HashMap<Same, (u32, Timestamp)>,
-    hashers: [RandomState; 2],
+    fingerprints: Fingerprints,
     /// Agents tell time in milliseconds: what happened in the same one must not get the same name.
     serial: i128,
 }
@@ -259,7 +258,7 @@ impl Counts {
         if self.budget.len() > REMEMBERED {
             self.budget.clear();
         }
-        let key = self.hash(&(&record.about.uid, &record.component));
+        let key = self.fingerprints.of(&(&record.about.uid, &record.component));
         let (left, since) = self.budget.entry(key).or_insert((BURST, record.time));
         let refill = record.time.duration_since(*since).as_secs() / REFILL.as_secs().cast_signed();
         if refill > 0 {
@@ -273,15 +272,11 @@ impl Counts {
 
     fn same(&self, record: &Record) -> Same {
         let about = &record.about;
-        self.hash(&(
+        self.fingerprints.of(&(
             (&about.uid, &about.name, &about.field_path),
             (&record.component, &record.host),
             (&record.reason, &record.message, record.severity),
         ))
-    }
-
-    fn hash(&self, words: &impl Hash) -> Same {
-        self.hashers.each_ref().map(|hasher| hasher.hash_one(words))
     }
 }
 

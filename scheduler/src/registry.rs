@@ -62,21 +62,27 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// Serves a resource in these versions from now on, in place of those it was served in so far.
-    pub(crate) fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
+    /// Serves a resource in these versions from now on, in place of those it was served in so far. `before` makes ready
+    /// what is stored: nobody sees the new kinds until it is done.
+    pub(crate) fn serve(
+        &self,
+        versions: Vec<Kind>,
+        before: impl FnOnce(&Catalogue),
+    ) -> Result<(), RegistryError> {
         let coming: Vec<Resource> = versions.iter().map(|kind| kind.resource).collect();
-        self.replace(&coming, versions.into_iter().map(Arc::new))
+        self.replace(&coming, versions.into_iter().map(Arc::new), before)
     }
 
     /// Serves a resource no longer. That nobody needs its objects any more is the caller's affair.
     pub fn withdraw(&self, resource: Resource) -> Result<(), RegistryError> {
-        self.replace(&[resource], std::iter::empty())
+        self.replace(&[resource], std::iter::empty(), |_| ())
     }
 
     fn replace(
         &self,
         going: &[Resource],
         coming: impl Iterator<Item = Arc<Kind>>,
+        before: impl FnOnce(&Catalogue),
     ) -> Result<(), RegistryError> {
         if let Some(built_in) = going.iter().find(|going| kinds::builtin().by_resource(**going).is_some()) {
             return Err(RegistryError::BuiltIn(*built_in));
@@ -85,6 +91,7 @@ impl Registry {
         let current = self.current();
         let staying = current.all().iter().filter(|kind| !going.contains(&kind.resource)).cloned();
         let next = Arc::new(Catalogue::new(staying.chain(coming).collect())?);
+        before(&next);
         self.current.store(next.clone());
         self.changes.send_replace(next);
         Ok(())

@@ -59,7 +59,7 @@ pub(super) async fn object_response(
     let body = match accepted.form {
         Form::Plain if scale => encode(&subresources::scale(&decode(object)?)),
         Form::Plain => plain(kind, object)?,
-        Form::Partial => encode(&table::partial(&decode(object)?, accepted)),
+        Form::Partial => table::partial_of(object, accepted)?,
         Form::PartialList => {
             let name = if scale { "autoscaling.Scale".to_owned() } else { go_type(kind) };
             let message = format!(

@@ -2,11 +2,10 @@
 //! specification, nearly all of it absent fields of containers: pods of one specification share it, and the labels
 //! with the stored object.
 //!
-//! In: stored pods. Out: [`Pod`]. Never: a decoded specification twice.
+//! In: stored pods. Out: [`Pod`]. Never: a specification for each pod; one text is decoded once, or twice when two meet.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::RandomState},
-    hash::BuildHasher as _,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -20,7 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Found, Kept, Written};
-use crate::model::{Object, ObjectError};
+use crate::model::{FEW, Fingerprint, Fingerprints, Object, ObjectError};
 
 /// A pod.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -129,13 +128,12 @@ struct Place<'a> {
 #[derive(Default)]
 pub struct Specs {
     known: Mutex<Known>,
-    // Two keys that nobody else knows: nobody can make two texts that are taken for one.
-    hashers: [RandomState; 2],
+    fingerprints: Fingerprints,
 }
 
 #[derive(Default)]
 struct Known {
-    specs: HashMap<[u64; 2], Weak<PodSpec>>,
+    specs: HashMap<Fingerprint, Weak<PodSpec>>,
     /// So many may be known before those that nobody uses are looked for.
     bound: usize,
     #[cfg(test)]
@@ -143,8 +141,6 @@ struct Known {
 }
 
 impl Specs {
-    const FEW: usize = 256;
-
     /// Reads a stored pod.
     fn read(&self, object: &Object) -> Result<Pod, ObjectError> {
         let json = object.bare();
@@ -167,7 +163,7 @@ impl Specs {
         let rest = (&text[..at.start], &text[at.end..]);
         let name = node.map(|node| parsed::<String>(object, node.as_bytes())).transpose()?;
         let name = name.map(String::into_boxed_str);
-        let key = self.hashers.each_ref().map(|hasher| hasher.hash_one(rest));
+        let key = self.fingerprints.of(&rest);
         if let Some(spec) = self.known(|known| known.specs.get(&key)?.upgrade()) {
             return Ok((spec, name));
         }
@@ -184,12 +180,12 @@ impl Specs {
 }
 
 impl Known {
-    fn add(&mut self, key: [u64; 2], spec: &Arc<PodSpec>) {
+    fn add(&mut self, key: Fingerprint, spec: &Arc<PodSpec>) {
         #[cfg(test)]
         {
             self.decoded += 1;
         }
-        if self.specs.len() >= self.bound.max(Specs::FEW) {
+        if self.specs.len() >= self.bound.max(FEW) {
             self.specs.retain(|_, spec| spec.strong_count() > 0);
             self.bound = self.specs.len() * 2;
         }
@@ -278,9 +274,9 @@ mod tests {
     #[test]
     fn specifications_that_nobody_uses_are_forgotten() {
         let specs = Specs::default();
-        for n in 0..10 * Specs::FEW {
+        for n in 0..10 * FEW {
             specs.read(&stored(&pod("a", &n.to_string(), None))).unwrap();
         }
-        assert!(specs.known(|known| known.specs.len()) <= Specs::FEW);
+        assert!(specs.known(|known| known.specs.len()) <= FEW);
     }
 }

@@ -62,9 +62,8 @@ async fn a_database_of_an_earlier_version_is_served_whole_and_no_loop_touches_it
     let rows = rows(&Connection::open(&path).unwrap());
     let objects = open(dir.path());
     let find = async |row: &Row| {
-        let (plural, group) = row.resource.split_once('.').unwrap_or((&row.resource, ""));
         let namespace = Some(&*row.namespace).filter(|namespace| !namespace.is_empty());
-        objects.get(Resource::named(plural, group), namespace, &row.name).await.unwrap()
+        objects.get(Resource::parse(&row.resource), namespace, &row.name).await.unwrap()
     };
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for row in &rows {

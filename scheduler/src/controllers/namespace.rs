@@ -13,10 +13,7 @@ use k8s_openapi::{
 };
 use serde_json::json;
 
-use super::{
-    pods,
-    runner::{Controller, Next, Queue, Runtime},
-};
+use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{Cache, Client, Id, MetaExt, Pod, WriteError},
     kinds::{Catalogue, Scope, Subresource},
@@ -27,8 +24,6 @@ use crate::{
 const COMPONENT: &str = "namespace-controller";
 /// How often the content of an ending namespace is looked at when no event says that it went.
 const AGAIN: Duration = Duration::from_millis(500);
-/// The same when all that is left in it is of kinds that are not served: somebody has to serve them first.
-const MUCH_LATER: Duration = Duration::from_secs(5);
 /// The ConfigMap that tells pods which authority to trust.
 const ROOT_CA: &str = "kube-root-ca.crt";
 
@@ -63,8 +58,19 @@ pub(super) fn start(objects: &Objects, cache: &Cache, runtime: &Runtime, ca_pem:
             of_accounts.add(Id::new("", account.metadata.namespace_str()));
         }
     });
+    runtime.tasks.essential("kinds of namespaces", kinds_come(objects.clone(), cache.clone(), queue.clone()));
     let client = Client::new(objects, cache, COMPONENT);
     runtime.spawn(Namespaces { cache: cache.clone(), client, ca_pem }, &queue);
+}
+
+/// What an ending namespace waits for may be a kind that comes. Cancel-safe: it keeps nothing.
+async fn kinds_come(objects: Objects, cache: Cache, queue: Arc<Queue<Id>>) {
+    let mut kinds = objects.registry().follow();
+    while kinds.changed().await.is_ok() {
+        for namespace in cache.namespaces.all().iter().filter(|namespace| namespace.metadata.deleting()) {
+            queue.add(Id::of(&namespace.metadata));
+        }
+    }
 }
 
 impl Controller for Namespaces {
@@ -118,6 +124,9 @@ impl Namespaces {
     /// Pods go first: until the last of them has ended, everything that they may use stays.
     async fn end(&self, namespace: &Namespace) -> Result<Next, WriteError> {
         let mut left = Left::default();
+        let name = namespace.metadata.name_str();
+        // Before the kinds are looked at: one that comes in between is then in both, and never in neither.
+        let unserved = self.client.objects().unserved(Some(name));
         self.empty(namespace, Resource::PODS, &mut left).await;
         if left.is_empty() {
             let kinds = self.client.objects().kinds();
@@ -126,15 +135,15 @@ impl Namespaces {
                 self.empty(namespace, kind.resource, &mut left).await;
             }
         }
-        let name = namespace.metadata.name_str();
-        left.unserved = self.client.objects().unserved(Some(name)).into_iter().collect();
+        left.unserved = unserved.into_iter().collect();
         let told = namespace.status.as_ref().is_some_and(|status| status.conditions.is_some());
         if !left.is_empty() || told || is_held(namespace) {
             self.report(namespace, &left).await?;
         }
         if !left.is_empty() {
             let only_unserved = left.counts.is_empty() && left.failures.is_empty();
-            return Ok(Next::After(if only_unserved { MUCH_LATER } else { AGAIN }));
+            // Somebody has to serve those first, which is told.
+            return Ok(if only_unserved { Next::Done } else { Next::After(AGAIN) });
         }
         self.finalize(namespace).await
     }
@@ -251,7 +260,7 @@ fn in_time(namespace: &Namespace, stay: &[Arc<Object>]) -> bool {
     let pods =
         stay.iter().filter(|o| o.key.resource == Resource::PODS).filter_map(|o| o.decode::<Pod>().ok());
     let grace = pods
-        .filter(|pod| !pods::is_finished(pod))
+        .filter(|pod| !pod.is_finished())
         .filter_map(|pod| pod.spec?.termination_grace_period_seconds)
         .max()
         .unwrap_or(0);

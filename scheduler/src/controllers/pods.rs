@@ -12,19 +12,9 @@ pub(super) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
 }
 
-/// Finished for good.
-pub(super) fn is_finished(pod: &Pod) -> bool {
-    pod.is_finished()
-}
-
 /// Counts towards its owner's replicas.
 pub(super) fn is_active(pod: &Pod) -> bool {
-    !is_finished(pod) && !pod.metadata.deleting()
-}
-
-/// The node it is bound to.
-pub(super) fn node(pod: &Pod) -> Option<&str> {
-    pod.node()
+    !pod.is_finished() && !pod.metadata.deleting()
 }
 
 /// One condition.

@@ -59,6 +59,12 @@ impl Resource {
     /// node.k8s.io/v1
     pub const RUNTIME_CLASSES: Self = Self("runtimeclasses.node.k8s.io");
 
+    /// The resource that is written like this: `deployments.apps`.
+    pub fn parse(text: &str) -> Self {
+        let (plural, group) = text.split_once('.').unwrap_or((text, ""));
+        Self::named(plural, group)
+    }
+
     /// The resource of this name in a group, which is empty for core.
     pub fn named(plural: &str, group: &str) -> Self {
         let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };

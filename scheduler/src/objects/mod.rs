@@ -229,13 +229,12 @@ impl Objects {
     pub fn serve(&self, versions: Vec<Kind>) -> Result<(), RegistryError> {
         let stored = versions.iter().find(|kind| kind.is_stored());
         let stored = stored.map(|kind| (kind.resource, kind.fields.clone()));
-        self.inner.registry.serve(versions)?;
-        if let Some((resource, paths)) = stored {
-            let kinds = self.kinds();
-            let form = |object: &mut Value| kinds::upgrade_in(&kinds, resource, object);
-            self.inner.store.renew(resource, &paths, &form);
-        }
-        Ok(())
+        self.inner.registry.serve(versions, |kinds| {
+            if let Some((resource, paths)) = stored {
+                let form = |object: &mut Value| kinds::upgrade_in(kinds, resource, object);
+                self.inner.store.renew(resource, &paths, &form);
+            }
+        })
     }
 
     /// The resources of which there are objects though nobody serves them, in all namespaces or one, and how many. They are
@@ -247,8 +246,9 @@ impl Objects {
         if let Some(namespace) = namespace {
             for (resource, count) in &mut all {
                 let namespace = Some(namespace.into());
-                let scan = Scan { resource: *resource, namespace, after: None, at: None, limit: None };
-                *count = self.inner.store.scan(&scan, &|_| true).map_or(0, |found| found.items.len());
+                let scan = Scan { resource: *resource, namespace, after: None, at: None, limit: Some(0) };
+                // What cannot be counted counts as there.
+                *count = self.inner.store.scan(&scan, &|_| true).map_or(*count, |found| found.rest);
             }
             all.retain(|(_, count)| *count > 0);
         }

@@ -108,15 +108,7 @@ fn changed(old: &Node, new: &Node) -> Option<NodeChange> {
 pub(super) fn is_pending(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let ours = spec.and_then(|s| s.scheduler_name.as_deref()).is_none_or(|n| n == COMPONENT);
-    ours && home(pod).is_none() && !pod.metadata.deleting() && !is_finished(pod)
-}
-
-pub(super) fn home(pod: &Pod) -> Option<&str> {
-    pod.node()
-}
-
-pub(super) fn is_finished(pod: &Pod) -> bool {
-    pod.is_finished()
+    ours && pod.node().is_none() && !pod.metadata.deleting() && !pod.is_finished()
 }
 
 pub(super) fn is_gated(pod: &Pod) -> bool {

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     COMPONENT, Metrics, Placer, PodView, Sampling, Snapshot, Unplaced,
     bind::{Binder, Decided},
-    follow::{self, Told, home, is_finished, is_gated, is_pending, same_place},
+    follow::{self, Told, is_gated, is_pending, same_place},
     hint::Hint,
     pod::Shape,
     queue::{Attempt, Queue},
@@ -188,8 +188,8 @@ impl Loop {
             return;
         }
         self.queue.remove(id);
-        match home(pod) {
-            Some(node) if !is_finished(pod) => self.occupy(pod, old, node, now),
+        match pod.node() {
+            Some(node) if !pod.is_finished() => self.occupy(pod, old, node, now),
             _ => self.forget(id, pod, now),
         }
     }

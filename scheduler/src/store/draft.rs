@@ -91,12 +91,22 @@ impl Object {
         Self { fields: Fields::new(paths, |path| field(&value, path)), ..self.clone() }
     }
 
-    /// The same state in another form, indexed by other paths. What is no object in that form stays as it is.
-    pub(super) fn renewed(&self, paths: &Paths, form: &dyn Fn(&mut Value)) -> Self {
-        let Ok(mut value) = serde_json::from_slice::<Value>(&self.json) else { return self.indexed(paths) };
-        form(&mut value);
-        let draft = Draft::new(self.key.clone(), &value, paths);
-        draft.map_or_else(|_| self.indexed(paths), |draft| draft.at(self.revision))
+    /// The same state in another form, indexed by other paths; `None` when it is so already. What is no object in that
+    /// form stays as it is.
+    pub(super) fn renewed(&self, paths: &Paths, form: &dyn Fn(&mut Value)) -> Option<Self> {
+        let indexed = || (!self.fields.are_at(paths)).then(|| self.indexed(paths));
+        let Ok(old) = serde_json::from_slice::<Value>(&self.json) else { return indexed() };
+        let mut new = old.clone();
+        form(&mut new);
+        if new == old {
+            return indexed();
+        }
+        let Ok(draft) = Draft::new(self.key.clone(), &new, paths) else { return indexed() };
+        let mut object = draft.at(self.revision);
+        if object.labels == self.labels {
+            object.labels = self.labels.clone();
+        }
+        Some(object)
     }
 
     /// The same state at another revision: what a watcher sees of an object that left its selection, and the

@@ -129,7 +129,7 @@ async fn a_lost_key_file_is_not_replaced_while_there_are_secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by acknowledged_writes_survive_sigkill"]
 async fn child_that_writes_until_killed() {
-    let dir = std::env::var_os(CHILD_DIR).unwrap();
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let store: Arc<dyn Store> = Arc::new(sqlite(Path::new(&dir)));
     let writers: Vec<_> = (0..4)
         .map(|w| {

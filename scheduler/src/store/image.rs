@@ -10,8 +10,8 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher, labels::LabelSets};
-use crate::model::{Key, Object, Paths, Resource, Revision};
+use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
+use crate::model::{Key, Object, Paths, Resource, Revision, Shared};
 
 /// What the histories of all resources may keep alive besides the present objects, in bytes. A watcher that was away
 /// for as long as so much took to change resumes without a new list; one that is away longer lists again. Every
@@ -19,6 +19,9 @@ use crate::model::{Key, Object, Paths, Resource, Revision};
 const HISTORY_BYTES: usize = 16 << 20;
 /// What an object takes besides its JSON, about.
 const OVERHEAD: usize = 512;
+
+/// The label sets of all objects, each once: most objects are one of many that bear the same.
+type LabelSets = Shared<BTreeMap<String, String>>;
 
 /// The image behind its lock.
 #[derive(Debug, Default)]
@@ -46,7 +49,7 @@ struct Table {
     /// The newest revision that the history no longer has.
     compacted: Revision,
     /// Wakes watchers.
-    changed: watch::Sender<Revision>,
+    changed: watch::Sender<()>,
     /// What its objects are indexed by, where that changed since the store was opened.
     paths: Option<Paths>,
 }
@@ -57,7 +60,7 @@ impl Table {
             objects: BTreeMap::new(),
             history: VecDeque::new(),
             compacted,
-            changed: watch::Sender::new(compacted),
+            changed: watch::Sender::new(()),
             paths: None,
         }
     }
@@ -76,7 +79,9 @@ impl Table {
 
     fn renew(&mut self, paths: &Paths, form: &dyn Fn(&mut Value)) {
         for object in self.objects.values_mut() {
-            *object = Arc::new(object.renewed(paths, form));
+            if let Some(renewed) = object.renewed(paths, form) {
+                *object = Arc::new(renewed);
+            }
         }
         for event in self.history.iter_mut().filter(|event| !event.object.fields.are_at(paths)) {
             *event = Arc::new(indexed(event, paths));
@@ -130,7 +135,7 @@ impl Image {
         let mut state = State { revision, opened: revision, ..State::default() };
         let mut labels = LabelSets::default();
         for mut object in objects {
-            labels.share(&mut object.labels);
+            object.labels = labels.one(object.labels);
             let table = state.table(object.key.resource);
             table.objects.insert(object.key.clone(), Arc::new(object));
         }
@@ -249,8 +254,7 @@ impl Image {
             }
             state.apply(event);
         }
-        let revision = state.revision;
-        News(resources.into_iter().map(|r| (state.table(r).changed.clone(), revision)).collect())
+        News(resources.into_iter().map(|resource| state.table(resource).changed.clone()).collect())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -296,13 +300,13 @@ fn weight(event: &Event) -> usize {
 
 /// Changes that are visible to reads, and that nobody who watches was told of yet.
 #[must_use = "whoever watches waits for it"]
-pub(super) struct News(Vec<(watch::Sender<Revision>, Revision)>);
+pub(super) struct News(Vec<watch::Sender<()>>);
 
 impl News {
     /// Wakes those who watch.
     pub(super) fn tell(self) {
-        for (changed, revision) in self.0 {
-            changed.send_replace(revision);
+        for changed in self.0 {
+            changed.send_replace(());
         }
     }
 }
@@ -350,7 +354,8 @@ impl<'a> Stage<'a> {
 }
 
 fn share(labels: &Mutex<LabelSets>, object: &mut Object) {
-    labels.lock().unwrap_or_else(PoisonError::into_inner).share(&mut object.labels);
+    let mut labels = labels.lock().unwrap_or_else(PoisonError::into_inner);
+    object.labels = labels.one(Arc::clone(&object.labels));
 }
 
 fn event_of(

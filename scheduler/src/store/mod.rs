@@ -18,7 +18,6 @@ use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod draft;
 mod image;
-mod labels;
 mod memory;
 mod seal;
 mod sqlite;

@@ -17,7 +17,7 @@ pub struct Watcher {
     image: Arc<Image>,
     resource: Resource,
     reached: Revision,
-    changed: watch::Receiver<Revision>,
+    changed: watch::Receiver<()>,
 }
 
 impl Watcher {
@@ -25,7 +25,7 @@ impl Watcher {
         image: Arc<Image>,
         resource: Resource,
         reached: Revision,
-        changed: watch::Receiver<Revision>,
+        changed: watch::Receiver<()>,
     ) -> Self {
         Self { image, resource, reached, changed }
     }

@@ -20,7 +20,6 @@ use self::{
 };
 use super::{
     owner::{Claim, adopted, claim, controller_of, controller_ref, released},
-    pods,
     runner::{Controller, Next, Queue, Runtime},
 };
 use crate::{
@@ -140,7 +139,7 @@ impl Deployments {
     fn old_pods(&self, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> bool {
         owned.iter().filter(|set| !made_from(set, &deployment.spec.template)).any(|set| {
             let pods: Vec<Arc<Pod>> = self.cache.pods.controlled_by(set.metadata.uid_str());
-            pods.iter().any(|p| !pods::is_finished(p))
+            pods.iter().any(|p| !p.is_finished())
         })
     }
 

@@ -68,7 +68,7 @@ fn subsets(service: &Service, pods: &[&Arc<Pod>], publish: bool) -> Vec<Endpoint
         let address = EndpointAddress {
             ip: ip.to_owned(),
             hostname: hostname(service, pod),
-            node_name: pods::node(pod).map(str::to_owned),
+            node_name: pod.node().map(str::to_owned),
             target_ref: Some(target_ref(pod)),
         };
         let subset = groups.entry(key).or_default();

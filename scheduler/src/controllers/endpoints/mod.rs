@@ -97,7 +97,7 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
         && plan::can_serve(old) == plan::can_serve(new)
         && plan::address(old) == plan::address(new)
         && super::pods::is_ready(old) == super::pods::is_ready(new)
-        && super::pods::node(old) == super::pods::node(new)
+        && old.node() == new.node()
 }
 
 /// The service, when its endpoints are made from a selector; and its pods.

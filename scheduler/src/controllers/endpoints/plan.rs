@@ -47,7 +47,7 @@ pub(super) fn is_ours(slice: &EndpointSlice) -> bool {
 
 /// Whether a pod can be an endpoint at all: it has an address and has not finished.
 pub(super) fn can_serve(pod: &Pod) -> bool {
-    !pods::is_finished(pod) && address(pod).is_some()
+    !pod.is_finished() && address(pod).is_some()
 }
 
 pub(super) fn address(pod: &Pod) -> Option<&str> {
@@ -252,7 +252,7 @@ fn endpoint(service: &Service, pod: &Pod, address: &str, zones: Zones<'_>) -> En
     let spec = service.spec.as_ref();
     let publish = spec.and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
     let (serving, terminating) = (pods::is_ready(pod), pod.metadata.deleting());
-    let node = pods::node(pod);
+    let node = pod.node();
     Endpoint {
         addresses: vec![address.to_owned()],
         conditions: Some(EndpointConditions {

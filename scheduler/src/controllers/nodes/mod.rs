@@ -75,7 +75,7 @@ pub(super) fn start(
     let (of_pods, nodes, marked) = (queue.clone(), cache.nodes.clone(), health.clone());
     cache.pods.on_change(move |change| {
         let Some(pod) = change.new else { return };
-        let Some(id) = pods::node(pod).map(|name| Id::new("", name)) else { return };
+        let Some(id) = pod.node().map(|name| Id::new("", name)) else { return };
         let unready = is_marked_unready(pod);
         if unready {
             marked.mark_unready(&id);

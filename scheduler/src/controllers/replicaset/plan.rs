@@ -141,7 +141,7 @@ pub(super) fn status(
         let n = active.iter().filter(|p| keep(p)).count();
         i32::try_from(n).unwrap_or(i32::MAX)
     };
-    let terminating = owned.iter().filter(|p| p.metadata.deleting() && !pods::is_finished(p)).count();
+    let terminating = owned.iter().filter(|p| p.metadata.deleting() && !p.is_finished()).count();
     let next = active.iter().filter_map(|p| pods::available_at(p, min_ready)).filter(|at| *at > now).min();
     let nonzero = |n: i32| (n != 0).then_some(n);
     let status = ReplicaSetStatus {

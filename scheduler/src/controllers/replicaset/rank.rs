@@ -21,16 +21,16 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 pub(super) fn deletion_order(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) {
     let mut crowd: HashMap<&str, usize> = HashMap::new();
     for pod in related.iter().filter(|p| pods::is_active(p)) {
-        *crowd.entry(pods::node(pod).unwrap_or("")).or_default() += 1;
+        *crowd.entry(pod.node().unwrap_or("")).or_default() += 1;
     }
     pods.sort_by(|a, b| compare(a, b, &crowd, now));
 }
 
 fn compare(a: &Pod, b: &Pod, crowd: &HashMap<&str, usize>, now: Timestamp) -> Ordering {
-    let crowded = |p: &Pod| Reverse(crowd.get(pods::node(p).unwrap_or("")).copied().unwrap_or(0));
-    pods::node(a)
+    let crowded = |p: &Pod| Reverse(crowd.get(p.node().unwrap_or("")).copied().unwrap_or(0));
+    a.node()
         .is_some()
-        .cmp(&pods::node(b).is_some())
+        .cmp(&b.node().is_some())
         .then_with(|| phase_rank(a).cmp(&phase_rank(b)))
         .then_with(|| pods::is_ready(a).cmp(&pods::is_ready(b)))
         .then_with(|| cost(a).cmp(&cost(b)))

@@ -4,10 +4,7 @@
 mod parse;
 mod terms;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
@@ -16,7 +13,7 @@ pub(super) use terms::{HostPort, NodeTerm, PodTerm, Spread};
 use super::resources::Requests;
 use crate::{
     cache::{Id, MetaExt, Pod},
-    model::LabelSelector,
+    model::{LabelSelector, Shared},
 };
 
 pub(super) type Labels = BTreeMap<String, String>;
@@ -106,15 +103,9 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 /// The shapes in use, each once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shapes {
-    known: HashSet<Arc<Shape>>,
-    /// So many may be known before those that nobody uses are looked for.
-    bound: usize,
-}
+pub(super) struct Shapes(Shared<Shape>);
 
 impl Shapes {
-    const FEW: usize = 256;
-
     /// A pod as placement sees it.
     pub(super) fn view(&mut self, pod: &Pod) -> PodView {
         let meta = &pod.metadata;
@@ -124,15 +115,6 @@ impl Shapes {
 
     /// The one shape that is equal to this.
     pub(super) fn one(&mut self, shape: Shape) -> Arc<Shape> {
-        if let Some(known) = self.known.get(&shape) {
-            return known.clone();
-        }
-        if self.known.len() >= self.bound.max(Self::FEW) {
-            self.known.retain(|shape| Arc::strong_count(shape) > 1);
-            self.bound = self.known.len() * 2;
-        }
-        let shape = Arc::new(shape);
-        self.known.insert(shape.clone());
-        shape
+        self.0.one(shape)
     }
 }

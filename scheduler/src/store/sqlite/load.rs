@@ -139,10 +139,7 @@ fn open_row(
     let (resource, fields) = match layout.find(&row.resource) {
         Some((resource, fields)) => (*resource, fields.clone()),
         // Of a kind that comes later, or never again: that is not for a store to decide.
-        None => {
-            let (plural, group) = row.resource.split_once('.').unwrap_or((&row.resource, ""));
-            (Resource::named(plural, group), Paths::default())
-        }
+        None => (Resource::parse(&row.resource), Paths::default()),
     };
     let namespace = Some(&*row.namespace).filter(|namespace| !namespace.is_empty());
     let key = Key::scoped(resource, namespace, &row.name);

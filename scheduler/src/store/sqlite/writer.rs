@@ -151,7 +151,12 @@ impl Writer {
                 .map_err(WriteError::Row)?;
             for event in events {
                 if let Some(previous) = &event.previous {
-                    delete.execute([previous.revision.0.cast_signed()]).map_err(WriteError::Row)?;
+                    let rows =
+                        delete.execute([previous.revision.0.cast_signed()]).map_err(WriteError::Row)?;
+                    // No key holds the rows of one object together: one that stayed would come back at the next start.
+                    if rows != 1 {
+                        return Err(WriteError::Row(rusqlite::Error::StatementChangedRows(rows)));
+                    }
                 }
                 let (object, revision) = (&event.object, event.revision().0.cast_signed());
                 if event.deleted {
