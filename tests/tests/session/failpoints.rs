@@ -175,8 +175,15 @@ impl Test {
         self.nothing_left(&name).await
     }
 
-    /// After a fault the next one begins on the node as it is: what is wrong with it is told once.
-    async fn go_on(&mut self) -> Result<()> {
+    /// Notes what became of a cut. After a fault the next one begins on the node as it is: what is wrong is told once.
+    async fn note(&mut self, faults: &mut Vec<String>, cut: &str, outcome: Result<()>) -> Result<()> {
+        let Err(fault) = outcome else {
+            eprintln!("{cut}: nothing left");
+            return Ok(());
+        };
+        let fault = format!("{cut}: {fault:#}");
+        eprintln!("{fault}");
+        faults.push(fault);
         self.bed.kill_agent()?;
         self.bed.start_agent(None)?;
         self.bed.until("the agent answers", || Ok(self.bed.traces().is_ok())).await?;
@@ -241,26 +248,16 @@ fn a_kill_between_any_two_steps_leaves_nothing_and_touches_nobody() -> Result<()
         let mut faults = Vec::new();
         for number in 0..BIRTH.len().max(DEATH.len()) {
             let (birth, death) = (BIRTH.get(number).copied(), DEATH.get(number).copied());
-            let name = format!("cut-{number}");
-            let began = Instant::now();
-            let life = test.life(&name, birth, death).await;
-            eprintln!("{birth:?} {death:?}: {:.1?}", began.elapsed());
-            if let Err(fault) = life {
-                let fault = format!("{birth:?}, {death:?}: {fault:#}");
-                eprintln!("{fault}");
-                faults.push(fault);
-                test.go_on().await?;
-            }
+            let life = test.life(&format!("cut-{number}"), birth, death).await;
+            test.note(&mut faults, &format!("{birth:?}, {death:?}"), life).await?;
         }
         for (number, point) in CHANGE.iter().enumerate() {
-            if let Err(fault) = test.change(number, point).await {
-                faults.push(format!("change, {point}: {fault:#}"));
-            }
+            let change = test.change(number, point).await;
+            test.note(&mut faults, &format!("change, {point}"), change).await?;
         }
         for (number, point) in END.iter().enumerate() {
-            if let Err(fault) = test.end(number, point).await {
-                faults.push(format!("end, {point}: {fault:#}"));
-            }
+            let end = test.end(number, point).await;
+            test.note(&mut faults, &format!("end, {point}"), end).await?;
         }
         ensure!(faults.is_empty(), "{}", faults.join("\n\n"));
         Ok(())

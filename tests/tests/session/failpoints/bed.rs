@@ -65,6 +65,8 @@ pub(super) struct Bed {
     scratch: tempfile::TempDir,
     containerd: Child,
     agent: Option<Child>,
+    /// How long the log was when the agent was started.
+    told_before: usize,
 }
 
 impl Bed {
@@ -85,7 +87,7 @@ impl Bed {
             Command::new("containerd").arg("-c").arg(dir.join("containerd.toml")),
             &dir.join("containerd.log"),
         )?;
-        let bed = Self { scratch, containerd, agent: None };
+        let bed = Self { scratch, containerd, agent: None, told_before: 0 };
         bed.until("containerd answers", || Ok(bed.ctr(&["version"]).is_ok())).await?;
         bed.import()?;
         Ok(bed)
@@ -114,6 +116,7 @@ impl Bed {
     /// Starts the agent, to be killed at `point` of the pod with this uid.
     pub(super) fn start_agent(&mut self, killed_at: Option<(&str, &str)>) -> Result<()> {
         ensure!(self.agent.is_none(), "one agent at a time");
+        self.told_before = self.told().len();
         let mut command = Command::new(program("gantry-agent")?);
         command.arg("--config").arg(self.dir().join("agent.toml"));
         if let Some((point, pod)) = killed_at {
@@ -131,7 +134,15 @@ impl Bed {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = agent.try_wait()? {
-                ensure!(status.signal() == Some(9), "{point}: the agent ended by {status}: {}", self.log());
+                // By its own hand: others kill too.
+                let told = self.told();
+                let new = told.get(self.told_before..).unwrap_or_default();
+                let reached = new.contains(&format!("killed at {point} of "));
+                ensure!(
+                    status.signal() == Some(9) && reached,
+                    "{point}: the agent ended by {status}: {}",
+                    self.log()
+                );
                 return Ok(());
             }
             if Instant::now() > end {
@@ -152,8 +163,14 @@ impl Bed {
         Ok(())
     }
 
+    /// All that the agents have said.
+    fn told(&self) -> String {
+        fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default()
+    }
+
+    /// The end of it.
     pub(super) fn log(&self) -> String {
-        let text = fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default();
+        let text = self.told();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
