@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::sh::sh;
+
 /// The project's root: the parent of this crate.
 pub(crate) fn root() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?.to_owned())
@@ -52,6 +54,15 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Copies the daemons' logs of a failed run to `to` below target, where `down` does not remove them, and says so.
+    pub(crate) fn keep_logs(&self, to: &str) -> Result<()> {
+        let kept = self.root.join("target").join(to);
+        sh("rm").arg("-rf").arg(&kept).run()?;
+        sh("cp").arg("-r").arg(self.dir.join("logs")).arg(&kept).run()?;
+        eprintln!("  the daemons' logs are in {}", kept.display());
+        Ok(())
+    }
+
     /// The places of the cluster `name`.
     pub(crate) fn of(name: &str, build: Build) -> Result<Self> {
         let net = net_of(name)?;

@@ -23,6 +23,7 @@ pub(crate) const CLUSTER: &[Tool] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
+    ("sysctl", "procps"),
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every suite, in an order that finds cheap faults first. A suite that cannot run is a
 //! failure: there is no skip.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
     ebpf, imports,
-    layout::{self, Build, Layout},
+    layout::{self, Build},
     packages, programs,
-    sh::{Sh, cargo, sh},
+    sh::{Sh, cargo},
     structure, ui, up, vm,
 };
 
@@ -84,14 +84,15 @@ fn unit() -> Result<()> {
 }
 
 fn privileged() -> Result<()> {
-    require_root()?;
+    up::require_root()?;
     packages::ensure(packages::CLUSTER)?;
     ebpf::build(&layout::root()?)?;
-    programs::run("agent", &[])
+    programs::run("agent", &[])?;
+    programs::run("scheduler", &[])
 }
 
 fn end_to_end() -> Result<()> {
-    require_root()?;
+    up::require_root()?;
     let cluster = up::start("test", 2, Build::Release)?;
     let tools = layout::root()?.join("target/tools");
     let (old, promtool) = (packages::old_kubectl(&tools)?, packages::promtool(&tools)?);
@@ -106,25 +107,9 @@ fn end_to_end() -> Result<()> {
     ];
     let result = programs::run("tests", &environment);
     if result.is_err() {
-        keep_logs(&cluster.layout)?;
+        cluster.layout.keep_logs("test-logs")?;
     }
     // Ended in any case; what it leaves behind is a failure of its own.
     let stopped = cluster.stop().context("ending the cluster left traces");
     result.and(stopped)
-}
-
-/// The daemons' logs of a failed run, where `down` does not remove them.
-fn keep_logs(layout: &Layout) -> Result<()> {
-    let kept = layout.root.join("target/test-logs");
-    sh("rm").arg("-rf").arg(&kept).run()?;
-    sh("cp").arg("-r").arg(layout.dir.join("logs")).arg(&kept).run()?;
-    eprintln!("  the daemons' logs are in {}", kept.display());
-    Ok(())
-}
-
-fn require_root() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("run as root: this suite makes namespaces, cgroups and eBPF programs");
-    }
-    Ok(())
 }

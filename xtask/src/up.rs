@@ -95,14 +95,14 @@ fn wait_ready(cluster: &Cluster, step: &mut ui::Step) -> Result<String> {
     }
 }
 
-fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
+pub(crate) fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
     let text = cluster.kubectl().args(["get", "pods", "-A", "-o", "json"]).text()?;
     let list: Value = serde_json::from_str(&text).context("kubectl printed no JSON")?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
 /// `ready`, or what keeps it from being so.
-fn state(pod: &Value) -> String {
+pub(crate) fn state(pod: &Value) -> String {
     let is_ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
     if pod["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(is_ready)) {
         return "ready".to_owned();

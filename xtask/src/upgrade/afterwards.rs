@@ -38,11 +38,7 @@ pub(super) fn everything_was_sent_again(cluster: &Cluster, order: Order) -> Resu
             Order::AgentsFirst => sessions.iter().rev().nth(1),
         };
         let line = of_new.with_context(|| format!("{} says nothing of sessions", path.display()))?;
-        ensure!(
-            line.contains("snapshot=true") || line.contains("\"snapshot\":true"),
-            "{}: {line}",
-            node.name
-        );
+        ensure!(line.contains("snapshot=true"), "{}: {line}", node.name);
         let known = sessions.iter().filter(|other| epoch(other) == epoch(line)).count();
         ensure!(known > 1, "{}: the epoch was no longer that of the ledger: {line}", node.name);
     }
@@ -78,11 +74,8 @@ fn words(cluster: &Cluster) -> Result<()> {
             ensure!(!text.contains("<invalid>"), "kubectl {}:\n{text}", words.join(" "));
         }
     }
-    cluster.kubectl().args(["top", "nodes"]).run().or_else(|_| {
-        // Usage comes with the heartbeats.
-        thread::sleep(SETTLE_TIME / 4);
-        cluster.kubectl().args(["top", "nodes"]).run()
-    })
+    // It comes with the heartbeats.
+    eventually("usage of the nodes", || cluster.kubectl().args(["top", "nodes"]).run().map(Ok))
 }
 
 /// A label on every object of before. None of it rolls anything out.

@@ -17,9 +17,15 @@ use crate::{
 /// Builds both daemons of `revision`; returns the directory that they are in.
 pub(crate) fn build(revision: &str) -> Result<PathBuf> {
     packages::ensure(packages::BUILD)?;
+    packages::ensure(&[("git", "git")])?;
     let root = layout::root()?;
     let git = || sh("git").dir(&root);
-    let commit = git().args(["rev-parse", "--verify", &format!("{revision}^{{commit}}")]).text()?;
+    let commit = git().args(["rev-parse", "--verify", &format!("{revision}^{{commit}}")]).text();
+    let commit = commit.with_context(|| {
+        format!(
+            "this clone does not have {revision}: git fetch --unshallow, or --from a revision that it has"
+        )
+    })?;
     let short = commit.get(..7).context("git printed no commit")?;
     let home = root.join("target/upgrade").join(short);
     let (source, target) = (home.join("source"), home.join("target"));
@@ -48,6 +54,12 @@ pub(crate) fn build(revision: &str) -> Result<PathBuf> {
     Ok(daemons)
 }
 
+/// Whether the ledgers of this revision's agents say what their writer understood of them.
+pub(crate) fn marks_ledgers(revision: &str) -> Result<bool> {
+    let state = format!("{revision}:agent/src/control/state.rs");
+    Ok(sh("git").dir(layout::root()?).args(["show", &state]).text()?.contains("schema: SCHEMA"))
+}
+
 /// What is compiled of other people's crates, as links. Cargo compiles whatever of it does not fit.
 fn share(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
@@ -59,7 +71,7 @@ fn share(from: &Path, to: &Path) -> Result<()> {
         for entry in fs::read_dir(to.join(directory))? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.contains("gantry") || name.contains("xtask") {
+            if ["gantry", "xtask", "agent-ebpf", "agent_ebpf"].iter().any(|own| name.contains(own)) {
                 if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
             }
         }

@@ -32,7 +32,9 @@ pub(super) struct Load {
 
 #[derive(Default)]
 struct Seen {
-    answers: u64,
+    questions: u64,
+    /// What the pod that asks had asked at the last look.
+    inside: u64,
     failures: Vec<String>,
     /// Open connections that broke, those of questions that waited for their answer among them. Where the datapath's maps
     /// have another layout, flows that are translated per packet choose a backend again (ADR 19): that may happen once to
@@ -67,19 +69,23 @@ impl Load {
     /// What was answered until now; an error when something was not. Open connections may break once `agents` were
     /// replaced.
     pub(super) fn so_far(&self, cluster: &Cluster, agents: bool) -> Result<String> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(agents || seen.broken.is_empty(), "open connections broke:\n  {}", seen.broken.join("\n  "));
         if !seen.failures.is_empty() {
             let told: Vec<&str> = seen.failures.iter().take(TOLD).map(String::as_str).collect();
-            bail!("{} of {} requests failed:\n  {}", seen.failures.len(), seen.answers, told.join("\n  "));
+            bail!("{} of {} requests failed:\n  {}", seen.failures.len(), seen.questions, told.join("\n  "));
         }
         let kept = || cluster.kubectl().args(["-n", NAMESPACE]);
         let inside = kept().args(["exec", "asker", "--", "cat", "/tmp/asked"]).text()?;
         ensure!(inside.ends_with(" failed 0"), "requests of a pod failed: {inside}");
+        let asked =
+            inside.split(' ').nth(1).and_then(|asked| asked.parse().ok()).context("asked how often?")?;
+        ensure!(asked > seen.inside, "the pod that asks has stopped: {inside}");
+        seen.inside = asked;
         let holder = kept().args(["get", "pod", "holder", "-o", "jsonpath={.status.phase}"]).text()?;
         ensure!(holder == "Running", "the held connection of a pod broke");
         let broken = seen.broken.len();
-        Ok(format!("{} answers outside, {broken} open connections broke; {inside} inside", seen.answers))
+        Ok(format!("{} questions outside, {broken} open connections broke; {inside} inside", seen.questions))
     }
 
     /// Ends asking.
@@ -99,7 +105,7 @@ fn ask(target: SocketAddr, stays: bool, stop: &AtomicBool, seen: &Mutex<Seen>) {
     while !stop.load(Ordering::SeqCst) {
         let answer = question(target, &mut stream);
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.answers += 1;
+        seen.questions += 1;
         if let Err(error) = answer {
             let how = if stays { "the same connection" } else { "a new connection" };
             let told = format!("{target} on {how} after {:.1?}: {error}", begun.elapsed());

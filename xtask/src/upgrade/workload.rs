@@ -3,10 +3,10 @@
 
 use std::{thread, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{cluster::Cluster, ui};
+use crate::{cluster::Cluster, ui, up};
 
 use super::{LOOK_EVERY, SETTLE_TIME};
 
@@ -61,7 +61,10 @@ pub(super) fn apply(cluster: &Cluster, step: &mut ui::Step) -> Result<String> {
         let words = ["-n", "production", "rollout", "status", "deployment/web-app-deployment", ROLL_OUT];
         cluster.kubectl().args(words).run()?;
     }
-    settled(cluster)
+    let pods = settled(cluster)?;
+    let without =
+        if tutorial.is_dir() { "" } else { "; without the tutorial, which is not beside the project" };
+    Ok(format!("{pods}{without}"))
 }
 
 /// `asker` makes a connection for each question and says how many went wrong; `holder` has one for all, and fails with it.
@@ -92,22 +95,18 @@ spec:
 
 /// Waits until every pod is what it shall be, and until nothing changes any more.
 fn settled(cluster: &Cluster) -> Result<String> {
-    let (mut last, end) = (String::new(), Instant::now() + SETTLE_TIME);
+    let (mut last, end) = (None, Instant::now() + SETTLE_TIME);
     loop {
-        let text = cluster.kubectl().args(["get", "pods", "-A", "-o", "json"]).text()?;
-        let list: Value = serde_json::from_str(&text).context("kubectl printed no JSON")?;
-        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        let pods = up::pods(cluster)?;
         let waiting: Vec<&str> = pods.iter().filter(|pod| !is_well(pod)).filter_map(name).collect();
-        let version = list["metadata"]["resourceVersion"].to_string();
-        let now = format!(
-            "{version} {}",
-            pods.iter().map(|pod| pod["metadata"]["resourceVersion"].to_string()).collect::<String>()
-        );
-        if waiting.is_empty() && now.split_once(' ').map(|n| n.1) == last.split_once(' ').map(|l| l.1) {
+        let versions = pods.iter().map(|pod| pod["metadata"]["resourceVersion"].to_string());
+        let now = Some(versions.collect::<Vec<_>>());
+        if waiting.is_empty() && now == last {
             return Ok(format!("{} pods", pods.len()));
         }
         if Instant::now() > end {
-            bail!("these pods are not well: {}", waiting.join(", "));
+            ensure!(waiting.is_empty(), "these pods are not well: {}", waiting.join(", "));
+            bail!("pods change all the time");
         }
         last = now;
         thread::sleep(LOOK_EVERY);
@@ -125,6 +124,5 @@ fn is_well(pod: &Value) -> bool {
             || phase == "Failed"
             || pod["spec"]["nodeSelector"]["place"] == "nowhere";
     }
-    let conditions = pod["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    up::state(pod) == "ready"
 }

@@ -18,8 +18,12 @@ use anyhow::{Context, Result};
 use crate::{compile, layout, layout::Build, packages, up};
 
 /// What making and running the machine needs besides what a cluster on this machine needs.
-const TOOLS: &[packages::Tool] =
-    &[("debootstrap", "debootstrap"), ("qemu-system-x86_64", "qemu-system-x86"), ("mke2fs", "e2fsprogs")];
+const TOOLS: &[packages::Tool] = &[
+    ("debootstrap", "debootstrap"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mke2fs", "e2fsprogs"),
+    ("systemctl", "systemd"),
+];
 
 /// Where the machine's parts are.
 pub(super) struct Places {
