@@ -48,6 +48,11 @@ impl Indices {
         self.next - self.free.len() as u32
     }
 
+    /// Every index that was ever handed out is below.
+    pub(super) fn end(&self) -> u32 {
+        self.next
+    }
+
     pub(super) fn capacity(&self) -> u32 {
         self.capacity
     }
@@ -135,6 +140,14 @@ impl Extents {
         self.capacity - self.free
     }
 
+    /// Every row in use is below.
+    pub(super) fn end(&self) -> u32 {
+        match self.holes.last_key_value() {
+            Some((&start, &length)) if start + length == self.capacity => start,
+            _ => self.capacity,
+        }
+    }
+
     pub(super) fn capacity(&self) -> u32 {
         self.capacity
     }
@@ -164,6 +177,8 @@ mod tests {
                     extents.release(held.swap_remove(size as usize % held.len()));
                 }
                 prop_assert_eq!(extents.in_use(), held.iter().map(|extent| extent.rows).sum::<u32>());
+                let last = held.iter().map(|extent| extent.start + extent.rows).max();
+                prop_assert_eq!(extents.end(), last.unwrap_or_default());
             }
             for extent in held {
                 extents.release(extent);
@@ -177,6 +192,7 @@ mod tests {
             indices.restore(used.clone());
             let mut rest: Vec<u32> = std::iter::from_fn(|| indices.allocate()).collect();
             rest.sort_unstable();
+            prop_assert_eq!(Indices::end(&indices), 32);
             let expected: Vec<u32> = (0..32).filter(|index| !used.contains(index)).collect();
             prop_assert_eq!(rest, expected);
         }

@@ -302,6 +302,8 @@ fn uplink_hooks(interface: &str) -> [TcHook<'_>; 2] {
 }
 
 #[cfg(test)]
+mod mapped_tests;
+#[cfg(test)]
 mod restart_tests;
 #[cfg(test)]
 mod tests;

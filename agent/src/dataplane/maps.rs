@@ -20,7 +20,10 @@ use aya::{
 };
 use ipnet::Ipv4Net;
 
-use super::{DataplaneError, table::TableMaps};
+use super::{
+    DataplaneError,
+    table::{Array, TableMaps},
+};
 use crate::sys::{bpf::GracePeriod, mapped::MappedArray};
 
 /// `BPF_NOEXIST`: a hash element that the datapath reads is never replaced.
@@ -32,9 +35,8 @@ pub(super) struct KernelMaps {
     frontend_capacity: u32,
     ranges: LpmTrie<MapData, SourceRangeKey, u32>,
     range_capacity: u32,
-    heads: MappedArray,
-    slots: MappedArray,
-    backends: MappedArray,
+    /// By the number of the array.
+    arrays: [MappedArray; 3],
     connections: PerCpuArray<MapData, u64>,
 }
 
@@ -74,14 +76,30 @@ fn open_counters(directory: &Path, name: &str) -> Result<PerCpuArray<MapData, u6
     PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(|source| kernel("open", name, source))
 }
 
+/// Nothing of it is mapped yet.
+fn open_array(directory: &Path, name: &str, words_per_element: usize) -> Result<MappedArray, DataplaneError> {
+    let (data, capacity) = open_data(directory, name)?;
+    MappedArray::new(data.fd().as_fd(), capacity as usize * words_per_element)
+        .map_err(|source| kernel("open", name, source))
+}
+
+/// Mapped whole: it is small.
 pub(super) fn open_mapped(
     directory: &Path,
     name: &str,
     words_per_element: usize,
 ) -> Result<MappedArray, DataplaneError> {
-    let (data, capacity) = open_data(directory, name)?;
-    MappedArray::new(data.fd().as_fd(), capacity as usize * words_per_element)
-        .map_err(|source| kernel("map", name, source))
+    let mut array = open_array(directory, name, words_per_element)?;
+    array.reach(array.len()).map_err(|source| kernel("map", name, source))?;
+    Ok(array)
+}
+
+fn name_of(array: Array) -> &'static str {
+    match array {
+        Array::Heads => "HEADS",
+        Array::Slots => "SLOTS",
+        Array::Backends => "BACKENDS",
+    }
 }
 
 impl KernelMaps {
@@ -89,15 +107,14 @@ impl KernelMaps {
     pub(super) fn open(directory: &Path) -> Result<Self, DataplaneError> {
         let (frontends, frontend_capacity) = open_hash(directory, "FRONTENDS")?;
         let (ranges, range_capacity) = open_data(directory, "SOURCE_RANGES")?;
+        let open = |array: Array| open_array(directory, name_of(array), array.words());
         Ok(Self {
             frontends,
             frontend_capacity,
             ranges: LpmTrie::try_from(Map::LpmTrie(ranges))
                 .map_err(|source| kernel("open", "SOURCE_RANGES", source))?,
             range_capacity,
-            heads: open_mapped(directory, "HEADS", 2)?,
-            slots: open_mapped(directory, "SLOTS", 8)?,
-            backends: open_mapped(directory, "BACKENDS", 2)?,
+            arrays: [open(Array::Heads)?, open(Array::Slots)?, open(Array::Backends)?],
             connections: open_counters(directory, "CONNECTIONS")?,
         })
     }
@@ -110,16 +127,22 @@ fn range_key(service: u32, range: Ipv4Net) -> Key<SourceRangeKey> {
 }
 
 impl TableMaps for KernelMaps {
-    fn heads(&self) -> &[AtomicU64] {
-        &self.heads
+    fn elements(&self, array: Array) -> usize {
+        self.arrays[array as usize].len() / array.words()
     }
 
-    fn slots(&self) -> &[AtomicU64] {
-        &self.slots
+    fn word(&self, array: Array, index: usize) -> &AtomicU64 {
+        &self.arrays[array as usize][index]
     }
 
-    fn backends(&self) -> &[AtomicU64] {
-        &self.backends
+    fn reach(&mut self, array: Array, elements: u32) -> Result<(), DataplaneError> {
+        let words = elements as usize * array.words();
+        let reached = self.arrays[array as usize].reach(words);
+        reached.map_err(|source| kernel("map", name_of(array), source))
+    }
+
+    fn keep(&mut self, array: Array, elements: u32) {
+        self.arrays[array as usize].keep(elements as usize * array.words());
     }
 
     fn wait_for_readers(&self) -> Result<(), DataplaneError> {

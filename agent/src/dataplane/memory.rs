@@ -22,17 +22,30 @@ use agent_ebpf_common::{
 };
 use ipnet::Ipv4Net;
 
-use super::{DataplaneError, lock, table::TableMaps};
+use super::{
+    DataplaneError, lock,
+    table::{Array, TableMaps},
+};
 
 /// The maps. A frontend that is inserted twice or removed when absent is an error, as it is to a kernel's reader.
-#[derive(Clone, Debug)]
-pub(super) struct Memory(Arc<Kernel>);
+#[derive(Debug)]
+pub(super) struct Memory {
+    kernel: Arc<Kernel>,
+    /// Words of each array that whoever holds this has reached.
+    reached: [usize; 3],
+}
+
+/// The same kernel, for somebody who has reached nothing yet.
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self { kernel: Arc::clone(&self.kernel), reached: [0; 3] }
+    }
+}
 
 #[derive(Debug)]
 struct Kernel {
-    heads: Vec<AtomicU64>,
-    slots: Vec<AtomicU64>,
-    backends: Vec<AtomicU64>,
+    /// By the number of the array.
+    arrays: [Vec<AtomicU64>; 3],
     capacity: u32,
     random: AtomicU32,
     hashes: Mutex<Hashes>,
@@ -58,6 +71,8 @@ struct Script {
     left: Option<usize>,
     /// After how many changes of a hash map the kernel refuses one.
     refuse_after: Option<usize>,
+    /// Of which array the kernel lets nobody reach more.
+    refuse_reach: Option<Array>,
     /// Looks at the maps before each write.
     observer: Option<Observer>,
     /// Words that a reader may still hold, with the set that each led to.
@@ -128,23 +143,30 @@ impl Memory {
 
     pub(super) fn new(frontends: u32, rows: usize, backends: usize) -> Self {
         let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Kernel {
-            heads: zeros(frontends as usize * 2),
-            slots: zeros(rows * 8),
-            backends: zeros(backends * 2),
+        let kernel = Arc::new(Kernel {
+            arrays: [
+                zeros(frontends as usize * Array::Heads.words()),
+                zeros(rows * Array::Slots.words()),
+                zeros(backends * Array::Backends.words()),
+            ],
             capacity: frontends,
             random: AtomicU32::new(1),
             hashes: Mutex::default(),
             script: Mutex::default(),
-        }))
+        });
+        Self { kernel, reached: [0; 3] }
+    }
+
+    fn array(&self, array: Array) -> &[AtomicU64] {
+        &self.kernel.arrays[array as usize]
     }
 
     fn hashes(&self) -> MutexGuard<'_, Hashes> {
-        lock(&self.0.hashes)
+        lock(&self.kernel.hashes)
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {
-        lock(&self.0.script)
+        lock(&self.kernel.script)
     }
 
     /// Changes of hash maps so far.
@@ -166,6 +188,21 @@ impl Memory {
     /// The kernel refuses the change of a hash map after so many more.
     pub(super) fn refuse_after(&self, changes: Option<usize>) {
         self.script().refuse_after = changes;
+    }
+
+    /// The kernel lets nobody reach more of this array.
+    pub(super) fn refuse_reach(&self, array: Option<Array>) {
+        self.script().refuse_reach = array;
+    }
+
+    /// Words of each array that this holder has reached.
+    pub(super) fn reached(&self) -> [usize; 3] {
+        self.reached
+    }
+
+    /// A word of an array, whoever has reached it.
+    pub(super) fn raw(&self, array: Array, index: usize) -> &AtomicU64 {
+        &self.array(array)[index]
     }
 
     /// Runs `work` and kills it when it wants to write once more than so often: none of its writes comes after that, no
@@ -205,7 +242,7 @@ impl Memory {
 
     /// A machine that was switched off knows nothing.
     pub(super) fn reboot(&self) {
-        for word in self.0.heads.iter().chain(&self.0.slots).chain(&self.0.backends) {
+        for word in self.kernel.arrays.iter().flatten() {
             word.store(0, Ordering::Release);
         }
         *self.hashes() = Hashes::default();
@@ -324,16 +361,33 @@ fn wrong(subject: &str, source: &'static str) -> DataplaneError {
 }
 
 impl TableMaps for Memory {
-    fn heads(&self) -> &[AtomicU64] {
-        &self.0.heads
+    fn elements(&self, array: Array) -> usize {
+        self.array(array).len() / array.words()
     }
 
-    fn slots(&self) -> &[AtomicU64] {
-        &self.0.slots
+    /// What is not mapped cannot be read, and what is not there cannot be mapped.
+    fn word(&self, array: Array, index: usize) -> &AtomicU64 {
+        let reached = self.reached[array as usize];
+        assert!(index < reached, "word {index} of {array:?}, of which {reached} are reached");
+        &self.array(array)[index]
     }
 
-    fn backends(&self) -> &[AtomicU64] {
-        &self.0.backends
+    fn reach(&mut self, array: Array, elements: u32) -> Result<(), DataplaneError> {
+        let words = elements as usize * array.words();
+        assert!(words <= self.array(array).len(), "{elements} elements of {array:?}");
+        let refused = self.script().refuse_reach == Some(array);
+        let reached = &mut self.reached[array as usize];
+        if words > *reached && refused {
+            let (operation, subject) = ("map", format!("{array:?}"));
+            return Err(DataplaneError::Kernel { operation, subject, source: "refused".into() });
+        }
+        *reached = words.max(*reached);
+        Ok(())
+    }
+
+    fn keep(&mut self, array: Array, elements: u32) {
+        let reached = &mut self.reached[array as usize];
+        *reached = (*reached).min(elements as usize * array.words());
     }
 
     fn store(&self, word: &AtomicU64, value: u64, order: Ordering) {
@@ -351,7 +405,7 @@ impl TableMaps for Memory {
     }
 
     fn frontend_capacity(&self) -> u32 {
-        self.0.capacity
+        self.kernel.capacity
     }
 
     fn source_ranges(&self) -> Result<Vec<(u32, Ipv4Net)>, DataplaneError> {
@@ -359,7 +413,7 @@ impl TableMaps for Memory {
     }
 
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), DataplaneError> {
-        let capacity = self.0.capacity;
+        let capacity = self.kernel.capacity;
         if self.hashes().frontends.len() as u32 == capacity {
             return Err(DataplaneError::Full { map: "FRONTENDS", capacity, option: "frontends" });
         }
@@ -405,17 +459,17 @@ impl Tables for Memory {
     }
 
     fn head(&self, index: u32) -> Option<Head> {
-        let words = self.0.heads.get(index as usize * 2..index as usize * 2 + 2)?;
+        let words = self.array(Array::Heads).get(index as usize * 2..index as usize * 2 + 2)?;
         Some(Head { word: words[0].load(Ordering::Acquire), aux: words[1].load(Ordering::Relaxed) })
     }
 
     fn handle(&self, row: u32, lane: u32) -> Option<Handle> {
-        let word = self.0.slots.get((row * 8 + lane / 2) as usize)?.load(Ordering::Relaxed);
+        let word = self.array(Array::Slots).get((row * 8 + lane / 2) as usize)?.load(Ordering::Relaxed);
         Some(Handle((word >> (lane % 2 * 32)) as u32))
     }
 
     fn backend(&self, index: u32) -> Option<Backend> {
-        let words = self.0.backends.get(index as usize * 2..index as usize * 2 + 2)?;
+        let words = self.array(Array::Backends).get(index as usize * 2..index as usize * 2 + 2)?;
         Some(Backend { target: words[0].load(Ordering::Acquire), state: words[1].load(Ordering::Relaxed) })
     }
 
@@ -435,7 +489,7 @@ impl Tables for Memory {
 
     fn random(&self) -> u32 {
         let next = |seed: u32| Some(seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-        let drawn = self.0.random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let drawn = self.kernel.random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         drawn.unwrap_or_else(|seed| seed)
     }
 

@@ -144,8 +144,10 @@ impl PodMaps {
         Ok(())
     }
 
-    fn words(&self, index: u32) -> &[AtomicU64] {
-        &self.elements[index as usize * WORDS..][..WORDS]
+    /// The first two: those behind them are of the other address family.
+    fn words(&self, index: u32) -> [&AtomicU64; 2] {
+        let first = index as usize * WORDS;
+        [&self.elements[first], &self.elements[first + 1]]
     }
 
     /// The names last: who finds its own has read what belongs to it.

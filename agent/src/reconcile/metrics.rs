@@ -84,6 +84,11 @@ impl Metrics {
         metrics
     }
 
+    /// Passes so far.
+    pub(super) fn passes(&self) -> u64 {
+        self.passes.get()
+    }
+
     pub(super) fn pass(&self, seconds: f64, steps: usize) {
         self.passes.inc();
         self.steps.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));

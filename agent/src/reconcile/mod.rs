@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+use self::surplus::Surplus;
 use crate::{
     apply::{Apply, Events},
     model::{Desired, NodeView, PodUid, Upstream, chain},
@@ -24,6 +25,7 @@ use crate::{
     probes::Prober,
     records::Records,
     runtime::{Runtime, RuntimeEvent},
+    sys::memory,
 };
 
 mod conditions;
@@ -34,6 +36,7 @@ mod names;
 mod node_network;
 mod pod;
 mod programming;
+mod surplus;
 #[cfg(test)]
 mod tests;
 
@@ -89,8 +92,7 @@ pub struct Pods {
     known: Option<Arc<Desired>>,
     /// The node has been read once: before that a worker would not know what its pod has already.
     read: bool,
-    /// When memory was last given back.
-    trimmed: Option<Instant>,
+    surplus: Surplus,
 }
 
 impl Pods {
@@ -113,7 +115,7 @@ impl Pods {
             stop,
             known: None,
             read: false,
-            trimmed: None,
+            surplus: Surplus::default(),
         }
     }
 
@@ -125,7 +127,15 @@ impl Pods {
         let stop = self.stop.clone();
         let mut node = self.tools.node.clone();
         loop {
-            // All cancel-safe: watch, channels and interval keep what was not taken; a stream's next() too.
+            let quiet = self.surplus.due();
+            let quiet = async {
+                match quiet {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // All cancel-safe: watch, channels and interval keep what was not taken; a stream's next() too, and a time is
+            // waited for again.
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = self.desired.changed() => match changed {
@@ -145,6 +155,11 @@ impl Pods {
                 },
                 Some(event) = events.next() => self.event(&event),
                 Some(uid) = self.ended.recv() => self.worker_ended(&uid),
+                () = quiet => {
+                    if self.surplus.is_over(Instant::now(), self.tools.metrics.passes()) {
+                        memory::release_unused();
+                    }
+                }
                 _ = resync.tick() => {
                     if !self.resync().await {
                         resync.reset_after(RETRY);
@@ -157,6 +172,7 @@ impl Pods {
     }
 
     fn event(&mut self, event: &RuntimeEvent) {
+        self.surplus.stir(Instant::now());
         match event {
             RuntimeEvent::Exited(id) | RuntimeEvent::Oom(id) => {
                 let worker = id.parts().and_then(|(pod, ..)| self.workers.get(&pod));
@@ -177,6 +193,7 @@ impl Pods {
     /// Rings for the pods that changed, were added, went away, or use a secret or config map that changed.
     fn desired_changed(&mut self) {
         let Some(now) = self.desired.borrow_and_update().clone() else { return };
+        self.surplus.stir(Instant::now());
         let before = self.known.replace(Arc::clone(&now)).unwrap_or_default();
         let namespaces = changed_namespaces(&before, &now);
         let mut concerned: BTreeSet<_> = before.held.symmetric_difference(&now.held).cloned().collect();
@@ -230,12 +247,7 @@ impl Pods {
             self.worker(uid, Some(&inventory));
         }
         self.ring_all();
-        // Reading the whole node takes memory for a moment that nothing else needs so soon.
-        drop(inventory);
-        if self.trimmed.is_none_or(|at| at.elapsed() >= RESYNC) {
-            crate::sys::memory::release_unused();
-            self.trimmed = Some(Instant::now());
-        }
+        self.surplus.stir(Instant::now());
         true
     }
 

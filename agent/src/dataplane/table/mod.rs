@@ -37,14 +37,43 @@ use crate::model::{Chain, NodeName, ServiceId, ServiceSpec, ServiceTable};
 /// rest makes a wrap of its 12 bits within the life of a flow impossible in practice.
 const BACKENDS_AT_REST: usize = 4096;
 
+/// The arrays behind the hash maps. Each is used from its front: whoever hands out its elements hands out the first first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Array {
+    /// `HEADS`, one an element.
+    Heads,
+    /// `SLOTS`, a row an element.
+    Slots,
+    /// `BACKENDS`, one an element.
+    Backends,
+}
+
+impl Array {
+    /// All there are, in the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Heads, Self::Slots, Self::Backends];
+
+    /// Words of an element.
+    pub(super) const fn words(self) -> usize {
+        match self {
+            Self::Heads | Self::Backends => 2,
+            Self::Slots => ROW_WORDS,
+        }
+    }
+}
+
+/// Words of a row: two slots each.
+const ROW_WORDS: usize = ROW as usize / 2;
+
 /// The maps, as the table writes them.
 pub(super) trait TableMaps {
-    /// `HEADS` as words, two an element.
-    fn heads(&self) -> &[AtomicU64];
-    /// `SLOTS` as words, eight a row.
-    fn slots(&self) -> &[AtomicU64];
-    /// `BACKENDS` as words, two an element.
-    fn backends(&self) -> &[AtomicU64];
+    /// Elements that an array has.
+    fn elements(&self, array: Array) -> usize;
+    /// A word of an element that was reached.
+    fn word(&self, array: Array, index: usize) -> &AtomicU64;
+    /// Makes the first `elements` of an array ready to be read and written; those that are ready stay so.
+    fn reach(&mut self, array: Array, elements: u32) -> Result<(), DataplaneError>;
+    /// None but the first `elements` of an array are needed until they are reached again.
+    fn keep(&mut self, array: Array, elements: u32);
     /// Writes one of these words. All of them are written here, so that a test can end the writer between any two.
     fn store(&self, word: &AtomicU64, value: u64, order: Ordering) {
         word.store(value, order);
@@ -134,9 +163,9 @@ pub(super) struct Table<M> {
 impl<M: TableMaps> Table<M> {
     /// Takes over what the maps hold.
     pub(super) fn recover(maps: M) -> Result<Self, DataplaneError> {
-        let heads = maps.frontend_capacity().min((maps.heads().len() / 2) as u32);
-        let rows = (maps.slots().len() / 8).min(words::MAX_ROWS as usize) as u32;
-        let backends = ((maps.backends().len() / 2) as u32).min(1 << words::INDEX_BITS);
+        let heads = maps.frontend_capacity().min(maps.elements(Array::Heads) as u32);
+        let rows = maps.elements(Array::Slots).min(words::MAX_ROWS as usize) as u32;
+        let backends = (maps.elements(Array::Backends) as u32).min(1 << words::INDEX_BITS);
         let mut table = Self {
             maps,
             node: None,
@@ -156,9 +185,16 @@ impl<M: TableMaps> Table<M> {
         };
         // The last agent may have ended before the grace period of what it took out of use.
         table.maps.wait_for_readers()?;
+        for (array, all) in Array::ALL.into_iter().zip([heads, rows, backends]) {
+            table.maps.reach(array, all)?;
+        }
         // The first index is the first to be used, and its word is never all zeros again.
         table.inherited = table.head(0).word != 0;
         table.recovered = Some(table.read_back()?);
+        let used = [table.heads.end(), table.rows.end(), table.backends.end()];
+        for (array, used) in Array::ALL.into_iter().zip(used) {
+            table.maps.keep(array, used);
+        }
         Ok(table)
     }
 
@@ -280,8 +316,8 @@ impl<M: TableMaps> Table<M> {
         for handle in retired.backends {
             // Datagram flows that stick to it choose again; TCP connections drain.
             let backend = self.backend(handle.index()).dead();
-            let word = &self.maps.backends()[handle.index() as usize * 2 + 1];
-            self.maps.store(word, backend.state, Ordering::Release);
+            let [_, state] = self.pair(Array::Backends, handle.index());
+            self.maps.store(state, backend.state, Ordering::Release);
             self.backends.release(handle.index());
         }
         for extent in retired.extents {
@@ -312,13 +348,19 @@ impl<M: TableMaps> Table<M> {
         ]
     }
 
+    /// The two words of a head or backend.
+    fn pair(&self, array: Array, index: u32) -> [&AtomicU64; 2] {
+        let first = index as usize * array.words();
+        [self.maps.word(array, first), self.maps.word(array, first + 1)]
+    }
+
     fn head(&self, index: u32) -> Head {
-        let words = &self.maps.heads()[index as usize * 2..][..2];
+        let words = self.pair(Array::Heads, index);
         Head { word: words[0].load(Ordering::Acquire), aux: words[1].load(Ordering::Relaxed) }
     }
 
     fn backend(&self, index: u32) -> Backend {
-        let words = &self.maps.backends()[index as usize * 2..][..2];
+        let words = self.pair(Array::Backends, index);
         Backend { target: words[0].load(Ordering::Acquire), state: words[1].load(Ordering::Relaxed) }
     }
 
@@ -330,6 +372,8 @@ impl<M: TableMaps> Table<M> {
             capacity: self.backends.capacity(),
             option: "backends",
         })?;
+        let reached = self.maps.reach(Array::Backends, self.backends.end());
+        reached.inspect_err(|_| self.backends.release(index))?;
         let generation = (self.backend(index).generation() + 1) % words::GENERATIONS;
         let flags = if target.local { words::LOCAL } else { 0 };
         let backend = Backend::new(
@@ -339,9 +383,9 @@ impl<M: TableMaps> Table<M> {
             flags,
             service,
         );
-        let slot = &self.maps.backends()[index as usize * 2..][..2];
-        self.maps.store(&slot[0], backend.target, Ordering::Relaxed);
-        self.maps.store(&slot[1], backend.state, Ordering::Release);
+        let [target, state] = self.pair(Array::Backends, index);
+        self.maps.store(target, backend.target, Ordering::Relaxed);
+        self.maps.store(state, backend.state, Ordering::Release);
         Ok(Handle::new(index, generation))
     }
 
@@ -353,10 +397,12 @@ impl<M: TableMaps> Table<M> {
         }
         let rows = (handles.len() as u32).div_ceil(ROW);
         let extent = self.rows.allocate(rows).ok_or_else(|| too_many(self.rows.capacity() * ROW))?;
-        let words = &self.maps.slots()[extent.start as usize * 8..][..rows as usize * 8];
-        for (word, pair) in words.iter().zip(handles.chunks(2)) {
+        let reached = self.maps.reach(Array::Slots, extent.start + extent.rows);
+        reached.inspect_err(|_| self.rows.release(extent))?;
+        for (index, pair) in (extent.start as usize * ROW_WORDS..).zip(handles.chunks(2)) {
             // Lanes are 32 bits; the programs are compiled for little-endian machines only.
             let high = pair.get(1).map_or(0, |handle| u64::from(handle.0));
+            let word = self.maps.word(Array::Slots, index);
             self.maps.store(word, high << 32 | u64::from(pair[0].0), Ordering::Relaxed);
         }
         Ok(extent)
@@ -364,9 +410,9 @@ impl<M: TableMaps> Table<M> {
 
     /// The publish store: what was written before it becomes visible with it.
     fn store_head(&self, index: u32, publish: Publish, aux: u64) {
-        let head = &self.maps.heads()[index as usize * 2..][..2];
-        self.maps.store(&head[1], aux, Ordering::Relaxed);
-        self.maps.store(&head[0], publish.pack(), Ordering::Release);
+        let [word, other] = self.pair(Array::Heads, index);
+        self.maps.store(other, aux, Ordering::Relaxed);
+        self.maps.store(word, publish.pack(), Ordering::Release);
     }
 }
 

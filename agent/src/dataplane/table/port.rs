@@ -8,7 +8,7 @@ use agent_ebpf_common::{
 };
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DataplaneError, PortId, Table, TableMaps};
+use super::{Array, DataplaneError, PortId, Table, TableMaps};
 use crate::{
     dataplane::{
         alloc::Extent,
@@ -102,11 +102,7 @@ impl<M: TableMaps> Table<M> {
         }
         let index = match old {
             Some(old) => old.index,
-            None => self.heads.allocate().ok_or(DataplaneError::Full {
-                map: "HEADS",
-                capacity: self.heads.capacity(),
-                option: "frontends",
-            })?,
+            None => self.new_head()?,
         };
         let epoch = old.map_or(0, |old| old.epoch.wrapping_add(1));
         let extent = match old {
@@ -126,6 +122,18 @@ impl<M: TableMaps> Table<M> {
             self.retired.extents.push(old.extent);
         }
         Ok(true)
+    }
+
+    /// An index of `HEADS` that is nobody's.
+    fn new_head(&mut self) -> Result<u32, DataplaneError> {
+        let index = self.heads.allocate().ok_or(DataplaneError::Full {
+            map: "HEADS",
+            capacity: self.heads.capacity(),
+            option: "frontends",
+        })?;
+        let reached = self.maps.reach(Array::Heads, self.heads.end());
+        reached.inspect_err(|_| self.heads.release(index))?;
+        Ok(index)
     }
 
     /// Adds frontends, cluster addresses first, and removes those that are gone.

@@ -19,7 +19,7 @@ use agent_ebpf_common::{
 use ipnet::Ipv4Net;
 
 use super::{
-    DataplaneError, PortId, Table, TableMaps,
+    Array, DataplaneError, PortId, ROW_WORDS, Table, TableMaps,
     port::{HeadState, PortState},
 };
 use crate::{
@@ -77,7 +77,7 @@ impl<M: TableMaps> Table<M> {
         Ok(recovered)
     }
 
-    /// A set whose rows are in bounds and nobody else's; anything else is not ours to trust, is not adopted, and
+    /// A set whose rows are in bounds and nobody else's, and whose backends there are; anything else is not ours to trust, is not adopted, and
     /// is written anew.
     fn read_head(&mut self, index: u32) -> Option<(HeadState, u32)> {
         let head = self.head(index);
@@ -87,10 +87,15 @@ impl<M: TableMaps> Table<M> {
         if publish.row.checked_add(rows)? > self.rows.capacity() || !self.rows.reserve(extent) {
             return None;
         }
-        let words = &self.maps.slots()[extent.start as usize * 8..];
-        let handles = (0..usize::from(publish.slots))
-            .map(|slot| Handle((words[slot / 2].load(Ordering::Relaxed) >> (slot % 2 * 32)) as u32))
+        let first = extent.start as usize * ROW_WORDS;
+        let word = |slot| self.maps.word(Array::Slots, first + slot / 2).load(Ordering::Relaxed);
+        let handles: Vec<Handle> = (0..usize::from(publish.slots))
+            .map(|slot| Handle((word(slot) >> (slot % 2 * 32)) as u32))
             .collect();
+        if handles.iter().any(|handle| handle.index() >= self.backends.capacity()) {
+            self.rows.release(extent);
+            return None;
+        }
         let state = HeadState {
             index,
             extent,
@@ -107,8 +112,8 @@ impl<M: TableMaps> Table<M> {
         for index in (0..self.backends.capacity()).filter(|index| !used.contains(index)) {
             let backend = self.backend(index);
             if backend.state as u8 == words::ACTIVE {
-                let word = &self.maps.backends()[index as usize * 2 + 1];
-                self.maps.store(word, backend.dead().state, Ordering::Release);
+                let [_, state] = self.pair(Array::Backends, index);
+                self.maps.store(state, backend.dead().state, Ordering::Release);
             }
         }
     }

@@ -101,8 +101,8 @@ fn a_set_in_use_is_not_written_to_before_its_grace_period_ends() {
     table.publish(&services("10.0.0.3:80"), &node()).unwrap();
     // A reader that loaded the first word still finds the first backend, alive.
     let handle = table.maps.handle(Publish::unpack(old.word).row, 0).unwrap();
-    let backend = TableMaps::backends(&table.maps)[handle.index() as usize * 2].load(Ordering::Relaxed);
-    assert_eq!(backend >> 32, u64::from(u32::from_ne_bytes([10, 0, 0, 1])));
+    let backend = Tables::backend(&table.maps, handle.index()).unwrap();
+    assert_eq!(backend.target >> 32, u64::from(u32::from_ne_bytes([10, 0, 0, 1])));
     assert!(Tables::backend(&table.maps, handle.index()).unwrap().alive(handle));
     let retired = table.take_retired();
     table.release(retired);
@@ -274,4 +274,61 @@ fn locality_follows_the_node() {
     assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.1:80"]));
     let done = table.publish(&services, &"there".into()).unwrap();
     assert_eq!(done.changed, 1);
+}
+
+/// Elements reached of heads, rows and backends.
+fn reached(table: &Table<Memory>) -> [usize; 3] {
+    let words = table.maps.reached();
+    Array::ALL.map(|array| words[array as usize] / array.words())
+}
+
+#[test]
+fn no_more_of_the_arrays_is_mapped_than_is_in_use() {
+    let mut table = Table::recover(Memory::new(1024, 1024, 1024)).unwrap();
+    assert_eq!(reached(&table), [0, 0, 0], "nothing is in use");
+    let endpoints: Vec<String> = (1..=40).map(|last| format!("10.0.0.{last}:80")).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let services = || [("a", with("10.96.0.1", &endpoints)), ("b", with("10.96.0.2", &["10.0.0.9:80"]))];
+    publish(&mut table, services());
+    assert_eq!(reached(&table), [2, 4, 41]);
+    publish(&mut table, [("b", with("10.96.0.2", &["10.0.0.9:80"]))]);
+    assert_eq!(reached(&table), [2, 4, 41], "what is freed is used again first");
+    // The next agent reads everything, and keeps what is in use: here the last of each.
+    let mut table = restart(table);
+    assert_eq!(reached(&table), [2, 4, 41]);
+    publish(&mut table, services());
+    publish(&mut table, []);
+    assert_eq!(reached(&restart(table)), [0, 0, 0]);
+}
+
+#[test]
+fn a_service_for_which_no_more_can_be_mapped_is_named_and_comes_when_it_can() {
+    let one = ("a", with("10.96.0.1", &["10.0.0.1:80"]));
+    let two = of([one.clone(), ("b", with("10.96.0.2", &["10.0.0.1:80", "10.0.0.2:80"]))]);
+    for array in Array::ALL {
+        let mut table = table();
+        table.publish(&of([one.clone()]), &node()).unwrap();
+        table.maps.refuse_reach(Some(array));
+        let error = table.publish(&two, &node()).unwrap_err();
+        let DataplaneError::Services { failed, .. } = &error else { panic!("{error}") };
+        assert!(failed.iter().all(|(service, _)| *service == id("b")), "{failed:?}");
+        assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.1:80"]));
+        assert_eq!(answers(&table.maps, "10.96.0.2:80"), None, "without more of {array:?}");
+        table.maps.refuse_reach(None);
+        table.publish(&two, &node()).unwrap();
+        assert_eq!(answers(&table.maps, "10.96.0.2:80"), set(&["10.0.0.1:80", "10.0.0.2:80"]));
+        assert_eq!(readers::leaks(&table), Vec::<String>::new(), "after more of {array:?}");
+    }
+}
+
+#[test]
+fn a_set_that_leads_out_of_bounds_is_not_taken_over() {
+    let mut table = table();
+    publish(&mut table, [("a", with("10.96.0.1", &["10.0.0.1:80"]))]);
+    // Not by us: the first slot of the first row.
+    table.maps.raw(Array::Slots, 0).store(u64::from(Handle::new(64, 1).0), Ordering::Relaxed);
+    let mut table = restart(table);
+    publish(&mut table, [("a", with("10.96.0.1", &["10.0.0.1:80"]))]);
+    assert_eq!(answers(&table.maps, "10.96.0.1:80"), set(&["10.0.0.1:80"]));
+    assert_eq!(readers::leaks(&table), Vec::<String>::new());
 }

@@ -117,7 +117,9 @@ impl Reader {
             license: c"GPL".as_ptr() as u64,
         };
         let program = bpf(BPF_PROG_LOAD, &attributes).map(owned).unwrap();
-        Self { program, flags: MappedArray::new(flags.as_fd(), 2).unwrap() }
+        let mut mapped = MappedArray::new(flags.as_fd(), 2).unwrap();
+        mapped.reach(2).unwrap();
+        Self { program, flags: mapped }
     }
 
     /// Runs the program once; returns when it has ended.

@@ -148,8 +148,8 @@ pub(super) fn broken_bonds(
 pub(super) fn leaks(table: &Table<Memory>) -> Vec<String> {
     let memory = &table.maps;
     let ports = || table.ports.values();
-    let words = TableMaps::backends(memory).chunks(2);
-    let active = words.filter(|words| words[1].load(Ordering::Relaxed) as u8 == words::ACTIVE).count();
+    let known = (0..).map_while(|index| Tables::backend(memory, index));
+    let active = known.filter(|backend| backend.state as u8 == words::ACTIVE).count();
     let backends: BTreeSet<u32> =
         ports().flat_map(|p| p.backends.values().map(|handle| handle.index())).collect();
     let services: BTreeSet<u32> = ports().map(|port| port.service).collect();
