@@ -39,6 +39,7 @@ mod request;
 mod respond;
 mod reviews;
 mod route;
+mod rows;
 mod server;
 mod stored;
 pub mod streams;
@@ -60,6 +61,7 @@ use negotiate::Offer;
 use openapi::OpenApi;
 use request::RequestContext;
 use route::Route;
+use rows::Rows;
 
 /// What a proxied request is for. The name may have a scheme and a port.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +144,7 @@ pub struct Api {
     stop: CancellationToken,
     metrics: Metrics,
     gate: limits::Gate,
+    rows: Arc<Rows>,
 }
 
 impl Api {
@@ -165,6 +168,7 @@ impl Api {
             stop,
             metrics,
             gate,
+            rows: Arc::default(),
         })
     }
 

@@ -92,7 +92,8 @@ pub(super) fn table(
         "columnDefinitions": columns, "rows": rows})
 }
 
-fn now() -> i64 {
+/// Now, in Unix seconds.
+pub(super) fn now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     i64::try_from(now).unwrap_or(i64::MAX)
 }
@@ -106,21 +107,33 @@ pub(super) fn of_list(
     include: Include,
     accepted: Accepted,
 ) -> Result<Bytes, ApiError> {
-    // The rows are its last field.
-    let head = encode(&table(layout, &[], page, include, accepted));
-    let end = head.len() - b"]}".len();
-    let (mut out, now) = (BytesMut::from(&head[..end]), now());
-    for (n, object) in objects.iter().enumerate() {
-        if n > 0 {
-            out.put_u8(b',');
+    let now = now();
+    around(&table(layout, &[], page, include, accepted), |out| {
+        for (n, object) in objects.iter().enumerate() {
+            if n > 0 {
+                out.put_u8(b',');
+            }
+            write_row(out, layout, object, now, include, accepted)?;
         }
-        write_row(&mut out, layout, object, now, include, accepted)?;
-    }
+        Ok(())
+    })
+}
+
+/// A table without rows, written with those that `write` writes: they are its last field.
+pub(super) fn around(
+    table: &Value,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError> {
+    let head = encode(table);
+    let end = head.len() - b"]}".len();
+    let mut out = BytesMut::from(&head[..end]);
+    write(&mut out)?;
     out.put_slice(&head[end..]);
     Ok(out.freeze())
 }
 
-fn write_row(
+/// One row of a stored object.
+pub(super) fn write_row(
     out: &mut BytesMut,
     layout: Layout<'_>,
     object: &Object,

@@ -16,7 +16,8 @@ use super::{
     negotiate::{Accepted, Form, Media},
     read,
     request::{Include, RequestContext},
-    stored, table,
+    rows::Rows,
+    table,
 };
 use crate::{
     kinds::{Kind, schema::complete, wire},
@@ -51,6 +52,7 @@ pub(super) async fn watch(
     }
     let encoder = EventEncoder {
         kind: kind.clone(),
+        rows: api.rows.clone(),
         accepted,
         table: if accepted.form == Form::Table { ask.table()? } else { Include::None },
         bookmarks: options.bookmarks,
@@ -114,6 +116,8 @@ fn later(
 /// Turns events into lines.
 struct EventEncoder {
     kind: Arc<Kind>,
+    /// Those that were made for others, too.
+    rows: Arc<Rows>,
     accepted: Accepted,
     table: Include,
     bookmarks: bool,
@@ -179,19 +183,22 @@ impl EventEncoder {
             .into()
     }
 
-    fn object(&mut self, object: &Object) -> Result<Bytes, ApiError> {
+    fn object(&mut self, object: &Arc<Object>) -> Result<Bytes, ApiError> {
         match self.accepted.form {
             Form::Plain => read::plain(&self.kind, object),
             Form::Partial | Form::PartialList => table::partial_of(object, self.accepted),
             Form::Table => {
-                let value = stored::decode(object)?;
-                let revision = object.revision.to_string();
-                Ok(self.table_of(std::slice::from_ref(&value), &revision))
+                let row = self.rows.row(&self.kind, object, self.table, self.accepted)?;
+                let head = self.table_of(&[], &object.revision.to_string());
+                table::around(&head, |out| {
+                    out.put(row);
+                    Ok(())
+                })
             }
         }
     }
 
-    fn table_of(&mut self, items: &[Value], revision: &str) -> Bytes {
+    fn table_of(&mut self, items: &[Value], revision: &str) -> Value {
         let page = table::Page { revision, next: None, remaining: None };
         let layout = table::Layout::of(&self.kind);
         let mut table = table::table(layout, items, page, self.table, self.accepted);
@@ -200,7 +207,7 @@ impl EventEncoder {
         {
             table.insert("columnDefinitions".to_owned(), Value::Null);
         }
-        encode(&table)
+        table
     }
 
     fn bookmark(&mut self, revision: Revision) -> Option<Bytes> {
@@ -221,7 +228,7 @@ impl EventEncoder {
         }
         let body = if self.accepted.form == Form::Table {
             // Upstream's has a row about nothing.
-            self.table_of(std::slice::from_ref(&object), &revision.to_string())
+            encode(&self.table_of(std::slice::from_ref(&object), &revision.to_string()))
         } else {
             if self.accepted.form == Form::Plain {
                 complete(&self.kind.ty, &mut object);

@@ -51,8 +51,8 @@ pub(super) enum By {
     Orphans(Arc<str>),
     /// That they are finished.
     Finished,
-    /// Namespace and labels.
-    Labels(Arc<str>, Labels),
+    /// Namespace and labels, and whether they have a controller.
+    Labels(Arc<str>, Labels, bool),
     /// Namespace and name of the service that they belong to.
     Service(Arc<str>, Arc<str>),
     /// The namespace, and a label that whom they select must bear, if there is one.
@@ -63,8 +63,8 @@ pub(super) enum By {
 #[derive(Default)]
 pub(super) struct Index {
     ids: HashMap<By, HashSet<Id>>,
-    /// The label sets of each namespace.
-    labels: HashMap<Arc<str>, HashSet<Labels>>,
+    /// The label sets of each namespace, of those that have a controller and of those that have none.
+    labels: HashMap<(Arc<str>, bool), HashSet<Labels>>,
 }
 
 impl Index {
@@ -82,18 +82,19 @@ impl Index {
         }
         for came in after.difference(&before) {
             self.ids.entry(came.clone()).or_default().insert(id.clone());
-            if let By::Labels(namespace, labels) = came {
-                self.labels.entry(namespace.clone()).or_default().insert(labels.clone());
+            if let By::Labels(namespace, labels, owned) = came {
+                self.labels.entry((namespace.clone(), *owned)).or_default().insert(labels.clone());
             }
         }
     }
 
     fn forget(&mut self, by: &By) {
-        let By::Labels(namespace, labels) = by else { return };
-        if let Some(sets) = self.labels.get_mut(namespace) {
+        let By::Labels(namespace, labels, owned) = by else { return };
+        let place = (namespace.clone(), *owned);
+        if let Some(sets) = self.labels.get_mut(&place) {
             sets.remove(labels);
             if sets.is_empty() {
-                self.labels.remove(namespace);
+                self.labels.remove(&place);
             }
         }
     }
@@ -103,14 +104,20 @@ impl Index {
         self.ids.get(by).into_iter().flatten()
     }
 
-    /// Those of a namespace whose labels pass `keep`, which is asked once for each set of labels.
+    /// Those of a namespace, with a controller or without one as `owned` says, whose labels pass `keep`, which is asked
+    /// once for each set of labels that either bear.
     pub(super) fn labelled<'a>(
         &'a self,
         namespace: &'a Arc<str>,
+        owned: &'a [bool],
         keep: impl Fn(&BTreeMap<String, String>) -> bool,
     ) -> impl Iterator<Item = &'a Id> {
-        let sets = self.labels.get(namespace).into_iter().flatten().filter(move |labels| keep(labels));
-        sets.flat_map(move |labels| self.find(&By::Labels(namespace.clone(), labels.clone())))
+        let sets = owned.iter().flat_map(move |owned| {
+            let sets = self.labels.get(&(namespace.clone(), *owned)).into_iter().flatten();
+            sets.map(move |labels| (labels, *owned))
+        });
+        sets.filter(move |(labels, _)| keep(labels))
+            .flat_map(move |(labels, owned)| self.find(&By::Labels(namespace.clone(), labels.clone(), owned)))
     }
 
     /// Those of a namespace that may select who bears these labels.
@@ -147,7 +154,7 @@ fn keys<T: Cached>(id: &Id, object: Option<&T>) -> BTreeSet<By> {
     let keys = [
         controller.map(|owner| By::Controller(owner.uid.as_str().into())),
         node.map(|node| By::Node(node.into())),
-        labels.map(|labels| By::Labels(namespace(), labels.clone())),
+        labels.map(|labels| By::Labels(namespace(), labels.clone(), controller.is_some())),
         service.map(|service| By::Service(namespace(), service.into())),
         selects.map(|label| By::Selects(namespace(), label)),
         (as_orphan && controller.is_none()).then(|| By::Orphans(namespace())),

@@ -106,6 +106,9 @@ pub struct Table<T: Cached> {
     handlers: RwLock<Vec<Handler<T>>>,
     synced: watch::Sender<bool>,
     shared: T::Shared,
+    /// How many objects were handed out besides those that were asked for by name.
+    #[cfg(test)]
+    given: std::sync::atomic::AtomicUsize,
 }
 
 impl<T: Cached> Default for Table<T> {
@@ -116,6 +119,8 @@ impl<T: Cached> Default for Table<T> {
             handlers: RwLock::default(),
             synced: watch::Sender::new(false),
             shared: T::Shared::default(),
+            #[cfg(test)]
+            given: std::sync::atomic::AtomicUsize::default(),
         }
     }
 }
@@ -130,7 +135,7 @@ impl<T: Cached> Table<T> {
     /// All objects, ordered by namespace and name.
     pub fn all(&self) -> Vec<Arc<T>> {
         let state = self.read();
-        state.items.values().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect()
+        self.giving(state.items.values().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect())
     }
 
     /// How many there are.
@@ -146,7 +151,8 @@ impl<T: Cached> Table<T> {
     /// The objects of one namespace, ordered by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
         let state = self.read();
-        state.items.get(namespace).into_iter().flat_map(BTreeMap::values).map(|e| e.value.clone()).collect()
+        let names = state.items.get(namespace).into_iter();
+        self.giving(names.flat_map(BTreeMap::values).map(|e| e.value.clone()).collect())
     }
 
     /// The objects whose controller reference points at `uid`.
@@ -183,7 +189,13 @@ impl<T: Cached> Table<T> {
     /// however many bear it.
     pub fn labelled(&self, namespace: &str, keep: impl Fn(&BTreeMap<String, String>) -> bool) -> Vec<Arc<T>> {
         let state = self.read();
-        state.values(state.index.labelled(&namespace.into(), keep))
+        self.giving(state.values(state.index.labelled(&namespace.into(), &[false, true], keep)))
+    }
+
+    /// Those of them that have no controller.
+    pub fn unowned(&self, namespace: &str, keep: impl Fn(&BTreeMap<String, String>) -> bool) -> Vec<Arc<T>> {
+        let state = self.read();
+        self.giving(state.values(state.index.labelled(&namespace.into(), &[false], keep)))
     }
 
     /// The objects of a namespace that may select who bears these labels, ordered by name: those that pass `keep`, and no
@@ -195,14 +207,32 @@ impl<T: Cached> Table<T> {
         keep: impl Fn(&T) -> bool,
     ) -> Vec<Arc<T>> {
         let state = self.read();
-        let mut found = state.values(state.index.may_select(&namespace.into(), labels));
+        let mut found = self.giving(state.values(state.index.may_select(&namespace.into(), labels)));
         found.retain(|object| keep(object));
         found
     }
 
     fn find(&self, by: &By) -> Vec<Arc<T>> {
         let state = self.read();
-        state.values(state.index.find(by))
+        self.giving(state.values(state.index.find(by)))
+    }
+
+    #[cfg(test)]
+    fn giving(&self, found: Vec<Arc<T>>) -> Vec<Arc<T>> {
+        self.given.fetch_add(found.len(), std::sync::atomic::Ordering::Relaxed);
+        found
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests count what is handed out")]
+    const fn giving(&self, found: Vec<Arc<T>>) -> Vec<Arc<T>> {
+        found
+    }
+
+    /// How many objects were handed out besides those that were asked for by name.
+    #[cfg(test)]
+    pub(crate) fn given(&self) -> usize {
+        self.given.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Calls `handler` for every later change, in order, while the table's order is locked: it must be quick

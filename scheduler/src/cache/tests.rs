@@ -145,6 +145,25 @@ fn a_selector_is_held_against_each_set_of_labels_and_not_against_each_pod() {
 }
 
 #[test]
+fn pods_that_have_a_controller_are_no_candidates_of_others() {
+    let table = Table::<Pod>::default();
+    for n in 0..100 {
+        table.observe(&pod(&format!("p{n:02}"), &n.to_string(), Some("set")), Revision(n));
+    }
+    table.observe(&pod("orphan", "o", None), Revision(200));
+    let before = table.given();
+    assert_eq!(names(&table.unowned("default", |_| true)), ["orphan"]);
+    assert_eq!(table.given() - before, 1, "no look at those that are somebody's");
+    assert_eq!(table.labelled("default", |_| true).len(), 101);
+    table.observe(&pod("orphan", "o", Some("set")), Revision(201));
+    table.observe(&pod("p00", "0", None), Revision(202));
+    assert_eq!(names(&table.unowned("default", |_| true)), ["p00"]);
+    assert!(
+        table.unowned("elsewhere", |_| true).is_empty() && table.unowned("default", |_| false).is_empty()
+    );
+}
+
+#[test]
 fn only_those_are_asked_who_can_select_a_pod_with_these_labels() {
     let (services, sets) = (Table::<Service>::default(), Table::<ReplicaSet>::default());
     for n in 0..100u64 {

@@ -1,11 +1,14 @@
 //! Pod ranges: every node gets one of its own, cut from the cluster's.
 
-use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
+mod ranges;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
+use self::ranges::Ranges;
 use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{Cache, Client, Id, MetaExt, WriteError},
@@ -19,8 +22,8 @@ struct NodeRanges {
     cache: Cache,
     client: Client,
     recorder: Recorder,
-    cluster: Ipv4Net,
-    prefix: u8,
+    /// Those of the nodes that the cache has.
+    ranges: Arc<Mutex<Ranges>>,
 }
 
 /// Starts the controller: ranges of `prefix` bits from `cluster`.
@@ -33,29 +36,27 @@ pub(super) fn start(
     prefix: u8,
 ) {
     let queue: Arc<Queue<Id>> = runtime.queue(NodeRanges::NAME);
-    let of_nodes = queue.clone();
+    let ranges = Arc::new(Mutex::new(Ranges::new(cluster, prefix)));
+    let (of_nodes, taken) = (queue.clone(), ranges.clone());
     cache.nodes.on_change(move |change| {
+        let of = |node: Option<&Arc<Node>>| node.and_then(|node| range(node));
+        lock(&taken).change(of(change.old), of(change.new));
         if let Some(node) = change.new.filter(|n| range(n).is_none()) {
             of_nodes.add(Id::of(&node.metadata));
         }
     });
     let client = Client::new(objects, cache, COMPONENT);
-    let ranges = NodeRanges { cache: cache.clone(), client, recorder: recorder.clone(), cluster, prefix };
-    runtime.spawn(ranges, &queue);
+    let controller = NodeRanges { cache: cache.clone(), client, recorder: recorder.clone(), ranges };
+    runtime.spawn(controller, &queue);
 }
 
 fn range(node: &Node) -> Option<Ipv4Net> {
     node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()
 }
 
-/// The first range of `prefix` bits in `cluster` that overlaps none of `used`.
-fn first_free(cluster: Ipv4Net, prefix: u8, used: &[Ipv4Net]) -> Option<Ipv4Net> {
-    let exact: HashSet<Ipv4Addr> =
-        used.iter().filter(|n| n.prefix_len() == prefix).map(Ipv4Net::network).collect();
-    let others: Vec<&Ipv4Net> = used.iter().filter(|n| n.prefix_len() != prefix).collect();
-    let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(&b.network()) || b.contains(&a.network());
-    let mut subnets = cluster.subnets(prefix).ok()?;
-    subnets.find(|net| !exact.contains(&net.network()) && !others.iter().any(|other| overlaps(other, net)))
+// Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+fn lock(ranges: &Mutex<Ranges>) -> MutexGuard<'_, Ranges> {
+    ranges.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Controller for NodeRanges {
@@ -69,8 +70,9 @@ impl Controller for NodeRanges {
         if range(&node).is_some() || node.metadata.deleting() {
             return Ok(Next::Done);
         }
-        let used: Vec<Ipv4Net> = self.cache.nodes.all().iter().filter_map(|n| range(n)).collect();
-        let Some(free) = first_free(self.cluster, self.prefix, &used) else {
+        // What the last pass gave is in it: our own writes are in the cache before they return.
+        let free = lock(&self.ranges).first_free();
+        let Some(free) = free else {
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.recorder.note(&*node, COMPONENT, &Note::warning("CIDRNotAvailable", message));
             // A node that leaves frees its range.
@@ -88,30 +90,5 @@ impl Controller for NodeRanges {
 
     fn all(&self) -> Vec<Id> {
         self.cache.nodes.all().iter().map(|n| Id::of(&n.metadata)).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn ranges_are_cut_in_order_and_do_not_overlap() {
-        let cluster = net("10.244.0.0/22");
-        let mut used = Vec::new();
-        for wanted in ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"] {
-            let free = first_free(cluster, 24, &used).unwrap();
-            assert_eq!(free, net(wanted));
-            used.push(free);
-        }
-        assert_eq!(first_free(cluster, 24, &used), None);
-        assert_eq!(first_free(cluster, 24, &used[1..]), Some(net("10.244.0.0/24")));
-        // After a change of the prefix length, old ranges of another length still count.
-        assert_eq!(first_free(cluster, 24, &[net("10.244.0.0/23")]), Some(net("10.244.2.0/24")));
-        assert_eq!(first_free(cluster, 25, &used[..1]), Some(net("10.244.1.0/25")));
     }
 }

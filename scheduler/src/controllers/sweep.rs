@@ -1,5 +1,7 @@
 //! What nobody else takes away: events after an hour, and the oldest of very many finished pods.
 
+mod ages;
+
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
@@ -7,11 +9,12 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 
+use self::ages::Ages;
 use super::runner::{Controller, Next, Queue, Runtime};
 use crate::{
     cache::{Cache, Client, WriteError},
-    model::{Reason, Resource},
-    objects::{DeleteOptions, Objects, Selection},
+    model::{Key, Object, Reason, Resource},
+    objects::{DeleteOptions, Objects},
 };
 
 /// Events are kept for so long, as upstream.
@@ -24,6 +27,7 @@ const AGAIN: Duration = Duration::from_secs(120);
 struct Sweep {
     cache: Cache,
     client: Client,
+    ages: Arc<Ages>,
 }
 
 /// Starts the controller.
@@ -32,7 +36,10 @@ pub(super) fn start(objects: &Objects, cache: &Cache, runtime: &Runtime) {
     queue.add("events");
     queue.add("pods");
     let client = Client::new(objects, cache, "pod-garbage-collector");
-    runtime.spawn(Sweep { cache: cache.clone(), client }, &queue);
+    let ages = Arc::new(Ages::default());
+    // Cancel-safe: what was noted is noted again, of everything that is there, at the next start.
+    runtime.tasks.essential("ages of events", ages::follow(objects.clone(), ages.clone()));
+    runtime.spawn(Sweep { cache: cache.clone(), client, ages }, &queue);
 }
 
 impl Controller for Sweep {
@@ -42,7 +49,7 @@ impl Controller for Sweep {
 
     async fn reconcile(&self, key: &&'static str) -> Result<Next, WriteError> {
         match *key {
-            "events" => self.events().await?,
+            "events" => drop(self.events(Timestamp::now()).await?),
             _ => self.pods().await?,
         }
         Ok(Next::After(AGAIN))
@@ -54,23 +61,36 @@ impl Controller for Sweep {
 }
 
 impl Sweep {
-    async fn events(&self) -> Result<(), WriteError> {
-        let objects = self.client.objects();
-        let oldest = Timestamp::now().saturating_sub(EVENT_LIFE).unwrap_or(Timestamp::MIN);
-        for object in objects.list(Resource::EVENTS, &Selection::default()).await?.items {
-            if object.decode::<Event>().is_ok_and(|event| !is_old(&event, oldest)) {
-                continue;
-            }
-            let (namespace, name) = (object.key.namespace.as_deref(), &object.key.name);
-            let options = DeleteOptions { uid: Some(object.uid.to_string()), ..DeleteOptions::default() };
-            match objects.remove(Resource::EVENTS, namespace, name, &options, self.client.options()).await {
-                Err(error) if error.reason == Reason::NotFound => {}
-                other => {
-                    other?;
+    /// Looks at those that may be old by now, and at no others; says at how many.
+    async fn events(&self, now: Timestamp) -> Result<usize, WriteError> {
+        let oldest = now.saturating_sub(EVENT_LIFE).unwrap_or(Timestamp::MIN);
+        let mut looked_at = 0;
+        while let Some(event) = self.ages.take_before(oldest) {
+            looked_at += 1;
+            let key = Key::namespaced(Resource::EVENTS, &event.namespace, &event.name);
+            let Some(object) = self.client.objects().stored(&key) else { continue };
+            // Told again since it was noted, it lives on from then.
+            match last_seen(&object).filter(|last| *last >= oldest) {
+                Some(last) => self.ages.note(event, last),
+                None => {
+                    if let Err(error) = self.remove(&object).await {
+                        self.ages.note(event, Timestamp::MIN);
+                        return Err(error);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(looked_at)
+    }
+
+    async fn remove(&self, event: &Object) -> Result<(), WriteError> {
+        let (namespace, name) = (event.key.namespace.as_deref(), &event.key.name);
+        let delete = DeleteOptions { uid: Some(event.uid.to_string()), ..DeleteOptions::default() };
+        let options = self.client.options();
+        match self.client.objects().remove(Resource::EVENTS, namespace, name, &delete, options).await {
+            Err(error) if error.reason == Reason::NotFound => Ok(()),
+            other => Ok(other.map(|_| ())?),
+        }
     }
 
     async fn pods(&self) -> Result<(), WriteError> {
@@ -85,31 +105,17 @@ impl Sweep {
     }
 }
 
-fn is_old(event: &Event, oldest: Timestamp) -> bool {
+/// When an event was told last; `None` when it does not say, or does not decode.
+fn last_seen(object: &Object) -> Option<Timestamp> {
+    let event: Event = object.decode_bare().ok()?;
     let times = [
-        event.last_timestamp.as_ref().map(|t| t.0),
-        event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0),
-        event.event_time.as_ref().map(|t| t.0),
-        event.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        event.last_timestamp.map(|t| t.0),
+        event.series.and_then(|s| s.last_observed_time).map(|t| t.0),
+        event.event_time.map(|t| t.0),
+        event.metadata.creation_timestamp.map(|t| t.0),
     ];
-    times.into_iter().flatten().max().is_none_or(|last| last < oldest)
+    times.into_iter().flatten().max()
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn an_event_lives_an_hour_from_when_it_was_last_seen() {
-        let event: Event = serde_json::from_value(json!({
-            "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "involvedObject": {},
-            "lastTimestamp": "2026-01-01T05:00:00Z",
-        }))
-        .unwrap();
-        assert!(!is_old(&event, "2026-01-01T04:59:00Z".parse().unwrap()));
-        assert!(is_old(&event, "2026-01-01T05:01:00Z".parse().unwrap()));
-        assert!(is_old(&Event::default(), "2026-01-01T05:01:00Z".parse().unwrap()));
-    }
-}
+mod tests;

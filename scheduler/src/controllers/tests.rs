@@ -237,6 +237,26 @@ async fn every_node_gets_a_range_of_its_own() {
     assert!(ranges.contains("10.244.19.0/24"), "{ranges:?}");
 }
 
+#[tokio::test]
+async fn a_node_that_comes_costs_no_look_at_the_others() {
+    const NODES: usize = 60;
+    let cluster = cluster().await;
+    for n in 0..NODES {
+        let name = format!("n{n}");
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        cluster.create(Resource::NODES, None, node).await;
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        cluster.patch(Resource::NODES, &name, Some(Subresource::Status), ready).await;
+        until("a range", async || {
+            let node = cluster.get(Resource::NODES, None, &name).await?;
+            node["spec"].get("podCIDR").cloned()
+        })
+        .await;
+    }
+    // Each loop asks for all of them once, when it begins.
+    assert!(cluster.cache.nodes.given() <= 4 * NODES, "{} nodes read", cluster.cache.nodes.given());
+}
+
 impl Cluster {
     async fn delete_with(&self, propagation: Propagation) {
         let delete = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };

@@ -155,3 +155,37 @@ async fn a_bookmark_shows_what_every_object_of_its_kind_does() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_row_is_made_once_however_many_watch() {
+    let f = Fixture::new().await;
+    let made = f.make("a").await;
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let uri = format!("{CONFIG_MAPS}?watch=1&resourceVersion={version}");
+    let mut watchers = Vec::new();
+    for _ in 0..20 {
+        let request = Request::get(&uri).header(header::ACCEPT, table).body(Body::empty()).unwrap();
+        watchers.push(Events::of(f.send(request).await));
+    }
+    for n in 0..2 {
+        let body = format!("{{\"data\": {{\"k\": \"{n}\"}}}}");
+        let patch =
+            request(Method::PATCH, &format!("{CONFIG_MAPS}/a"), "application/merge-patch+json", &body);
+        assert_eq!(f.send(patch).await.status(), StatusCode::OK, "{body}");
+    }
+    for watcher in &mut watchers {
+        for first in [true, false] {
+            let event = watcher.next().await.unwrap();
+            assert_eq!((&event["type"], &event["object"]["kind"]), (&json!("MODIFIED"), &json!("Table")));
+            assert_eq!(event["object"]["columnDefinitions"].is_array(), first);
+            let rows = event["object"]["rows"].as_array().unwrap();
+            assert_eq!((rows.len(), &rows[0]["cells"][0]), (1, &json!("a")));
+            assert_eq!(rows[0]["object"]["kind"], "PartialObjectMetadata");
+            let version = &rows[0]["object"]["metadata"]["resourceVersion"];
+            assert_eq!(&event["object"]["metadata"]["resourceVersion"], version);
+        }
+    }
+    // Two changes, and ages are told in seconds, of which another may have begun.
+    assert!((2..=8).contains(&f.api.rows.made()), "{} rows made", f.api.rows.made());
+}

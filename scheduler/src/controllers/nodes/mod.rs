@@ -8,7 +8,10 @@
 mod health;
 mod plan;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use serde_json::json;
@@ -16,7 +19,7 @@ use serde_json::json;
 use self::{
     health::Health,
     plan::{
-        Leave, Lost, NODE_NOT_READY, disrupted, is_marked_unready, leave, ready, restored, silenced, taints,
+        Census, Leave, Lost, NODE_NOT_READY, is_marked_unready, leave, ready, restored, silenced, taints,
     },
 };
 use super::{
@@ -41,6 +44,7 @@ struct Nodes {
     recorder: Recorder,
     lease: Duration,
     health: Arc<Health>,
+    census: Arc<Mutex<Census>>,
 }
 
 /// Starts the controller. A node is lost after `lease` of silence.
@@ -53,10 +57,13 @@ pub(super) fn start(
 ) {
     let queue: Arc<Queue<Id>> = runtime.queue(Nodes::NAME);
     let health = Arc::new(Health::new(lease));
-    let (of_nodes, told) = (queue.clone(), recorder.clone());
+    let census = Arc::new(Mutex::new(Census::default()));
+    let (of_nodes, told, counted) = (queue.clone(), recorder.clone(), census.clone());
     cache.nodes.on_change(move |change| {
+        let (old, new) = (change.old.map(|old| &**old), change.new.map(|new| &**new));
+        lock(&counted).change(old, new);
         if let Some(node) = change.either() {
-            for note in news(change.old.map(|old| &**old), change.new.map(|new| &**new)) {
+            for note in news(old, new) {
                 told.note(&**node, COMPONENT, &note);
             }
             of_nodes.add(Id::of(&node.metadata));
@@ -86,7 +93,12 @@ pub(super) fn start(
     });
     let client = Client::new(objects, cache, COMPONENT);
     let recorder = recorder.clone();
-    runtime.spawn(Nodes { cache: cache.clone(), client, recorder, lease, health }, &queue);
+    runtime.spawn(Nodes { cache: cache.clone(), client, recorder, lease, health, census }, &queue);
+}
+
+// Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+fn lock(census: &Mutex<Census>) -> std::sync::MutexGuard<'_, Census> {
+    census.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a change of a node tells, in upstream's words.
@@ -145,7 +157,7 @@ impl Controller for Nodes {
             Some(_) => self.unready(key).await?,
             None => {}
         }
-        let too_many = disrupted(self.cache.nodes.all().iter().map(|n| &**n));
+        let too_many = lock(&self.census).disrupted();
         let lost = self.health.lost(key, says.is_some_and(|r| r != "True"), too_many);
         if evicts(&node) {
             next = next.sooner(self.evict(&node, lost).await?);

@@ -104,15 +104,32 @@ fn stamped(taint: &Taint, now: Timestamp) -> Taint {
     taint
 }
 
-/// Whether so many nodes are lost that it is more likely the scheduler that is cut off from them. The cluster is
-/// one zone: all of its nodes are counted together. Nodes that have yet to report are neither here nor there.
-pub(super) fn disrupted<'a>(nodes: impl Iterator<Item = &'a Node>) -> bool {
-    let (mut all, mut lost) = (0, 0);
-    for ready in nodes.filter_map(ready) {
-        all += 1;
-        lost += usize::from(ready != "True");
+/// How many nodes have reported, and how many of those are lost; kept as they change. The cluster is one zone: all of its
+/// nodes are counted together. Nodes that have yet to report are neither here nor there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Census {
+    reported: usize,
+    lost: usize,
+}
+
+impl Census {
+    /// A node came, changed or went.
+    pub(super) fn change(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        let counts = |node: Option<&Node>| {
+            node.and_then(ready).map_or((0, 0), |says| (1, usize::from(says != "True")))
+        };
+        let (was, is) = (counts(old), counts(new));
+        self.reported = self.reported + is.0 - was.0;
+        self.lost = self.lost + is.1 - was.1;
     }
-    lost > 0 && (lost == all || (all >= DISRUPTION_NODES && lost * 100 > all * DISRUPTION_PERCENT))
+
+    /// Whether so many nodes are lost that it is more likely the scheduler that is cut off from them.
+    pub(super) const fn disrupted(self) -> bool {
+        let Self { reported, lost } = self;
+        lost > 0
+            && (lost == reported
+                || (reported >= DISRUPTION_NODES && lost * 100 > reported * DISRUPTION_PERCENT))
+    }
 }
 
 /// When a pod has to leave a node with these taints: at once, after a while, or never.

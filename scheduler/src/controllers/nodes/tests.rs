@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     news,
-    plan::{Leave, Lost, disrupted, leave, restored, silenced, taints},
+    plan::{Census, Leave, Lost, leave, restored, silenced, taints},
 };
 use crate::cache::Pod;
 
@@ -127,7 +127,25 @@ fn a_loss_of_nearly_everything_is_not_believed() {
         (45, 55, false),
         (44, 56, true),
     ] {
-        assert_eq!(disrupted(nodes(up, lost).iter()), expected, "{up} up, {lost} lost");
+        let mut census = Census::default();
+        for node in nodes(up, lost) {
+            census.change(None, Some(&node));
+        }
+        assert_eq!(census.disrupted(), expected, "{up} up, {lost} lost");
+    }
+    let (up, lost) = (node("True", json!({})), node("Unknown", json!({})));
+    let mut census = Census::default();
+    for (old, new, expected) in [
+        (None, Some(&up), false),
+        (Some(&up), Some(&lost), true),
+        (None, Some(&up), false),
+        (Some(&lost), Some(&up), false),
+        (Some(&up), None, false),
+        (Some(&up), Some(&lost), true),
+        (Some(&lost), None, false),
+    ] {
+        census.change(old, new);
+        assert_eq!(census.disrupted(), expected);
     }
 }
 

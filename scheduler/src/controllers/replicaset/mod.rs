@@ -15,7 +15,7 @@ use serde_json::json;
 
 use self::{
     kind::Replicated,
-    plan::{Failure, Plan, batches, plan, pod_of, status},
+    plan::{Failure, Plan, batches, plan, pod_of, status, wanted},
 };
 use super::{
     owner::{adopted, controller_of, controller_ref, released},
@@ -84,7 +84,10 @@ impl<K: Replicated> Controller for Sets<K> {
     async fn reconcile(&self, key: &Id) -> Result<Next, WriteError> {
         let Some(set) = K::table(&self.cache).get(key) else { return Ok(Next::Done) };
         let Some(selector) = set.selector() else { return Ok(Next::Done) };
-        let (candidates, related) = (self.candidates(&set, &selector), self.related(&set));
+        let candidates = self.candidates(&set, &selector);
+        // Who is to go is told by where all of them are; nobody goes while there are no more than wanted.
+        let may_shrink = candidates.len() > wanted(&set.as_set());
+        let related = if may_shrink { self.related(&set) } else { Vec::new() };
         let plan = plan(&set.as_set(), &selector, &candidates, &related, now());
         self.claim(&set, &plan).await?;
         let (mut owned, failure) = self.scale(&set, plan).await;
@@ -112,8 +115,7 @@ impl<K: Replicated> Sets<K> {
     fn candidates(&self, set: &K, selector: &LabelSelector) -> Vec<Arc<Pod>> {
         let namespace = set.metadata().namespace_str();
         let mut pods = self.cache.pods.controlled_by(set.metadata().uid_str());
-        let selected = self.cache.pods.labelled(namespace, |labels| selector.matches(labels));
-        pods.extend(selected.into_iter().filter(|pod| controller_of(&pod.metadata).is_none()));
+        pods.extend(self.cache.pods.unowned(namespace, |labels| selector.matches(labels)));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         pods
     }

@@ -43,7 +43,7 @@ pub(super) struct Plan {
 }
 
 /// Plans. `candidates` are the pods of the namespace that the set controls or selects; `related` the active
-/// pods of all sets under the same owner.
+/// pods of all sets under the same owner, asked for when there are more candidates than wanted.
 pub(super) fn plan(
     set: &ReplicaSet,
     selector: &LabelSelector,
@@ -77,7 +77,8 @@ pub(super) fn plan(
     plan
 }
 
-fn wanted(set: &ReplicaSet) -> usize {
+/// How many pods the set is to have.
+pub(super) fn wanted(set: &ReplicaSet) -> usize {
     let replicas = set.spec.replicas.unwrap_or(1);
     usize::try_from(replicas).unwrap_or(0)
 }

@@ -8,10 +8,18 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
+    Sets,
     kind::Replicated as _,
     plan::{Failure, batches, plan, pod_of, status},
 };
-use crate::{cache::Pod, controllers::owner::controller_ref, model::LabelSelector};
+use crate::{
+    cache::{Cache, Client, Pod},
+    controllers::owner::controller_ref,
+    events::Recorder,
+    model::LabelSelector,
+    objects::Objects,
+    tasks::Tasks,
+};
 
 fn set(replicas: i32) -> ReplicaSet {
     serde_json::from_value(json!({
@@ -54,6 +62,31 @@ fn at(second: i64) -> Timestamp {
 fn planned(set: &ReplicaSet, pods: &[Arc<Pod>]) -> super::Plan {
     let selector = LabelSelector::parse("app=web").unwrap();
     plan(set, &selector, pods, pods, at(10_000))
+}
+
+#[tokio::test]
+async fn a_set_reads_each_of_its_pods_once_and_nobody_elses() {
+    let (objects, cache, tasks) =
+        (Objects::in_memory(Vec::new()).await.unwrap(), Cache::default(), Tasks::default());
+    cache.start(&objects, &tasks);
+    cache.synced().await;
+    let client = Client::new(&objects, &cache, "test");
+    let mine = set(20);
+    let mut other = set(20);
+    other.metadata.uid = Some("other".to_owned());
+    for set in [&mine, &other] {
+        for _ in 0..20 {
+            client.create(&pod_of(set, controller_ref(set))).await.unwrap();
+        }
+    }
+    let mut orphan = pod_of(&mine, controller_ref(&mine));
+    orphan.metadata.owner_references = None;
+    client.create(&orphan).await.unwrap();
+    let recorder = Recorder::start(&objects, &tasks);
+    let sets = Sets::<ReplicaSet> { cache: cache.clone(), client, recorder, kind: std::marker::PhantomData };
+    let before = cache.pods.given();
+    let candidates = sets.candidates(&mine, &LabelSelector::parse("app=web").unwrap());
+    assert_eq!((candidates.len(), cache.pods.given() - before), (21, 21));
 }
 
 #[test]

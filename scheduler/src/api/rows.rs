@@ -1,0 +1,102 @@
+//! Rows of tables that watches are sent, each made once however many watch: to decode an object and to make its cells is
+//! most of what an event of such a watch costs. Only the latest are kept, for as long as watchers are about to send them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    negotiate::Accepted,
+    request::Include,
+    table::{self, Layout},
+};
+use crate::{
+    kinds::Kind,
+    model::{ApiError, Object},
+};
+
+/// So many rows are kept: a burst of changes that watchers have yet to send.
+const KEPT: usize = 64;
+/// A larger row, which has the object in it, is made for each watcher: kept rows are to take a megabyte at most.
+const LARGEST: usize = 16 << 10;
+
+/// A row that is being made, or was.
+type Row = Arc<OnceLock<Result<Bytes, ApiError>>>;
+
+/// What a row is of, and how it is shown. Objects and kinds are told by their place, which is nobody else's while it is
+/// remembered here.
+struct What {
+    object: Weak<Object>,
+    kind: Weak<Kind>,
+    include: Include,
+    /// Of `meta.k8s.io`.
+    version: &'static str,
+    /// Ages are in it.
+    second: i64,
+}
+
+impl PartialEq for What {
+    fn eq(&self, other: &Self) -> bool {
+        self.object.ptr_eq(&other.object)
+            && self.kind.ptr_eq(&other.kind)
+            && (self.include, self.version, self.second) == (other.include, other.version, other.second)
+    }
+}
+
+/// The latest rows.
+#[derive(Default)]
+pub(super) struct Rows {
+    latest: Mutex<VecDeque<(What, Row)>>,
+    #[cfg(test)]
+    made: std::sync::atomic::AtomicUsize,
+}
+
+impl Rows {
+    /// The row of an object as it is shown now.
+    pub(super) fn row(
+        &self,
+        kind: &Arc<Kind>,
+        object: &Arc<Object>,
+        include: Include,
+        accepted: Accepted,
+    ) -> Result<Bytes, ApiError> {
+        let second = table::now();
+        let make = || {
+            #[cfg(test)]
+            self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut out = BytesMut::new();
+            table::write_row(&mut out, Layout::of(kind), object, second, include, accepted)?;
+            Ok(out.freeze())
+        };
+        if include == Include::Object && object.json.len() > LARGEST {
+            return make();
+        }
+        let (object, kind) = (Arc::downgrade(object), Arc::downgrade(kind));
+        let what = What { object, kind, include, version: accepted.version(), second };
+        self.of(what).get_or_init(make).clone()
+    }
+
+    fn of(&self, what: What) -> Row {
+        // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who asks for a row asks for one of the last.
+        if let Some((_, row)) = latest.iter().rev().find(|(known, _)| *known == what) {
+            return row.clone();
+        }
+        if latest.len() >= KEPT {
+            latest.pop_front();
+        }
+        let row = Row::default();
+        latest.push_back((what, row.clone()));
+        row
+    }
+
+    /// How many were made.
+    #[cfg(test)]
+    pub(super) fn made(&self) -> usize {
+        self.made.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
