@@ -1,7 +1,11 @@
-//! The node protocol. Owns `node/v1/*.proto` and re-exports what protoc makes of it; no logic lives here but the form of
-//! what is signed, which protoc knows nothing of.
+//! The node protocol. Owns `node/v1/*.proto` and re-exports what protoc makes of it; no logic lives here but what
+//! both sides must hold alike and protoc knows nothing of: the form of what is signed, and what a service is with its slices.
 //! Both daemons convert these types at their edge (`control/convert.rs`, `nodes/convert.rs`): a wire type
 //! never travels further in.
+
+mod join;
+
+pub use join::joined;
 
 /// Version 1 of the protocol: bootstrap, session and stream.
 pub mod node {

@@ -8,14 +8,18 @@
 //! Secrets never lie in plain files: both are sealed with a key of this node (`ledger.key`, 0600), so that a
 //! copy of a file, or of a disk without that key, tells nothing. Never: knowledge of what the bytes mean.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, Nonce, aead::AeadInPlace};
 
 use super::files::{self, FileError};
 use crate::failpoint;
 
-const VERSION: u8 = 1;
+/// What is read. The first byte of a file of another version is another: it counts as none.
+const VERSIONS: RangeInclusive<u8> = 1..=2;
 const NONCE: usize = 12;
 /// Version and nonce come before what is sealed.
 const PREFIX: usize = 1 + NONCE;
@@ -34,6 +38,15 @@ impl Section {
         match self {
             Self::Work => "work.ledger",
             Self::Table => "table.ledger",
+        }
+    }
+
+    /// What is written. In a table of version 2 endpoints stand beside their services: an agent that does not know that
+    /// would take it for one in which nobody answers, and empty the kernel's; so it is to know of none.
+    const fn version(self) -> u8 {
+        match self {
+            Self::Work => 1,
+            Self::Table => 2,
         }
     }
 }
@@ -108,7 +121,7 @@ impl Ledger {
         let nonce: [u8; NONCE] = rand::random();
         let Draft(mut file) = draft;
         let (prefix, content) = file.split_at_mut(PREFIX);
-        prefix[0] = VERSION;
+        prefix[0] = section.version();
         prefix[1..].copy_from_slice(&nonce);
         let name = section.file().as_bytes();
         let sealed = self.cipher.encrypt_in_place_detached(&Nonce::from(nonce), name, content);
@@ -123,7 +136,7 @@ impl Ledger {
     fn unseal(&self, section: Section, mut file: Vec<u8>) -> Option<Vec<u8>> {
         let (version, rest) = file.split_first()?;
         let nonce: [u8; NONCE] = rest.split_at_checked(NONCE)?.0.try_into().ok()?;
-        if *version != VERSION {
+        if !VERSIONS.contains(version) {
             return None;
         }
         file.drain(..PREFIX);
@@ -170,7 +183,7 @@ mod tests {
         ledger.store(Section::Work, draft(b"work")).unwrap();
         std::fs::copy(dir.path().join("work.ledger"), dir.path().join("table.ledger")).unwrap();
         assert_eq!(ledger.load(Section::Table).unwrap(), None);
-        for content in [&b""[..], b"\x01short", b"\x02garbage of another version"] {
+        for content in [&b""[..], b"\x01short", b"\x03garbage of another version"] {
             std::fs::write(dir.path().join("work.ledger"), content).unwrap();
             assert_eq!(ledger.load(Section::Work).unwrap(), None);
         }

@@ -3,6 +3,9 @@
 //! An update is kept byte for byte, so that an agent which knows more reads more out of it: a field, or a kind, that
 //! this one does not know is in the ledger all the same. One that is not understood is no wish to be rid of its object:
 //! what was accepted of it before stays in force, and the update waits beside it for an agent that understands it.
+//!
+//! A service and its slices come apart and are shown together: of each service of which a part came, all parts are put
+//! together once, before anything is shown.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +17,7 @@ use gantry_proto::node::v1 as pb;
 use prost::Message;
 
 use super::{
-    convert::{ConvertError, Identity, Kind},
+    convert::{ConvertError, Identity, Kind, Put},
     ledger::Section,
 };
 use crate::model::{Chain, Desired, FailedObject, PodUid};
@@ -61,13 +64,15 @@ pub(super) struct Objects {
     accepted: Arc<BTreeMap<Identity, Bytes>>,
     /// The latest update of each name that is not understood.
     refused: Arc<BTreeMap<Identity, Refused>>,
+    /// Services of which parts came or went since all of them were put together.
+    parted: BTreeSet<Identity>,
 }
 
 impl Objects {
     /// None; `desired` says of which epoch, and whether there is a table.
     pub(super) fn empty(kinds: &'static [Kind], desired: Desired) -> Self {
         let (accepted, refused) = (Arc::default(), Arc::default());
-        Self { kinds, desired: Arc::new(desired), accepted, refused }
+        Self { kinds, desired: Arc::new(desired), accepted, refused, parted: BTreeSet::new() }
     }
 
     pub(super) fn desired(&self) -> &Arc<Desired> {
@@ -108,6 +113,7 @@ impl Objects {
             self.understood(&id, true);
             Arc::make_mut(&mut self.accepted).remove(&key(kind, &id));
             kind.remove(&id, Arc::make_mut(&mut self.desired));
+            self.parted.extend(id.whole());
             Taken::Done
         } else {
             match self.put(kind, &id, update, raw) {
@@ -143,7 +149,50 @@ impl Objects {
         put(Arc::make_mut(&mut self.desired));
         // A copy: what came is a part of a larger buffer, which it would hold on to.
         Arc::make_mut(&mut self.accepted).insert(key(kind, id), Bytes::copy_from_slice(raw));
+        self.parted.extend(id.whole());
         Ok(())
+    }
+
+    /// Puts services together with their slices: what is desired is whole after it.
+    pub(super) fn join(&mut self) {
+        for service in std::mem::take(&mut self.parted) {
+            match self.joined(&service) {
+                Ok(Some(put)) => put(Arc::make_mut(&mut self.desired)),
+                Ok(None) => {}
+                // Its parts were understood, each by itself.
+                Err(error) => {
+                    let (namespace, name) = (&*service.namespace, &*service.name);
+                    tracing::error!(namespace, name, error = %Chain(&error), "service not put together");
+                }
+            }
+        }
+    }
+
+    /// A service with its slices; `None` when there is none, or none that came apart from them.
+    fn joined(&self, id: &Identity) -> Result<Option<Put>, ConvertError> {
+        use pb::update::Body;
+        let Some(raw) = self.accepted.get(id) else { return Ok(None) };
+        let pb::Update { mut generation, body, .. } = decoded(raw)?;
+        let Some((kind, Body::Service(service))) = self.kind(id.kind).zip(body) else { return Ok(None) };
+        if !service.sliced {
+            return Ok(None);
+        }
+        let first = id.first_slice();
+        let parts = self.accepted.range(&first..).take_while(|(part, _)| {
+            (part.kind, &part.namespace) == (first.kind, &first.namespace)
+                && part.name.starts_with(&*first.name)
+        });
+        let mut slices = Vec::new();
+        for (_, raw) in parts {
+            let update = decoded(raw)?;
+            generation = generation.max(update.generation);
+            slices.extend(update.body.and_then(|body| match body {
+                Body::EndpointSlice(slice) => Some(slice),
+                _ => None,
+            }));
+        }
+        let body = Some(Body::Service(gantry_proto::joined(service, slices.iter())));
+        kind.read(id, pb::Update { generation, body, ..pb::Update::default() }).map(Some)
     }
 
     /// The object as it was accepted before. By uid, or by name where the uid did not arrive either.
@@ -243,6 +292,7 @@ impl Objects {
         for raw in refused {
             differs |= matches!(self.take(&raw, decoded(&raw)?, None), (_, Taken::Done));
         }
+        self.join();
         Ok(differs)
     }
 }

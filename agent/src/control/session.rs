@@ -29,7 +29,7 @@ use super::{
 use crate::model::{Chain, NodeCondition, NodeFacts, Vitals};
 
 /// What this agent speaks.
-const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 0 };
+const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 1 };
 /// The largest message: a Secret or ConfigMap may be 1 MiB, a service thousands of endpoints.
 const MAX_MESSAGE: usize = 16 << 20;
 /// Messages that wait for the connection.

@@ -22,9 +22,12 @@ use super::{
 };
 use crate::model::{Chain, ClusterNetwork, Desired, FailedObject};
 
-/// What a section of the ledger holds: 1, updates as they came. Before there was a number, the objects as an agent had
-/// understood them.
-const SCHEMA: u32 = 1;
+/// What a section of the ledger holds: 2, updates as they came, of services and their slices apart; 1, of services with
+/// their endpoints alone. Before there was a number, the objects as an agent had understood them.
+///
+/// An agent of before had the whole of a service from each change; one that resumed behind it would be sent slices, and
+/// have nothing to put them into.
+const SCHEMA: u32 = 2;
 
 /// What precedes a section's objects.
 #[derive(Serialize, Deserialize)]
@@ -199,6 +202,7 @@ impl State {
     pub(super) fn end_snapshot(&mut self, generation: u64) {
         if let Some(mut complete) = self.staging.take() {
             complete.reached(complete.desired().epoch, generation);
+            complete.join();
             self.current = complete;
             (self.work_dirty, self.table_dirty, self.shown) = (true, true, false);
         }
@@ -209,6 +213,7 @@ impl State {
         if self.staging.is_some() || self.shown {
             return;
         }
+        self.current.join();
         if self.work_dirty {
             self.work_dirty = !self.store(Section::Work).await;
         }

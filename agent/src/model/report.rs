@@ -74,6 +74,8 @@ pub enum FailedKind {
     Service,
     /// Routes to a node.
     Peer,
+    /// A part of a service's endpoints.
+    EndpointSlice,
 }
 
 /// An object that is accepted and not programmed.

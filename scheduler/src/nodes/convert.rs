@@ -24,6 +24,8 @@ pub(super) fn update(item: &Item) -> pb::SchedulerMessage {
         Body::Service(service) => {
             service.encoded(|service| encode(item, Some(Wire::Service(service.clone()))))
         }
+        Body::Slice(slice) => slice.encoded(|slice| encode(item, Some(Wire::EndpointSlice(slice.clone())))),
+        Body::Whole(parts) => parts.encoded(|parts| encode(item, Some(Wire::Service(parts.joined())))),
         Body::Peer(peer) => peer.encoded(|peer| encode(item, Some(Wire::Peer(peer.clone())))),
     };
     message(pb::scheduler_message::Kind::Update(encoded))
@@ -36,6 +38,7 @@ fn encode(item: &Item, body: Option<pb::update::Body>) -> Bytes {
         ItemKind::ConfigMap => pb::ObjectKind::ConfigMap,
         ItemKind::Service => pb::ObjectKind::Service,
         ItemKind::Peer => pb::ObjectKind::Peer,
+        ItemKind::Slice => pb::ObjectKind::EndpointSlice,
     };
     let update = pb::Update {
         generation: item.generation,

@@ -2,8 +2,18 @@
 
 use gantry_proto::node::v1 as pb;
 
+use super::projection::Form;
+
 /// What this scheduler speaks.
-pub(crate) const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 0 };
+pub(crate) const PROTOCOL: pb::Version = pb::Version { major: 1, minor: 1 };
+
+/// Since when agents put services and their slices together themselves.
+const SLICES: u32 = 1;
+
+/// In which form an agent of this version, which was not refused, is told services.
+pub(crate) fn form(agent: Option<pb::Version>) -> Form {
+    if agent.is_some_and(|agent| agent.minor >= SLICES) { Form::Apart } else { Form::Whole }
+}
 
 /// `None` when the two can talk; else what to tell the agent's operator.
 pub(crate) fn refusal(ours: pb::Version, agent: Option<pb::Version>, agent_release: &str) -> Option<String> {
@@ -46,5 +56,12 @@ mod tests {
         assert!(refusal(ours, Some(v(1, 7)), "0.9").is_some_and(|t| t.contains("upgrade gantry-scheduler")));
         assert!(refusal(ours, Some(v(2, 5)), "2.0").is_some_and(|t| t.contains("upgrade gantry-scheduler")));
         assert!(refusal(ours, None, "").is_some());
+    }
+
+    #[test]
+    fn an_agent_of_before_is_told_whole_services() {
+        assert_eq!(form(Some(v(1, 0))), Form::Whole);
+        assert_eq!(form(Some(v(1, 1))), Form::Apart);
+        assert_eq!(form(Some(v(1, 2))), Form::Apart);
     }
 }

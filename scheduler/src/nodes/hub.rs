@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     convert,
     feed::{self, Change, RESOURCES, name_of},
-    projection::{Audience, Item, Name, NodeName, Projection, SharedKind},
+    projection::{Audience, Form, Item, Name, NodeName, Projection, SharedKind},
 };
 use crate::{
     model::{Chain, Key, Object, ObjectError, Resource},
@@ -50,6 +50,7 @@ pub(super) struct Subscription {
 
 struct Subscribe {
     node: NodeName,
+    form: Form,
     epoch: u64,
     accepted: u64,
     answer: oneshot::Sender<Subscription>,
@@ -77,9 +78,15 @@ impl Hub {
 
     /// Takes a session up; `None` when the scheduler is stopping. Waits until the projection is complete: a
     /// snapshot of half a cluster would stop the other half.
-    pub(super) async fn subscribe(&self, node: &str, epoch: u64, accepted: u64) -> Option<Subscription> {
+    pub(super) async fn subscribe(
+        &self,
+        node: &str,
+        form: Form,
+        epoch: u64,
+        accepted: u64,
+    ) -> Option<Subscription> {
         let (answer, subscription) = oneshot::channel();
-        let request = Subscribe { node: node.into(), epoch, accepted, answer };
+        let request = Subscribe { node: node.into(), form, epoch, accepted, answer };
         self.subscribe.send(request).await.ok()?;
         subscription.await.ok()
     }
@@ -91,7 +98,13 @@ struct State {
     epoch: u64,
     projection: Projection,
     known: BTreeMap<Resource, HashSet<Name>>,
-    subscribers: HashMap<NodeName, mpsc::Sender<Vec<Item>>>,
+    subscribers: HashMap<NodeName, Subscriber>,
+}
+
+struct Subscriber {
+    /// In which it is told services.
+    form: Form,
+    changes: mpsc::Sender<Vec<Item>>,
 }
 
 impl State {
@@ -132,15 +145,15 @@ impl State {
     }
 
     fn subscribe(&mut self, request: Subscribe) {
-        let Subscribe { node, epoch, accepted, answer } = request;
-        let resumed = if epoch == self.epoch { self.projection.since(&node, accepted) } else { None };
+        let Subscribe { node, form, epoch, accepted, answer } = request;
+        let resumed = if epoch == self.epoch { self.projection.since(&node, form, accepted) } else { None };
         let snapshot = resumed.is_none();
-        let first = resumed.unwrap_or_else(|| self.projection.snapshot(&node));
+        let first = resumed.unwrap_or_else(|| self.projection.snapshot(&node, form));
         let (sender, changes) = mpsc::channel(WAITING);
         let generation = self.projection.generation();
         let subscription = Subscription { epoch: self.epoch, snapshot, first, generation, changes };
         if answer.send(subscription).is_ok() {
-            self.subscribers.insert(node, sender);
+            self.subscribers.insert(node, Subscriber { form, changes: sender });
         }
     }
 
@@ -156,12 +169,14 @@ impl State {
                 }
                 continue;
             }
-            for node in self.subscribers.keys().filter(|n| audience.includes(n)) {
-                batches.entry(node.clone()).or_default().push(item.clone());
+            for (node, subscriber) in &self.subscribers {
+                if audience.includes(node) && item.is_for(subscriber.form) {
+                    batches.entry(node.clone()).or_default().push(item.clone());
+                }
             }
         }
         for (node, batch) in batches {
-            let sent = self.subscribers.get(&node).map(|s| s.try_send(batch));
+            let sent = self.subscribers.get(&node).map(|s| s.changes.try_send(batch));
             if let Some(Err(error)) = sent {
                 self.subscribers.remove(&node);
                 if matches!(error, mpsc::error::TrySendError::Full(_)) {
@@ -214,7 +229,7 @@ impl State {
             Resource::SERVICES => self.projection.service(&name, object.decode_bare()?),
             Resource::ENDPOINT_SLICES => {
                 let owner = object.labels.get(SERVICE_LABEL).map(String::as_str);
-                self.projection.slice(&name, owner, object.decode_bare()?);
+                self.projection.slice(&name, owner, &object.decode_bare()?);
             }
             Resource::NODES => {
                 let node: Node = object.decode_bare()?;

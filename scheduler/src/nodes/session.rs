@@ -164,7 +164,7 @@ impl Connection {
         let subscription = self
             .shared
             .hub
-            .subscribe(&self.node, hello.epoch, hello.accepted)
+            .subscribe(&self.node, handshake::form(hello.protocol), hello.epoch, hello.accepted)
             .await
             .ok_or(Ended::Stopping)?;
         // Generations of another epoch say nothing in this one.

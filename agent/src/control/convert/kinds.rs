@@ -42,6 +42,26 @@ impl Identity {
         (Arc::clone(&self.namespace), Arc::clone(&self.name))
     }
 
+    /// The service that this is a part of: itself, or that of a slice, which is named `service/slice`.
+    pub(in crate::control) fn whole(&self) -> Option<Self> {
+        const SERVICE: i32 = pb::ObjectKind::Service as i32;
+        const SLICE: i32 = pb::ObjectKind::EndpointSlice as i32;
+        match self.kind {
+            SERVICE => Some(self.named()),
+            SLICE => {
+                let (service, _) = self.name.split_once('/')?;
+                Some(Self { kind: SERVICE, name: service.into(), ..self.named() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Before the first of the slices of this service: the names of all of them begin with this one's.
+    pub(in crate::control) fn first_slice(&self) -> Self {
+        let name = format!("{}/", self.name).into();
+        Self { kind: pb::ObjectKind::EndpointSlice.into(), name, ..self.named() }
+    }
+
     fn service(&self) -> ServiceId {
         let (namespace, name) = self.key();
         ServiceId { namespace, name }
@@ -90,7 +110,7 @@ impl Kind {
 }
 
 /// Every kind that this agent knows.
-pub(in crate::control) const KINDS: [Kind; 5] = [
+pub(in crate::control) const KINDS: [Kind; 6] = [
     Kind {
         wire: pb::ObjectKind::Pod as i32,
         told: FailedKind::Pod,
@@ -131,6 +151,15 @@ pub(in crate::control) const KINDS: [Kind; 5] = [
         read: peer,
         remove: |id, desired| drop(desired.table_mut().peers.remove(&NodeName::new(Arc::clone(&id.name)))),
     },
+    Kind {
+        wire: pb::ObjectKind::EndpointSlice as i32,
+        told: FailedKind::EndpointSlice,
+        section: Section::Table,
+        by_uid: false,
+        read: slice,
+        // The service that it is a part of is put together anew.
+        remove: |_, _| (),
+    },
 ];
 
 fn pod(id: &Identity, content: Content) -> Result<Put, ConvertError> {
@@ -161,8 +190,23 @@ fn service(id: &Identity, content: Content) -> Result<Put, ConvertError> {
     let Some(pb::update::Body::Service(service)) = content.body else {
         return Err(ConvertError::Field("service"));
     };
-    let (id, spec) = (id.service(), Arc::new(service::service(service, content.generation)?));
-    Ok(Box::new(move |desired| drop(desired.table_mut().services.insert(id, spec))))
+    let (id, sliced) = (id.service(), service.sliced);
+    let spec = Arc::new(service::service(service, content.generation)?);
+    Ok(Box::new(move |desired| {
+        // Without its endpoints it is nothing to be shown: it is put together with them.
+        if !sliced {
+            desired.table_mut().services.insert(id, spec);
+        }
+    }))
+}
+
+fn slice(id: &Identity, content: Content) -> Result<Put, ConvertError> {
+    let Some(pb::update::Body::EndpointSlice(slice)) = content.body else {
+        return Err(ConvertError::Field("endpoint_slice"));
+    };
+    id.whole().ok_or(ConvertError::Field("name"))?;
+    service::slice(slice)?;
+    Ok(Box::new(|_| ()))
 }
 
 fn peer(id: &Identity, content: Content) -> Result<Put, ConvertError> {

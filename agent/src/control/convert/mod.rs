@@ -6,7 +6,7 @@ mod outgoing;
 mod service;
 
 pub(super) use incoming::{network, stream_input, stream_request};
-pub(super) use kinds::{Identity, KINDS, Kind};
+pub(super) use kinds::{Identity, KINDS, Kind, Put};
 pub(super) use outgoing::{
     ack, event, heartbeat, message, node_info, pod_status, stream_end, stream_open, stream_output,
     stream_refused,

@@ -112,6 +112,7 @@ pub(in crate::control) fn ack<'a>(
                 FailedKind::ConfigMap => pb::ObjectKind::ConfigMap,
                 FailedKind::Service => pb::ObjectKind::Service,
                 FailedKind::Peer => pb::ObjectKind::Peer,
+                FailedKind::EndpointSlice => pb::ObjectKind::EndpointSlice,
             }
             .into(),
             namespace: f.namespace.clone(),

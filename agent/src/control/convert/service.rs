@@ -39,6 +39,12 @@ pub(super) fn service(service: pb::Service, generation: u64) -> Result<ServiceSp
     })
 }
 
+/// Whether all of a slice is understood.
+pub(super) fn slice(slice: pb::EndpointSlice) -> Result<(), ConvertError> {
+    slice.ports.iter().try_for_each(|port| number("endpoint port", port.port).map(drop))?;
+    slice.endpoints.into_iter().try_for_each(|e| endpoint(e).map(drop))
+}
+
 pub(super) fn peer(peer: &pb::Peer) -> Result<PeerNode, ConvertError> {
     Ok(PeerNode {
         addresses: all("addresses", &peer.addresses)?,
@@ -147,6 +153,13 @@ mod tests {
         ] {
             assert!(told.starts_with(field), "{field}: {told}");
         }
+        let sliced = |address: &str, port| pb::EndpointSlice {
+            ports: vec![pb::SlicePort { port, ..Default::default() }],
+            endpoints: vec![pb::Endpoint { address: address.to_owned(), ..Default::default() }],
+            ..Default::default()
+        };
+        assert!(slice(sliced("10.1.0.2", 80)).is_ok());
+        assert!(slice(sliced("10.1.0.x", 80)).is_err() && slice(sliced("10.1.0.2", 65_536)).is_err());
         assert!(peer(&pb::Peer { addresses: bad(), ..Default::default() }).is_err());
         assert!(peer(&pb::Peer { pod_cidrs: bad(), ..Default::default() }).is_err());
     }

@@ -1,5 +1,7 @@
 //! Updates in, ledger and desired state out; restarts between.
 
+mod slices;
+
 use serde_json::json;
 
 use super::*;
@@ -224,9 +226,9 @@ fn tomorrow(generation: u64, name: &str) -> pb::Update {
 }
 
 /// What an agent of tomorrow knows: that kind too, which it takes for a config map.
-static TOMORROWS: [Kind; 6] = {
-    let [pod, secret, config_map, service, peer] = KINDS;
-    [pod, secret, config_map, service, peer, Kind { wire: TOMORROW, ..KINDS[2] }]
+static TOMORROWS: [Kind; 7] = {
+    let [pod, secret, config_map, service, peer, slice] = KINDS;
+    [pod, secret, config_map, service, peer, slice, Kind { wire: TOMORROW, ..KINDS[2] }]
 };
 
 fn kept(state: &State) -> Vec<i32> {
@@ -304,9 +306,9 @@ async fn a_field_that_is_not_known_is_in_the_ledger_as_it_came() {
 #[tokio::test]
 async fn what_was_not_understood_is_taken_up_by_an_agent_that_understands_it() {
     // A reader of today that cannot read the config map, and one of tomorrow that can.
-    static TODAY: [Kind; 5] = {
-        let [pod, secret, config_map, service, peer] = KINDS;
-        [pod, secret, Kind { read: KINDS[3].read, ..config_map }, service, peer]
+    static TODAY: [Kind; 6] = {
+        let [pod, secret, config_map, service, peer, slice] = KINDS;
+        [pod, secret, Kind { read: KINDS[3].read, ..config_map }, service, peer, slice]
     };
     let dir = tempfile::tempdir().unwrap();
     let ledger = || Arc::new(Ledger::open(dir.path()).unwrap());
@@ -423,7 +425,8 @@ fn a_ledger_of_an_earlier_version_keeps_the_node_as_it_is_and_asks_for_everythin
     }
 }
 
-/// An agent of before reads what this one writes, but for what it would not understand, which is no update to it.
+/// An agent of before that reads what this one writes sees no update in what it would not understand. (Of tables it reads
+/// none that this one wrote.)
 #[tokio::test]
 async fn an_agent_of_before_reads_the_ledger() {
     let dir = tempfile::tempdir().unwrap();

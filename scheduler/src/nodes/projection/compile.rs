@@ -1,11 +1,11 @@
-//! Services compiled for the datapath: a Service with its EndpointSlices becomes addresses, ports and flat lists
-//! of endpoints. Pure; done once per change, whatever the number of nodes.
+//! Services compiled for the datapath: a Service becomes addresses and ports, an EndpointSlice a flat list of endpoints.
+//! Pure; each is done once per change of it, whatever the number of nodes.
 //!
 //! Addresses and ranges go out in their one form. What has none is sent as it stands: nodes refuse what they do not
 //! understand and say so, while something left out would be another service.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
 };
@@ -14,7 +14,7 @@ use gantry_proto::node::v1 as pb;
 use k8s_openapi::{
     api::{
         core::v1::{Service, ServicePort},
-        discovery::v1::{Endpoint, EndpointSlice},
+        discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -29,10 +29,11 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's default for ClientIP affinity: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
-/// Compiles one service. `announcers` are the nodes that may answer for load balancer addresses.
-pub(super) fn compile<'a>(
+/// Compiles a service without its endpoints. `announcers` are the nodes that may answer for load balancer addresses;
+/// which of them do may depend on where the endpoints are.
+pub(super) fn service<'a>(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: impl Iterator<Item = &'a pb::EndpointSlice> + Clone,
     announcers: &BTreeSet<NodeName>,
 ) -> pb::Service {
     let spec = service.spec.clone().unwrap_or_default();
@@ -42,29 +43,20 @@ pub(super) fn compile<'a>(
         _ => spec.cluster_ip.into_iter().collect(),
     };
     let headless = kind != "ExternalName" && addresses.iter().any(|a| a == "None");
-    let wanted = spec.ports.as_deref().unwrap_or_default();
     let somebody_elses = !headless && is_somebody_elses(service);
-    let ports = if headless {
-        headless_ports(wanted, slices)
-    } else if somebody_elses {
-        // Its name still leads to its address, where nothing of ours answers.
-        Vec::new()
-    } else {
-        let slices = slices.filter(|slice| !has_label(&slice.metadata, HEADLESS));
-        wanted.iter().map(|p| port(p, slices.clone())).collect()
-    };
+    // Its name still leads to its address, where nothing of ours answers.
+    let ports = spec.ports.filter(|_| !somebody_elses).unwrap_or_default().iter().map(port).collect();
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let load_balancer_ips = if somebody_elses { Vec::new() } else { load_balancer_ips(service) };
     let external_ips = spec.external_ips.filter(|_| !somebody_elses).unwrap_or_default();
-    let announcers = announce(&load_balancer_ips, announcers, &ports, external_local);
-    pb::Service {
+    let mut compiled = pb::Service {
         r#type: kind,
         cluster_ips: each(addresses, meant_address).filter(|a| a != "None" && !a.is_empty()).collect(),
         headless,
         external_name: spec.external_name.unwrap_or_default(),
         external_ips: each(external_ips, meant_address).collect(),
         load_balancer_ips,
-        announcers,
+        announcers: Vec::new(),
         affinity_seconds: match spec.session_affinity.as_deref() {
             Some("ClientIP") => spec
                 .session_affinity_config
@@ -80,7 +72,10 @@ pub(super) fn compile<'a>(
         ports,
         source_ranges: each(spec.load_balancer_source_ranges.unwrap_or_default(), meant_range).collect(),
         health_check_node_port: spec.health_check_node_port.filter(|_| !somebody_elses).map_or(0, number),
-    }
+        sliced: true,
+    };
+    compiled.announcers = announce(&compiled, slices, announcers);
+    compiled
 }
 
 /// Texts in the form that they are meant in, and those without one as they are.
@@ -103,105 +98,74 @@ fn load_balancer_ips(service: &Service) -> Vec<String> {
     each(ingress.into_iter().flatten().filter_map(|i| i.ip.clone()).collect(), meant_address).collect()
 }
 
-fn port<'a>(wanted: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice>) -> pb::ServicePort {
-    let name = wanted.name.clone().unwrap_or_default();
-    let protocol = wanted.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-    let mut endpoints = Endpoints::default();
-    for slice in slices {
-        let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-            p.name.as_deref().unwrap_or("") == name && p.protocol.as_deref().unwrap_or("TCP") == protocol
-        };
-        if let Some(target) = slice.ports.iter().flatten().find(same).and_then(|p| p.port) {
-            endpoints.add(slice, number(target));
-        }
-    }
+fn port(wanted: &ServicePort) -> pb::ServicePort {
     pb::ServicePort {
-        protocol: self::protocol(&protocol).into(),
+        name: wanted.name.clone().unwrap_or_default(),
+        protocol: protocol(wanted.protocol.as_deref()).into(),
         port: number(wanted.port),
         node_port: wanted.node_port.map_or(0, number),
-        endpoints: endpoints.sorted(),
-        name,
+        endpoints: Vec::new(),
     }
 }
 
-/// A headless service needs no ports: its names are all there is. Endpoints that have none of its ports, as pods that do
-/// not declare the one that it names, are found by their names all the same.
-fn headless_ports<'a>(
-    wanted: &[ServicePort],
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-) -> Vec<pb::ServicePort> {
-    let mut ports: Vec<_> = wanted.iter().map(|p| port(p, slices.clone())).collect();
-    let found: BTreeSet<String> =
-        ports.iter().flat_map(|p| &p.endpoints).map(|endpoint| endpoint.address.clone()).collect();
-    let mut rest = Endpoints::default();
-    for slice in slices {
-        rest.add(slice, 0);
-    }
-    let mut rest = rest.sorted();
-    rest.retain(|endpoint| !found.contains(&endpoint.address));
-    if wanted.is_empty() || !rest.is_empty() {
-        let protocol = pb::Protocol::Tcp.into();
-        ports.push(pb::ServicePort { protocol, endpoints: rest, ..pb::ServicePort::default() });
-    }
-    ports
-}
-
-/// Endpoints by address and port: an address may be in two slices while it moves from one to the other, and
-/// then the better state counts.
-#[derive(Default)]
-struct Endpoints(BTreeMap<(IpAddr, u32), pb::Endpoint>);
-
-impl Endpoints {
-    fn add(&mut self, slice: &EndpointSlice, port: u32) {
-        for endpoint in slice.endpoints.iter().flatten() {
-            for address in &endpoint.addresses {
-                // FQDN slices carry names: nothing to load-balance to.
-                let Some(ip) = meant_address(address).and_then(|text| text.parse::<IpAddr>().ok()) else {
-                    continue;
-                };
-                let new = convert(endpoint, &ip.to_string(), port);
-                let rank = |e: &pb::Endpoint| (e.ready, e.serving, !e.terminating);
-                let kept = self.0.entry((ip, port)).or_insert_with(|| new.clone());
-                if rank(&new) > rank(kept) {
-                    *kept = new;
-                }
-            }
-        }
-    }
-
-    fn sorted(self) -> Vec<pb::Endpoint> {
-        self.0.into_values().collect()
+/// Compiles a slice, whatever its service is like.
+pub(super) fn slice(slice: &EndpointSlice) -> pb::EndpointSlice {
+    let port = |port: &EndpointPort| {
+        Some(pb::SlicePort {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: protocol(port.protocol.as_deref()).into(),
+            port: number(port.port?),
+        })
+    };
+    let mut endpoints: Vec<_> = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .flat_map(|endpoint| endpoint.addresses.iter().filter_map(|address| convert(endpoint, address)))
+        .collect();
+    // Another order is no other slice.
+    endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+    pb::EndpointSlice {
+        headless: has_label(&slice.metadata, HEADLESS),
+        ports: slice.ports.iter().flatten().filter_map(port).collect(),
+        endpoints,
     }
 }
 
-fn convert(endpoint: &Endpoint, address: &str, port: u32) -> pb::Endpoint {
+/// `None` when there is nothing to load-balance to: FQDN slices carry names.
+fn convert(endpoint: &Endpoint, address: &str) -> Option<pb::Endpoint> {
+    let address = meant_address(address)?.parse::<IpAddr>().ok()?.to_string();
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     // Unset means ready; serving falls back to ready: upstream's reading of the API.
     let ready = conditions.ready.unwrap_or(true);
     let target = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
-    pb::Endpoint {
-        address: address.to_owned(),
-        port,
+    Some(pb::Endpoint {
+        address,
+        port: 0,
         node: endpoint.node_name.clone().unwrap_or_default(),
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         hostname: endpoint.hostname.clone().unwrap_or_default(),
         pod_uid: target.and_then(|t| t.uid.clone()).unwrap_or_default(),
-    }
+    })
 }
 
 /// One node per address answers for it on the local network: the one with the highest hash, so that a node that
 /// comes or goes moves only its own addresses. With `externalTrafficPolicy: Local`, one that has an endpoint.
-fn announce(
-    addresses: &[String],
+fn announce<'a>(
+    service: &pb::Service,
+    slices: impl Iterator<Item = &'a pb::EndpointSlice> + Clone,
     nodes: &BTreeSet<NodeName>,
-    ports: &[pb::ServicePort],
-    external_local: bool,
 ) -> Vec<String> {
-    let with_endpoint: BTreeSet<&str> =
-        ports.iter().flat_map(|p| &p.endpoints).filter(|e| e.ready).map(|e| e.node.as_str()).collect();
-    let prefer_local = external_local && nodes.iter().any(|n| with_endpoint.contains(&**n));
+    let addresses = &service.load_balancer_ips;
+    let with_endpoint: BTreeSet<String> = if service.external_local && !addresses.is_empty() {
+        let ports = gantry_proto::joined(service.clone(), slices).ports;
+        ports.into_iter().flat_map(|p| p.endpoints).filter(|e| e.ready).map(|e| e.node).collect()
+    } else {
+        BTreeSet::new()
+    };
+    let prefer_local = nodes.iter().any(|n| with_endpoint.contains(&**n));
     let score = |address: &str, node: &str| {
         let mut hasher = DefaultHasher::new();
         (address, node).hash(&mut hasher);
@@ -214,8 +178,8 @@ fn announce(
     addresses.iter().map(choose).collect()
 }
 
-fn protocol(text: &str) -> pb::Protocol {
-    match text {
+fn protocol(text: Option<&str>) -> pb::Protocol {
+    match text.unwrap_or("TCP") {
         "UDP" => pb::Protocol::Udp,
         "SCTP" => pb::Protocol::Sctp,
         "TCP" => pb::Protocol::Tcp,

@@ -26,6 +26,7 @@ impl Name {
 pub(crate) enum ItemKind {
     Peer,
     Service,
+    Slice,
     ConfigMap,
     Secret,
     Pod,
@@ -99,10 +100,37 @@ pub(crate) enum Body {
     Removed,
     /// Pod, Secret, ConfigMap as canonical JSON.
     Json(Bytes),
-    /// Compiled once for all nodes.
+    /// Compiled once for all nodes, without its endpoints.
     Service(Arc<ToAll<pb::Service>>),
+    /// A part of a service's endpoints.
+    Slice(Arc<ToAll<pb::EndpointSlice>>),
+    /// A service with its endpoints, for agents that do not put them together.
+    Whole(Arc<ToAll<Parts>>),
     /// Another node.
     Peer(Arc<ToAll<pb::Peer>>),
+}
+
+/// A service and its slices.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Parts {
+    pub(crate) service: Arc<ToAll<pb::Service>>,
+    pub(crate) slices: Vec<Arc<ToAll<pb::EndpointSlice>>>,
+}
+
+impl Parts {
+    /// What they are together.
+    pub(crate) fn joined(&self) -> pb::Service {
+        gantry_proto::joined(self.service.told.clone(), self.slices.iter().map(|slice| &slice.told))
+    }
+}
+
+/// How a node is told services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Each with its endpoints, again at each change of one.
+    Whole,
+    /// Services and slices, each when it changes.
+    Apart,
 }
 
 /// One change.
@@ -111,6 +139,17 @@ pub(crate) struct Item {
     pub(crate) generation: u64,
     pub(crate) key: ItemKey,
     pub(crate) body: Body,
+}
+
+impl Item {
+    /// Whether nodes that are told services in this form are told this.
+    pub(crate) fn is_for(&self, form: Form) -> bool {
+        match (&self.body, self.key.kind) {
+            (Body::Whole(_), _) => form == Form::Whole,
+            (Body::Service(_), _) | (_, ItemKind::Slice) => form == Form::Apart,
+            _ => true,
+        }
+    }
 }
 
 /// Who is sent a change.

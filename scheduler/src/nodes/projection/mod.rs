@@ -2,7 +2,7 @@
 //! and never a scan. Pure: changes of stored objects go in, items for nodes come out; no IO, no clock.
 //!
 //! A node is sent the pods bound to it, the secrets and config maps that those refer to (as soon as both exist),
-//! all services compiled with their endpoints, and the other nodes. There is no way to ask for more: the
+//! all services and slices, compiled, and the other nodes. There is no way to ask for more: the
 //! audience of an item follows from the objects alone.
 //!
 //! Generations are one clock for all nodes. A session that resumes at a generation is sent what changed since,
@@ -25,8 +25,8 @@ use bytes::Bytes;
 use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
-pub(crate) use item::{Audience, Body, Item, ItemKey, ItemKind, Name, NodeName, SharedKind};
-use item::{Reference, ToAll};
+pub(crate) use item::{Audience, Body, Form, Item, ItemKey, ItemKind, Name, NodeName, SharedKind};
+use item::{Parts, Reference, ToAll};
 use pod::PodFacts;
 use view::{NodeView, PodView, Tombstones};
 
@@ -51,8 +51,34 @@ struct NodeEntry {
 #[derive(Default)]
 struct ServiceEntry {
     service: Option<Service>,
-    slices: BTreeMap<Arc<str>, EndpointSlice>,
+    slices: BTreeMap<Arc<str>, (u64, Arc<ToAll<pb::EndpointSlice>>)>,
+    /// Without endpoints.
     compiled: Option<(u64, Arc<ToAll<pb::Service>>)>,
+    /// With them; put together when the first agent asks for it that does not do so itself.
+    whole: Option<(u64, Arc<ToAll<Parts>>)>,
+    /// The generation of the latest change of a slice since `whole`; 0 when there was none.
+    parted: u64,
+}
+
+impl ServiceEntry {
+    /// What a node is told of it that is newer than `after`: slices first, so that it is whole when it comes.
+    fn told<'a>(
+        &'a self,
+        name: &'a Name,
+        form: Form,
+        after: u64,
+    ) -> impl Iterator<Item = (u64, ItemKey, Body)> + 'a {
+        let (apart, key) = (form == Form::Apart, move || ItemKey::new(ItemKind::Service, name));
+        let slices = self.slices.iter().filter(move |(_, (generation, _))| apart && *generation > after);
+        let slices = slices.map(move |(slice, (generation, told))| {
+            (*generation, slice_key(name, slice), Body::Slice(told.clone()))
+        });
+        let service = self.compiled.iter().filter(move |_| apart);
+        let service = service.map(move |(at, told)| (*at, key(), Body::Service(told.clone())));
+        let whole = self.whole.iter().filter(move |_| !apart);
+        let whole = whole.map(move |(at, parts)| (*at, key(), Body::Whole(parts.clone())));
+        slices.chain(service).chain(whole)
+    }
 }
 
 /// The whole projection.
@@ -171,24 +197,38 @@ impl Projection {
     }
 
     /// An EndpointSlice came or changed; `owner` is the service it is labelled with.
-    pub(crate) fn slice(&mut self, slice: &Name, owner: Option<&str>, body: EndpointSlice) {
+    pub(crate) fn slice(&mut self, slice: &Name, owner: Option<&str>, body: &EndpointSlice) {
         let owner = owner.map(|o| Name { namespace: slice.namespace.clone(), name: o.into() });
         if self.slice_owner.get(slice) != owner.as_ref() {
             self.slice_gone(slice);
         }
-        if let Some(owner) = owner {
-            self.slice_owner.insert(slice.clone(), owner.clone());
-            self.services.entry(owner.clone()).or_default().slices.insert(slice.name.clone(), body);
-            self.dirty.insert(owner);
+        let Some(owner) = owner else { return };
+        let entry = self.services.entry(owner.clone()).or_default();
+        let told = compile::slice(body);
+        if entry.slices.get(&slice.name).is_some_and(|(_, old)| old.told == told) {
+            return;
         }
+        self.generation += 1;
+        let told = ToAll::new(told);
+        entry.slices.insert(slice.name.clone(), (self.generation, told.clone()));
+        entry.parted = self.generation;
+        let key = slice_key(&owner, &slice.name);
+        self.slice_owner.insert(slice.clone(), owner.clone());
+        self.dirty.insert(owner);
+        self.emit(Audience::All, key, Body::Slice(told));
     }
 
     /// An EndpointSlice was deleted.
     pub(crate) fn slice_gone(&mut self, slice: &Name) {
         let Some(owner) = self.slice_owner.remove(slice) else { return };
-        if let Some(entry) = self.services.get_mut(&owner) {
-            entry.slices.remove(&slice.name);
+        let Some(entry) = self.services.get_mut(&owner) else { return };
+        if entry.slices.remove(&slice.name).is_some() {
+            self.generation += 1;
+            entry.parted = self.generation;
+            let key = slice_key(&owner, &slice.name);
             self.dirty.insert(owner);
+            self.removed.push(self.generation, key.clone());
+            self.emit(Audience::All, key, Body::Removed);
         }
     }
 
@@ -229,28 +269,32 @@ impl Projection {
         for name in std::mem::take(&mut self.dirty) {
             self.recompile(&name);
         }
-        std::mem::take(&mut self.out)
+        let mut out = std::mem::take(&mut self.out);
+        // A whole service is of the generation of its latest part, and made after all of them.
+        out.sort_by_key(|(_, item)| item.generation);
+        out
     }
 
     /// Everything that `node` needs now: what pods refer to before the pods. Call after `flush`.
-    pub(crate) fn snapshot(&self, node: &str) -> Vec<Item> {
-        self.state_after(node, 0).collect()
+    pub(crate) fn snapshot(&self, node: &str, form: Form) -> Vec<Item> {
+        self.state_after(node, form, 0).collect()
     }
 
     /// What changed for `node` after `generation`, in order; `None` when removals since were forgotten or the
     /// generation is not one of ours.
-    pub(crate) fn since(&self, node: &str, generation: u64) -> Option<Vec<Item>> {
+    pub(crate) fn since(&self, node: &str, form: Form, generation: u64) -> Option<Vec<Item>> {
         if generation > self.generation {
             return None;
         }
         let removed = self.removed.after(generation)?;
-        let mut items: Vec<Item> = self.state_after(node, generation).collect();
+        let mut items: Vec<Item> = self.state_after(node, form, generation).collect();
         let removal = |(generation, key): &(u64, ItemKey)| Item {
             generation: *generation,
             key: key.clone(),
             body: Body::Removed,
         };
-        items.extend(removed.filter(|(_, k)| k.kind != ItemKind::Peer || &*k.name.name != node).map(removal));
+        let others = removed.filter(|(_, k)| k.kind != ItemKind::Peer || &*k.name.name != node);
+        items.extend(others.map(removal).filter(|item| item.is_for(form)));
         if let Some(view) = self.views.get(node) {
             items.extend(view.removed.after(generation)?.map(removal));
         }
@@ -258,7 +302,7 @@ impl Projection {
         Some(items)
     }
 
-    fn state_after<'a>(&'a self, node: &'a str, after: u64) -> impl Iterator<Item = Item> + 'a {
+    fn state_after<'a>(&'a self, node: &'a str, form: Form, after: u64) -> impl Iterator<Item = Item> + 'a {
         let item = move |generation: u64, key: ItemKey, body: Body| {
             (generation > after).then_some(Item { generation, key, body })
         };
@@ -267,10 +311,8 @@ impl Projection {
                 let (generation, peer) = n.peer.as_ref()?;
                 item(*generation, peer_key(name), Body::Peer(peer.clone()))
             });
-        let services = self.services.iter().filter_map(move |(name, s)| {
-            let (generation, body) = s.compiled.as_ref()?;
-            item(*generation, ItemKey::new(ItemKind::Service, name), Body::Service(body.clone()))
-        });
+        let services = self.services.iter().flat_map(move |(name, s)| s.told(name, form, after));
+        let services = services.filter_map(move |(generation, key, body)| item(generation, key, body));
         let view = self.views.get(node);
         let shared = view.into_iter().flat_map(|v| &v.shared).filter_map(move |(reference, s)| {
             let body = Body::Json(self.shared.get(reference)?.clone());
@@ -351,8 +393,10 @@ impl Projection {
     fn recompile(&mut self, name: &Name) {
         let Some(entry) = self.services.get_mut(name) else { return };
         let key = ItemKey::new(ItemKind::Service, name);
+        let mut changed = std::mem::take(&mut entry.parted);
         let Some(service) = &entry.service else {
             let was_sent = entry.compiled.take().is_some();
+            entry.whole = None;
             // Slices may outlive their service for a moment, or come before it.
             if entry.slices.is_empty() {
                 self.services.remove(name);
@@ -364,14 +408,27 @@ impl Projection {
             }
             return;
         };
-        let compiled = compile::compile(service, entry.slices.values(), &self.announcers);
-        if entry.compiled.as_ref().is_some_and(|(_, old)| old.told == compiled) {
+        let slices = entry.slices.values().map(|(_, slice)| slice);
+        let compiled = compile::service(service, slices.clone().map(|slice| &slice.told), &self.announcers);
+        let same = entry.compiled.as_ref().filter(|(_, old)| old.told == compiled);
+        let (service, is_news) = match same {
+            Some((_, old)) => (old.clone(), false),
+            None => (ToAll::new(compiled), true),
+        };
+        if is_news {
+            self.generation += 1;
+            changed = self.generation;
+        }
+        if changed == 0 {
             return;
         }
-        self.generation += 1;
-        let compiled = ToAll::new(compiled);
-        entry.compiled = Some((self.generation, compiled.clone()));
-        self.emit(Audience::All, key, Body::Service(compiled));
+        let whole = ToAll::new(Parts { service: service.clone(), slices: slices.cloned().collect() });
+        entry.whole = Some((changed, whole.clone()));
+        if is_news {
+            entry.compiled = Some((changed, service.clone()));
+            self.emit(Audience::All, key.clone(), Body::Service(service));
+        }
+        self.out.push((Audience::All, Item { generation: changed, key, body: Body::Whole(whole) }));
     }
 
     fn emit_peer(&mut self, name: &NodeName, peer: Option<Arc<ToAll<pb::Peer>>>) {
@@ -389,4 +446,9 @@ impl Projection {
 
 fn peer_key(name: &NodeName) -> ItemKey {
     ItemKey::new(ItemKind::Peer, &Name { namespace: "".into(), name: name.clone() })
+}
+
+fn slice_key(service: &Name, slice: &str) -> ItemKey {
+    let name = format!("{}/{slice}", service.name).into();
+    ItemKey::new(ItemKind::Slice, &Name { namespace: service.namespace.clone(), name })
 }

@@ -1,5 +1,6 @@
 //! What is sent to which node, and when.
 
+mod cost;
 mod model;
 mod services;
 
@@ -28,6 +29,12 @@ fn no_class(_: &str) -> Option<String> {
     None
 }
 
+/// A service with its endpoints, as an agent makes it of the parts.
+fn whole(service: &Service, slices: &[EndpointSlice], announcers: &BTreeSet<NodeName>) -> pb::Service {
+    let slices: Vec<_> = slices.iter().map(compile::slice).collect();
+    gantry_proto::joined(compile::service(service, slices.iter(), announcers), slices.iter())
+}
+
 fn name(text: &str) -> Name {
     Name::new("default", text)
 }
@@ -45,9 +52,10 @@ fn a_resume_across_forgotten_removals_asks_for_a_snapshot() {
         projection.service_gone(&service);
         projection.flush();
     }
-    assert!(projection.since("n0", old).is_none());
-    assert!(projection.since("n0", projection.generation()).is_some_and(|items| items.is_empty()));
-    assert!(projection.since("n0", projection.generation() + 1).is_none(), "a generation from the future");
+    assert!(projection.since("n0", Form::Apart, old).is_none());
+    let since = |generation| projection.since("n0", Form::Apart, generation);
+    assert!(since(projection.generation()).is_some_and(|items| items.is_empty()));
+    assert!(since(projection.generation() + 1).is_none(), "a generation from the future");
 }
 
 #[test]
@@ -122,9 +130,9 @@ fn what_all_nodes_are_told_is_encoded_once_for_live_sessions_and_for_snapshots()
         other => panic!("{other:?}"),
     };
     let live: Vec<_> = projection.flush().iter().map(|(_, item)| bytes(item)).collect();
-    assert_eq!(live.len(), 2);
-    for node in ["n0", "n1"] {
-        for item in projection.snapshot(node) {
+    assert_eq!(live.len(), 3, "the peer, and the service in either form");
+    for (node, form) in [("n0", Form::Apart), ("n1", Form::Apart), ("n2", Form::Whole)] {
+        for item in projection.snapshot(node, form) {
             let again = bytes(&item);
             assert!(
                 live.iter().any(|first| std::ptr::eq(first.as_ptr(), again.as_ptr()) && *first == again),
@@ -140,5 +148,5 @@ fn what_all_nodes_are_told_is_encoded_once_for_live_sessions_and_for_snapshots()
     projection.service(&name("web"), service);
     let changed = projection.flush();
     assert!(changed.iter().all(|(_, item)| live.iter().all(|first| *first != bytes(item))));
-    assert_eq!(changed.len(), 1);
+    assert_eq!(changed.len(), 2);
 }

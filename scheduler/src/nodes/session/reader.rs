@@ -121,16 +121,18 @@ impl Reader {
     fn failed_object(&self, failed: &pb::Failed) -> ObjectReference {
         let (kind, resource) = match failed.kind() {
             pb::ObjectKind::Pod if self.owns_pod(&failed.namespace, &failed.name) => ("Pod", Resource::PODS),
-            pb::ObjectKind::Service => ("Service", Resource::SERVICES),
+            pb::ObjectKind::Service | pb::ObjectKind::EndpointSlice => ("Service", Resource::SERVICES),
             _ => return self.about_node(),
         };
-        let key = Key::namespaced(resource, &failed.namespace, &failed.name);
+        // A slice is named after its service.
+        let name = failed.name.split('/').next().unwrap_or_default();
+        let key = Key::namespaced(resource, &failed.namespace, name);
         let Some(object) = self.connection.shared.objects.stored(&key) else { return self.about_node() };
         ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(kind.to_owned()),
             namespace: Some(failed.namespace.clone()),
-            name: Some(failed.name.clone()),
+            name: Some(name.to_owned()),
             uid: Some(object.uid.to_string()),
             ..ObjectReference::default()
         }

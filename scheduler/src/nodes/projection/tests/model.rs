@@ -8,6 +8,11 @@ use super::*;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
 
+/// The agent of the last node is of the version before.
+fn form(node: &str) -> Form {
+    if node == "n2" { Form::Whole } else { Form::Apart }
+}
+
 /// What the cluster holds, and beside it what a node should see by the plainest reading of it.
 #[derive(Default)]
 struct World {
@@ -34,9 +39,21 @@ impl Copy {
         }
     }
 
-    /// Without pods' statuses, which are not sent for their own sake.
+    /// Without pods' statuses, which are not sent for their own sake, and with services as their parts make them.
     fn comparable(&self) -> BTreeMap<ItemKey, String> {
-        let text = |body: &Body| match body {
+        let slices = |service: &ItemKey| {
+            let prefix = format!("{}/", service.name.name);
+            let of = move |(key, body): (&ItemKey, &Body)| match body {
+                Body::Slice(slice) if key.name.name.starts_with(&prefix) => Some(slice.clone()),
+                _ => None,
+            };
+            self.0.iter().filter_map(of).collect()
+        };
+        let text = |key: &ItemKey, body: &Body| match body {
+            Body::Service(service) => {
+                format!("{:?}", Parts { service: service.clone(), slices: slices(key) }.joined())
+            }
+            Body::Whole(parts) => format!("{:?}", parts.told.joined()),
             Body::Json(json) => {
                 let mut value: Value = serde_json::from_slice(json).unwrap();
                 value.as_object_mut().unwrap().remove("status");
@@ -44,7 +61,7 @@ impl Copy {
             }
             other => format!("{other:?}"),
         };
-        self.0.iter().map(|(k, b)| (k.clone(), text(b))).collect()
+        self.0.iter().map(|(k, b)| (k.clone(), text(k, b))).collect()
     }
 }
 
@@ -213,7 +230,7 @@ impl World {
                 projection.slice(
                     &name(&text),
                     owner.as_deref(),
-                    serde_json::from_value(value.clone()).unwrap(),
+                    &serde_json::from_value(value.clone()).unwrap(),
                 );
                 match owner {
                     Some(owner) => self.slices.insert(text, (owner, value)),
@@ -277,8 +294,15 @@ impl World {
                 .map(|(_, s)| serde_json::from_value(s.clone()).unwrap())
                 .collect();
             let service = serde_json::from_value(service.clone()).unwrap();
-            let compiled = compile::compile(&service, slices.iter(), &announcers);
-            copy.0.insert(ItemKey::new(ItemKind::Service, &name(text)), Body::Service(ToAll::new(compiled)));
+            let slices: Vec<_> = slices.iter().map(|slice| ToAll::new(compile::slice(slice))).collect();
+            let told = slices.iter().map(|slice| &slice.told);
+            let service = ToAll::new(compile::service(&service, told, &announcers));
+            let parts = ToAll::new(Parts { service, slices });
+            copy.0.insert(ItemKey::new(ItemKind::Service, &name(text)), Body::Whole(parts));
+        }
+        for (slice, (owner, value)) in self.slices.iter().filter(|_| form(node) == Form::Apart) {
+            let told = compile::slice(&serde_json::from_value(value.clone()).unwrap());
+            copy.0.insert(slice_key(&name(owner), slice), Body::Slice(ToAll::new(told)));
         }
         for (other, facts) in self.nodes.iter().filter(|(n, f)| *n != node && !f.addresses.is_empty()) {
             let peer = pb::Peer { addresses: facts.addresses.clone(), pod_cidrs: facts.pod_cidrs.clone() };
@@ -318,7 +342,7 @@ proptest! {
         }
         for node in NODES {
             let mut snapshot = Copy::default();
-            projection.snapshot(node).iter().for_each(|i| snapshot.apply(i));
+            projection.snapshot(node, form(node)).iter().for_each(|i| snapshot.apply(i));
             prop_assert_eq!(snapshot.comparable(), world.expected(node).comparable());
             resume(&projection, node, &mut copies)?;
             prop_assert_eq!(copies[node].0.comparable(), world.expected(node).comparable());
@@ -333,7 +357,7 @@ fn deliver(
 ) -> Result<(), TestCaseError> {
     for (audience, item) in projection.flush() {
         for (node, (copy, generation)) in copies.iter_mut() {
-            if audience.includes(node) && connected.contains(node) {
+            if audience.includes(node) && item.is_for(form(node)) && connected.contains(node) {
                 prop_assert!(item.generation > *generation, "generations must rise along a session");
                 *generation = item.generation;
                 copy.apply(&item);
@@ -349,7 +373,7 @@ fn resume(
     copies: &mut BTreeMap<&'static str, (Copy, u64)>,
 ) -> Result<(), TestCaseError> {
     let (copy, generation) = copies.get_mut(node).unwrap();
-    for item in projection.since(node, *generation).expect("nothing was forgotten") {
+    for item in projection.since(node, form(node), *generation).expect("nothing was forgotten") {
         prop_assert!(item.generation > *generation);
         *generation = item.generation;
         copy.apply(&item);

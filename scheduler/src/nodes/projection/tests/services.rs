@@ -21,7 +21,7 @@ fn ports_are_matched_by_name_and_the_better_of_two_states_counts() {
     };
     let slices = [slice(false), slice(true)];
     let nodes: BTreeSet<NodeName> = ["n0".into(), "n1".into(), "n2".into()].into();
-    let compiled = compile::compile(&service, slices.iter(), &nodes);
+    let compiled = whole(&service, &slices, &nodes);
     assert_eq!(compiled.affinity_seconds, 10_800);
     assert_eq!(compiled.announcers, ["n1"], "the only node with a ready endpoint");
     let http = &compiled.ports[0];
@@ -40,7 +40,7 @@ fn a_headless_service_without_ports_still_has_its_endpoints() {
     let slice: EndpointSlice = serde_json::from_value(json!({"addressType": "IPv4", "metadata": {},
         "endpoints": [{"addresses": ["10.1.0.2"], "hostname": "web-0"}]}))
     .unwrap();
-    let compiled = compile::compile(&service, [slice].iter(), &BTreeSet::new());
+    let compiled = whole(&service, &[slice], &BTreeSet::new());
     assert!(compiled.headless && compiled.cluster_ips.is_empty());
     assert_eq!(compiled.ports[0].endpoints[0].hostname, "web-0");
 }
@@ -56,7 +56,7 @@ fn pods_without_the_port_that_a_headless_service_names_are_found_by_name() {
         .unwrap()
     };
     let slices = [slice(json!([{"name": "http", "port": 8080}]), "10.1.0.2"), slice(json!(null), "10.1.0.3")];
-    let compiled = compile::compile(&service, slices.iter(), &BTreeSet::new());
+    let compiled = whole(&service, &slices, &BTreeSet::new());
     let found: Vec<_> = compiled
         .ports
         .iter()
@@ -79,9 +79,8 @@ fn what_others_serve_has_a_name_and_no_ports() {
             "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.1.0.2"]}]}))
         .unwrap()
     };
-    let compiled = |label: &str, slice: EndpointSlice| {
-        compile::compile(&service(label, "10.0.0.1"), [slice].iter(), &BTreeSet::new())
-    };
+    let compiled =
+        |label: &str, slice: EndpointSlice| whole(&service(label, "10.0.0.1"), &[slice], &BTreeSet::new());
     for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
         let theirs = compiled(label, slice(json!({})));
         assert_eq!(theirs.cluster_ips, ["10.0.0.1"]);
@@ -93,7 +92,7 @@ fn what_others_serve_has_a_name_and_no_ports() {
     let hidden = compiled("team", slice(json!({"service.kubernetes.io/headless": ""})));
     assert!(hidden.ports[0].endpoints.is_empty());
     let headless = service("service.kubernetes.io/headless", "None");
-    let headless = compile::compile(&headless, [slice(json!({}))].iter(), &BTreeSet::new());
+    let headless = whole(&headless, &[slice(json!({}))], &BTreeSet::new());
     assert_eq!(headless.ports[0].endpoints.len(), 1);
 }
 
@@ -102,7 +101,7 @@ fn nodes_are_told_the_health_check_port() {
     let service: Service = serde_json::from_value(json!({"spec": {"type": "LoadBalancer",
         "clusterIP": "10.0.0.5", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31_234}}))
     .unwrap();
-    let compiled = compile::compile(&service, [].iter(), &BTreeSet::new());
+    let compiled = whole(&service, &[], &BTreeSet::new());
     assert_eq!(compiled.health_check_node_port, 31_234);
 }
 
@@ -116,7 +115,7 @@ fn ranges_and_addresses_go_out_in_the_form_that_they_are_meant_in() {
     let slice: EndpointSlice = serde_json::from_value(json!({"addressType": "IPv4", "metadata": {},
         "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.1.0.02"]}, {"addresses": ["a.example"]}]}))
     .unwrap();
-    let compiled = compile::compile(&service, [slice].iter(), &BTreeSet::new());
+    let compiled = whole(&service, &[slice], &BTreeSet::new());
     // What means nothing is not left out, which might leave a list that is open to all: nodes refuse it.
     assert_eq!(compiled.source_ranges, ["10.1.0.0/16", "2001:db8::/32", "nonsense"]);
     assert_eq!(compiled.cluster_ips, ["10.0.0.1", "fd00::1"]);
