@@ -229,3 +229,78 @@ fn a_restart_leaves_an_address_with_its_owner() {
     assert_eq!(answers(&table.maps, "192.0.2.1:80"), set(&["10.0.0.2:80"]));
     assert_eq!(table.maps.hash_writes(), writes);
 }
+
+/// What an agent has in the kernel that did not say what its sets are for.
+fn left_by_one_that_did_not_say(services: &ServiceTable) -> Memory {
+    let memory = Memory::new(64, 64, 128);
+    publish_all(&mut Table::recover(memory.clone()).unwrap(), services);
+    for index in 0..64 {
+        let word = memory.raw(Array::Heads, index * Array::Heads.words());
+        let said = Publish::unpack(word.load(Ordering::Relaxed));
+        let flags = said.flags & ((1 << words::ROLE_SHIFT) - 1);
+        word.store(Publish { flags, ..said }.pack(), Ordering::Relaxed);
+    }
+    memory
+}
+
+#[test]
+fn sets_of_an_agent_that_did_not_say_what_they_are_for_are_taken_over() {
+    let services = all(vec![
+        ("a", balancer("198.51.100.1", &["10.1.0.0/16"], node_port(30_001, service(1, &["1:80", "2:80"])))),
+        ("b", external("192.0.2.1", service(2, &["3:80"]))),
+    ]);
+    let memory = left_by_one_that_did_not_say(&services);
+    let (bonds, changes) = (bonds(&memory), memory.hash_writes());
+    let wanted = claims(&services, &node());
+    let mut table = Table::recover(memory.clone()).unwrap();
+    publish_all(&mut table, &services);
+    assert_eq!(memory.hash_writes(), changes, "no address moves");
+    assert_eq!(broken_bonds(&memory, &bonds, [&wanted, &wanted]), Vec::<String>::new());
+    assert_eq!(differences(&memory, &wanted), Vec::<String>::new(), "and they say it now");
+}
+
+#[test]
+fn what_only_some_may_use_is_not_opened_though_nobody_said_what_it_was_for() {
+    let restricted = balancer("198.51.100.1", &["10.1.0.0/16"], service(1, &["1:80"]));
+    let more = ("198.51.100.2".parse().unwrap(), None);
+    let mut both = restricted.clone();
+    both.load_balancer_ips.push(more.clone());
+    let one_outside = external("198.51.100.1", ServiceSpec { load_balancer_ips: vec![more], ..restricted });
+    let memory = left_by_one_that_did_not_say(&all(vec![("a", both)]));
+    let mut table = Table::recover(memory.clone()).unwrap();
+    let faults = Faults::default();
+    let seen = faults.clone();
+    let of_the_balancer = u32::from_ne_bytes([198, 51, 100, 2]);
+    let open = move |memory: &Memory| {
+        let open = memory.served().into_iter().filter(|(key, served)| {
+            key.addr_be == of_the_balancer && served.set.flags & words::SOURCE_RANGES == 0
+        });
+        seen.add(open.map(|(key, served)| format!("{key:?} leads to {:?}", served.set)));
+    };
+    memory.observed(open, || publish_all(&mut table, &all(vec![("a", one_outside)])));
+    assert_eq!(faults.none(), Ok(()));
+}
+
+#[test]
+fn an_address_that_an_earlier_agent_left_elsewhere_moves_however_the_kernel_refuses() {
+    let old = all(vec![("a", external("192.0.2.1", service(1, &["1:80"])))]);
+    let new = all(vec![("a", service(1, &["1:80"])), ("b", external("192.0.2.1", service(2, &["2:80"])))]);
+    let wanted = claims(&new, &node());
+    for refused in 0.. {
+        let mut table = table();
+        publish_all(&mut table, &old);
+        let mut table = restart(table);
+        table.maps.refuse_after(Some(refused));
+        let was_refused = table.publish(&new, &node()).is_err();
+        table.maps.refuse_after(None);
+        let done = table.publish(&new, &node());
+        assert!(done.is_ok(), "after {refused} changes: {}", done.unwrap_err());
+        let retired = table.take_retired();
+        table.release(retired);
+        assert_eq!(differences(&table.maps, &wanted), Vec::<String>::new(), "after {refused} changes");
+        assert_eq!(leaks(&table), Vec::<String>::new(), "after {refused} changes");
+        if !was_refused {
+            break;
+        }
+    }
+}
