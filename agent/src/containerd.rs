@@ -34,6 +34,10 @@ pub struct InvalidNamespace {
     value: String,
 }
 
+/// Names a lease.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseId(String);
+
 /// A handle to one containerd namespace. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Containerd {
@@ -110,13 +114,25 @@ impl Containerd {
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
-    /// Ends the leases of this purpose that a process left which died before it released them, and takes away what they
-    /// kept. None may be in use.
-    pub(crate) async fn end_leases(&self, purpose: &str) -> Result<(), Status> {
-        let filters = vec![format!("labels.{PURPOSE:?}=={purpose:?}")];
+    /// All leases of ours, by what they are for.
+    pub(crate) async fn leases_by_purpose(&self) -> Result<Vec<(String, LeaseId)>, Status> {
+        let filters = vec![format!("labels.{PURPOSE:?}")];
         let found = self.leases().list(self.request(ListRequest { filters })).await?.into_inner();
-        for Lease { id, .. } in found.leases {
-            absent_is_ok(self.leases().delete(self.request(DeleteRequest { id, sync: true })).await)?;
+        let purpose = |Lease { id, mut labels, .. }: Lease| Some((labels.remove(PURPOSE)?, LeaseId(id)));
+        Ok(found.leases.into_iter().filter_map(purpose).collect())
+    }
+
+    /// Ends a lease that a process left which died before it released it, and takes away what nothing else keeps.
+    pub(crate) async fn end_lease(&self, LeaseId(id): LeaseId) -> Result<(), Status> {
+        absent_is_ok(self.leases().delete(self.request(DeleteRequest { id, sync: true })).await)
+    }
+
+    /// Ends all leases of this purpose. None may be in use.
+    pub(crate) async fn end_leases(&self, purpose: &str) -> Result<(), Status> {
+        for (known, id) in self.leases_by_purpose().await? {
+            if known == purpose {
+                self.end_lease(id).await?;
+            }
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use super::{
     Credential, ImageError, ImageSettings, Images, Progress,
     ingest::Blob,
+    leftovers::{self, LeftOvers},
     local::{ID_LABEL, LocalImage, LocalImages},
     names::Name,
     pull::{Counters, PARALLEL, Pull, Pulled},
@@ -29,6 +30,7 @@ use super::{
 };
 use crate::{
     containerd::Containerd,
+    failpoint,
     model::{ImageInfo, chain},
 };
 
@@ -42,6 +44,7 @@ type Outcome = Result<ImageInfo, Arc<ImageError>>;
 pub struct ContainerdImages {
     client: Containerd,
     local: LocalImages,
+    left: Arc<LeftOvers>,
     snapshotter: String,
     settings: Arc<ImageSettings>,
     pulls: Arc<Flights<Outcome, Counters>>,
@@ -54,6 +57,7 @@ impl ContainerdImages {
     pub fn new(client: Containerd, snapshotter: &str, settings: ImageSettings) -> Self {
         Self {
             local: LocalImages::new(client.clone()),
+            left: Arc::new(LeftOvers::new(client.clone())),
             client,
             snapshotter: snapshotter.to_owned(),
             settings: Arc::new(settings),
@@ -69,6 +73,10 @@ impl ContainerdImages {
         let chain = &image.content.chain_id;
         let unpacked = chain.is_empty()
             || unpack::present(&self.client, &self.snapshotter, chain).await.map_err(failed)?;
+        if unpacked && let Err(error) = self.left.end(&image.name).await {
+            // Until it expires, or the image is asked for again.
+            tracing::debug!(image = written, %error, "the lease of a pull that was cut short stays");
+        }
         Ok(unpacked.then(|| info(written, &image)))
     }
 
@@ -84,7 +92,7 @@ impl ContainerdImages {
         let source = name.source(&self.settings.aliases)?;
         let mut last = None;
         for endpoint in Endpoint::all(&written, &source, &self.settings, &credentials)? {
-            match self.pull_from(endpoint, &written, counters.clone()).await {
+            match self.pull_from(endpoint, &written, &name, counters.clone()).await {
                 Ok(pulled) => return self.record(&written, &name, &pulled).await.map_err(Arc::new),
                 // What containerd refuses it will refuse again.
                 Err(error @ ImageError::Store { .. }) => return Err(Arc::new(error)),
@@ -100,10 +108,13 @@ impl ContainerdImages {
         &self,
         endpoint: Endpoint,
         written: &str,
+        name: &Name,
         counters: Arc<Counters>,
     ) -> Result<Pulled, ImageError> {
         let failed = |status: Status| store_error(written, "lease it", &status);
-        let leased = self.client.leased("pull").await.map_err(failed)?;
+        self.left.read().await.map_err(failed)?;
+        let leased = self.client.leased(&leftovers::purpose(&name.local())).await.map_err(failed)?;
+        failpoint::reach("images.pull.leased", written);
         let pull = Pull {
             client: leased.clone(),
             endpoint: Arc::new(endpoint),
@@ -116,15 +127,16 @@ impl ContainerdImages {
         let result = pull.run().await;
         // A failed pull keeps its lease until it expires: the next attempt goes on with what it has.
         if let Ok(pulled) = &result {
-            self.name(written, pulled).await.map_err(|status| store_error(written, "name it", &status))?;
+            failpoint::reach("images.pull.kept", written);
+            self.name(name, pulled).await.map_err(|status| store_error(written, "name it", &status))?;
+            failpoint::reach("images.pull.named", written);
             leased.release().await.map_err(failed)?;
         }
         result
     }
 
     /// Gives the content its name in the image store: from now on it is not garbage.
-    async fn name(&self, written: &str, pulled: &Pulled) -> Result<(), Status> {
-        let name = Name::parse(written).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    async fn name(&self, name: &Name, pulled: &Pulled) -> Result<(), Status> {
         let Blob { digest, size, media_type } = pulled.target.clone();
         let target = Descriptor {
             media_type,

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{ImageError, registry::Endpoint};
-use crate::containerd::Containerd;
+use crate::{containerd::Containerd, failpoint};
 
 /// One message to containerd; its limit is 16 MiB. With the downloads of a node at a time this bounds their memory.
 const CHUNK: usize = 256 << 10;
@@ -91,6 +91,7 @@ pub(super) async fn download(
         }
     }
     writer.write(chunk).await?;
+    failpoint::reach("images.ingest.written", endpoint.written());
     let committed = writer.commit(HashMap::new()).await;
     if committed.is_err() {
         // Wrong bytes stay wrong: the next attempt starts from nothing.

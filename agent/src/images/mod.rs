@@ -3,6 +3,7 @@
 
 mod containerd;
 mod ingest;
+mod leftovers;
 pub(crate) mod local;
 mod names;
 mod platform;

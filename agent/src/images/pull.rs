@@ -23,7 +23,7 @@ use super::{
     share::KeyedLocks,
     unpack,
 };
-use crate::containerd::Containerd;
+use crate::{containerd::Containerd, failpoint};
 
 /// Layers at a time on a node, of all its pulls together: enough to fill a link over long round trips, few enough to be
 /// fair to others and to bound the memory that they take.
@@ -79,6 +79,7 @@ impl Pull {
         });
         parts.fetch(&config).await.map_err(|e| self.failed(e))?;
         let chain = self.layers(&parts, &config, &layers).await?;
+        failpoint::reach("images.pull.unpacked", &self.written);
         self.keep(&documents, &config, &layers, chain.last())
             .await
             .map_err(|status| self.store("keep it", &status))?;
@@ -136,6 +137,7 @@ impl Pull {
                     .map_err(|error| self.store("download it", &Status::internal(error.to_string())))?;
                 arrived[joined.map_err(|error| self.failed(error))?] = true;
             }
+            failpoint::reach("images.pull.fetched", &self.written);
             let parent = index.checked_sub(1).map_or("", |below| chain[below].as_str());
             let _lock = self.locks.lock(&chain[index]).await;
             let name = &chain[index];

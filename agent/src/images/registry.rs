@@ -72,6 +72,11 @@ impl Endpoint {
         Ok(all)
     }
 
+    /// What the user wrote.
+    pub(super) fn written(&self) -> &str {
+        &self.written
+    }
+
     /// Host of the registry.
     pub(super) fn host(&self) -> &str {
         self.reference.resolve_registry()

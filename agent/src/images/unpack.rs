@@ -15,7 +15,10 @@ use containerd_client::{
 use tonic::{Code, Status};
 
 use super::ingest::Blob;
-use crate::containerd::{Containerd, absent_is_ok};
+use crate::{
+    containerd::{Containerd, absent_is_ok},
+    failpoint,
+};
 
 /// Gigabytes on a slow disk.
 const UNPACK: Duration = Duration::from_secs(30 * 60);
@@ -44,6 +47,7 @@ pub(super) async fn layer(
     }
     let key = format!("gantry-unpack-{} {name}", uuid::Uuid::new_v4());
     let result = apply(client, snapshotter, layer, diff_id, parent, &key).await;
+    failpoint::reach("images.unpack.applied", diff_id);
     let committed = match result {
         Ok(()) => commit(client, snapshotter, name, &key).await,
         Err(status) => Err(status),

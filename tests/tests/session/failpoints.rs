@@ -2,6 +2,7 @@
 //! next agent finishes what was begun. Nobody else's container is touched, and of the pod nothing stays.
 
 mod bed;
+mod image;
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +13,10 @@ use anyhow::{Context, Result, ensure};
 use gantry_scheduler::{model::Resource, objects::DeleteOptions};
 use serde_json::{Value, json};
 
-use self::bed::{Bed, IMAGE, on_own_host};
+use self::{
+    bed::{Bed, IMAGE, on_own_host},
+    image::Registry,
+};
 use crate::{DAY, PATIENCE, Scheduler, admin};
 
 /// Where the life of a pod is cut short, while it comes and while it goes: each in a life of its own, as far as they go.
@@ -59,9 +63,21 @@ const DEATH: &[&str] = &[
 const END: &[&str] = &["runtime.release.settled", "durable.replace.staged"];
 const CHANGE: &[&str] = &["volumes.atomic.filled", "volumes.atomic.staged", "ledger.store.stored"];
 
+/// Where the pull of a pod's image is cut short.
+const PULL: &[&str] = &[
+    "images.pull.leased",
+    "images.ingest.written",
+    "images.pull.fetched",
+    "images.unpack.applied",
+    "images.pull.unpacked",
+    "images.pull.kept",
+    "images.pull.named",
+];
+
 struct Test {
     scheduler: Scheduler,
     bed: Bed,
+    registry: Registry,
     bystander: String,
     processes: BTreeSet<String>,
     baseline: BTreeSet<String>,
@@ -72,11 +88,18 @@ impl Test {
         let scheduler = Scheduler::start(DAY).await?;
         let (address, hash) = (scheduler.address.to_string(), scheduler.authority.ca_hash());
         let mut bed = Bed::start(&address, &hash, &scheduler.token.reveal()).await?;
+        let registry = Registry::start(bed.dir()).await?;
         scheduler.secret("s").await?;
         bed.start_agent(None)?;
-        let bystander = create(&scheduler, "bystander", RUNS).await?;
-        let mut test =
-            Self { scheduler, bed, bystander, processes: BTreeSet::new(), baseline: BTreeSet::new() };
+        let bystander = create(&scheduler, "bystander", IMAGE, RUNS).await?;
+        let mut test = Self {
+            scheduler,
+            bed,
+            registry,
+            bystander,
+            processes: BTreeSet::new(),
+            baseline: BTreeSet::new(),
+        };
         test.running("bystander").await?;
         test.processes = test.bed.processes(&test.bystander)?;
         ensure!(test.processes.len() == 1, "the bystander runs as {:?}", test.processes);
@@ -138,7 +161,7 @@ impl Test {
     /// A pod comes and goes, and both are cut short.
     async fn life(&mut self, name: &str, birth: Option<&str>, death: Option<&str>) -> Result<()> {
         self.bed.kill_agent()?;
-        let uid = create(&self.scheduler, name, RUNS).await?;
+        let uid = create(&self.scheduler, name, IMAGE, RUNS).await?;
         if let Some(point) = birth {
             self.bed.start_agent(Some((point, &uid)))?;
             self.bed.killed(point).await?;
@@ -163,7 +186,7 @@ impl Test {
     async fn end(&mut self, number: usize, point: &str) -> Result<()> {
         self.bed.kill_agent()?;
         let name = format!("ended-{number}");
-        let uid = create(&self.scheduler, &name, "sleep 1").await?;
+        let uid = create(&self.scheduler, &name, IMAGE, "sleep 1").await?;
         self.bed.start_agent(None)?;
         self.running(&name).await?;
         self.bed.kill_agent()?;
@@ -172,6 +195,24 @@ impl Test {
         self.bed.start_agent(None)?;
         self.until("succeeded", &name, |pod| pod["status"]["phase"] == "Succeeded").await?;
         self.delete(&name).await?;
+        self.nothing_left(&name).await
+    }
+
+    /// A pod's image is pulled, and that is cut short. The next pull ends with the image and nothing else.
+    async fn pull(&mut self, number: usize, point: &str) -> Result<()> {
+        self.bed.kill_agent()?;
+        let name = format!("pulled-{number}");
+        let (image, layer) = self.registry.push(&format!("pulled:{number}"))?;
+        create(&self.scheduler, &name, &image, RUNS).await?;
+        // A layer may be of many images.
+        let whose = if point.starts_with("images.unpack") { &layer } else { &image };
+        self.bed.start_agent(Some((point, whose)))?;
+        self.bed.killed(point).await?;
+        self.bed.start_agent(None)?;
+        self.running(&name).await?;
+        self.delete(&name).await?;
+        self.until("gone", &name, Value::is_null).await?;
+        self.bed.remove_image(&image)?;
         self.nothing_left(&name).await
     }
 
@@ -194,7 +235,7 @@ impl Test {
     /// A secret changes, and the agent is killed while its files do.
     async fn change(&mut self, number: usize, point: &str) -> Result<()> {
         let name = format!("changed-{number}");
-        let uid = create(&self.scheduler, &name, RUNS).await?;
+        let uid = create(&self.scheduler, &name, IMAGE, RUNS).await?;
         self.running(&name).await?;
         let processes = self.bed.processes(&uid)?;
         self.bed.kill_agent()?;
@@ -221,14 +262,15 @@ impl Test {
 const RUNS: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
 /// A pod with a volume of every kind that a kill can cut; its uid.
-async fn create(scheduler: &Scheduler, name: &str, script: &str) -> Result<String> {
+async fn create(scheduler: &Scheduler, name: &str, image: &str, script: &str) -> Result<String> {
+    let policy = if image == IMAGE { "Never" } else { "IfNotPresent" };
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path});
     let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
         "nodeName": "n1",
         "terminationGracePeriodSeconds": 1,
         "restartPolicy": "Never",
         "containers": [{
-            "name": "c", "image": IMAGE, "imagePullPolicy": "Never",
+            "name": "c", "image": image, "imagePullPolicy": policy,
             "command": ["/bin/sh", "-c", script],
             "volumeMounts": [mount("secret", "/secret"), mount("memory", "/memory"),
                 {"name": "disk", "mountPath": "/part", "subPath": "part"}]}],
@@ -254,6 +296,10 @@ fn a_kill_between_any_two_steps_leaves_nothing_and_touches_nobody() -> Result<()
         for (number, point) in CHANGE.iter().enumerate() {
             let change = test.change(number, point).await;
             test.note(&mut faults, &format!("change, {point}"), change).await?;
+        }
+        for (number, point) in PULL.iter().enumerate() {
+            let pull = test.pull(number, point).await;
+            test.note(&mut faults, &format!("pull, {point}"), pull).await?;
         }
         for (number, point) in END.iter().enumerate() {
             let end = test.end(number, point).await;

@@ -19,6 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
+use super::image::Image;
 use crate::PATIENCE;
 
 pub(super) const IMAGE: &str = "docker.io/library/test:latest";
@@ -89,11 +90,12 @@ impl Bed {
         )?;
         let bed = Self { scratch, containerd, agent: None, told_before: 0 };
         bed.until("containerd answers", || Ok(bed.ctr(&["version"]).is_ok())).await?;
-        bed.import()?;
+        let image = Image::make(bed.dir(), IMAGE)?;
+        bed.ctr(&["images", "import", &image.archive.to_string_lossy()])?;
         Ok(bed)
     }
 
-    fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         self.scratch.path()
     }
 
@@ -113,7 +115,7 @@ impl Bed {
             .args(arguments))
     }
 
-    /// Starts the agent, to be killed at `point` of the pod with this uid.
+    /// Starts the agent, to be killed at `point` of the pod with this uid or the image with this name.
     pub(super) fn start_agent(&mut self, killed_at: Option<(&str, &str)>) -> Result<()> {
         ensure!(self.agent.is_none(), "one agent at a time");
         self.told_before = self.told().len();
@@ -219,9 +221,15 @@ impl Bed {
             ("container", &["containers", "list", "--quiet"][..]),
             ("task", &["tasks", "list", "--quiet"]),
             ("lease", &["leases", "list", "--quiet"]),
+            ("image", &["images", "list", "--quiet"]),
+            ("content", &["content", "list", "--quiet"]),
             ("snapshot", &["snapshots", "list"]),
         ] {
             add(kind, &self.ctr(arguments)?);
+        }
+        // The first line is a heading, and ages change.
+        for line in self.ctr(&["content", "active"])?.lines().skip(1) {
+            add("download", line.split_whitespace().next().unwrap_or_default());
         }
         for directory in below(&self.cgroup())? {
             add("cgroup", &directory.to_string_lossy());
@@ -274,53 +282,9 @@ impl Bed {
         Ok(answer.body)
     }
 
-    /// busybox with a shell, as an OCI layout that containerd's own client takes.
-    fn import(&self) -> Result<()> {
-        let layout = self.dir().join("image");
-        let (root, blobs) = (self.dir().join("rootfs"), layout.join("blobs/sha256"));
-        for directory in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
-            fs::create_dir_all(root.join(directory))?;
-        }
-        fs::create_dir_all(&blobs)?;
-        fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is not installed")?;
-        for applet in ["sh", "sleep", "cat"] {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
-        }
-        fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
-        run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(blobs.join("layer")).arg("."))?;
-        let blob = |name: &str| -> Result<(String, u64)> {
-            let path = blobs.join(name);
-            let sum = run(Command::new("sha256sum").arg(&path))?;
-            let digest = sum.split(' ').next().unwrap_or_default().to_owned();
-            let size = fs::metadata(&path)?.len();
-            fs::rename(&path, blobs.join(&digest))?;
-            Ok((format!("sha256:{digest}"), size))
-        };
-        let made = |name: &str, media: &str, content: serde_json::Value| -> Result<serde_json::Value> {
-            fs::write(blobs.join(name), content.to_string())?;
-            let (digest, size) = blob(name)?;
-            Ok(serde_json::json!({"mediaType": media, "digest": digest, "size": size}))
-        };
-        let (layer, size) = blob("layer")?;
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let config = serde_json::json!({"os": "linux", "architecture": architecture, "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer]}});
-        let config = made("config", "application/vnd.oci.image.config.v1+json", config)?;
-        let media = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media, "config": config,
-            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": size}]});
-        let mut manifest = made("manifest", media, manifest)?;
-        manifest["annotations"] = serde_json::json!({"io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": "latest"});
-        let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
-        fs::write(layout.join("index.json"), index.to_string())?;
-        fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        let archive = self.dir().join("image.tar");
-        run(Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&archive).args([
-            "index.json",
-            "oci-layout",
-            "blobs",
-        ]))?;
-        self.ctr(&["images", "import", &archive.to_string_lossy()]).map(drop)
+    /// Makes containerd forget an image, and takes away what nothing else keeps.
+    pub(super) fn remove_image(&self, name: &str) -> Result<()> {
+        self.ctr(&["images", "remove", "--sync", name]).map(drop)
     }
 }
 
