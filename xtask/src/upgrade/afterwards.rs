@@ -26,7 +26,7 @@ const DESCRIBED: [&str; 12] = [
 ];
 
 /// Both agents were sent a snapshot when they first spoke to the scheduler of that time, in an epoch that their ledgers
-/// know: what an earlier agent made of its updates is not all that they said.
+/// know: what an earlier agent made of its updates is not all that they said, or services were told in another form.
 pub(super) fn everything_was_sent_again(cluster: &Cluster, order: Order) -> Result<String> {
     for node in (1..=NODES).map(|i| cluster.layout.node(i)) {
         let path = cluster.layout.dir.join(format!("logs/{}-agent.log", node.name));

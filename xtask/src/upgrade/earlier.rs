@@ -54,10 +54,15 @@ pub(crate) fn build(revision: &str) -> Result<PathBuf> {
     Ok(daemons)
 }
 
-/// Whether the ledgers of this revision's agents say what their writer understood of them.
-pub(crate) fn marks_ledgers(revision: &str) -> Result<bool> {
-    let state = format!("{revision}:agent/src/control/state.rs");
-    Ok(sh("git").dir(layout::root()?).args(["show", &state]).text()?.contains("schema: SCHEMA"))
+/// Whether agents of this revision wrote ledgers of the schema that today's take up where they end.
+pub(crate) fn has_todays_ledgers(revision: &str) -> Result<bool> {
+    const STATE: &str = "agent/src/control/state.rs";
+    let root = layout::root()?;
+    let then = sh("git").dir(&root).args(["show", &format!("{revision}:{STATE}")]).text()?;
+    let now = fs::read_to_string(root.join(STATE)).with_context(|| format!("no {STATE}"))?;
+    let schema =
+        |state: &str| state.lines().find(|line| line.starts_with("const SCHEMA: ")).map(str::to_owned);
+    Ok(schema(&then) == schema(&now))
 }
 
 /// What is compiled of other people's crates, as links. Cargo compiles whatever of it does not fit.

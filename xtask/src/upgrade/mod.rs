@@ -100,7 +100,7 @@ pub(crate) fn run(from: &str, orders: &[Order]) -> Result<()> {
     packages::ensure(packages::CLUSTER)?;
     ui::heading(&format!("The daemons of {from} and of today"));
     let earlier = earlier::build(from)?;
-    let again = !earlier::marks_ledgers(from)?;
+    let again = !earlier::has_todays_ledgers(from)?;
     compile::daemons(Build::Debug)?;
     for order in if orders.is_empty() { Order::value_variants() } else { orders } {
         ui::heading(&format!("Upgrade: {}", order.parts().map(Part::name).join(", then ")));
