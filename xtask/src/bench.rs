@@ -20,7 +20,7 @@ const ASK_PORT: u16 = 7070;
 
 /// Pod start and footprint on a cluster of one node.
 pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
-    on_one_node("pods", |bench, node| {
+    on_nodes("pods", 1, |bench, node| {
         bench
             .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
             .args(["--metrics", &format!("{}:10250", node.address), "--containerd"])
@@ -32,7 +32,7 @@ pub(crate) fn pods(count: u32, rate: f64) -> Result<()> {
 
 /// One endpoint change from the API to the datapath, on a cluster of one node.
 pub(crate) fn change(count: u32, services: u32) -> Result<()> {
-    on_one_node("change", |bench, node| {
+    on_nodes("change", 1, |bench, node| {
         // In the node's cgroup, where connects are translated.
         let join = format!("echo $$ > {}/daemons/cgroup.procs && exec \"$@\"", node.cgroup.display());
         bench
@@ -40,6 +40,13 @@ pub(crate) fn change(count: u32, services: u32) -> Result<()> {
             .args(["--listen", &format!("{}:{ASK_PORT}", node.address), "--"])
             .args(["sh", "-c", &join, "sh"])
             .args(enter(node))
+    })
+}
+
+/// Changes for some minutes on a cluster of two nodes, and the daemons' memory.
+pub(crate) fn churn(minutes: u32, pods: u32) -> Result<()> {
+    on_nodes("churn", 2, |bench, _| {
+        bench.args(["--nodes", "2", "--minutes", &minutes.to_string(), "--pods", &pods.to_string()])
     })
 }
 
@@ -52,9 +59,10 @@ fn enter(node: &Node) -> [String; 3] {
     ]
 }
 
-/// Runs a benchmark of `gantry-bench` against a cluster of its own, which is gone afterwards.
-fn on_one_node(name: &str, arguments: impl FnOnce(Sh, &Node) -> Sh) -> Result<()> {
-    let cluster = up::start("bench", 1, layout::Build::Release)?;
+/// Runs a benchmark of `gantry-bench` against a cluster of its own, which is gone afterwards. `arguments` are told its
+/// first node.
+fn on_nodes(name: &str, nodes: u8, arguments: impl FnOnce(Sh, &Node) -> Sh) -> Result<()> {
+    let cluster = up::start("bench", nodes, layout::Build::Release)?;
     let node = cluster.layout.node(1);
     let results = layout::root()?.join("target/bench-results");
     std::fs::create_dir_all(&results)?;

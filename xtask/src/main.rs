@@ -174,6 +174,15 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         rounds: u32,
     },
+    /// Rollouts, scaling and deletions for a long time on two nodes, and the daemons' memory all the while.
+    Churn {
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
+        /// With how many pods.
+        #[arg(long, default_value_t = 100)]
+        pods: u32,
+    },
     /// Pod start beside `ctr run`, and the daemons' footprint with those pods.
     Pods {
         /// How many.
@@ -207,6 +216,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Placement { nodes, pods, rounds } } => {
             bench::placement(&nodes, pods, rounds)
         }
+        Command::Bench { what: Bench::Churn { minutes, pods } } => bench::churn(minutes, pods),
         Command::Bench { what: Bench::Pods { count, rate } } => bench::pods(count, rate),
         Command::Upgrade { from, order } => upgrade::run(&from, &order),
         Command::Supervise { plan } => cluster::supervisor::run(&plan),

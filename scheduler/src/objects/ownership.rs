@@ -34,6 +34,8 @@ pub(super) fn record_write(
     sub: Option<Subresource>,
     options: &WriteOptions,
 ) {
+    // They are often half of the object: neither copied nor converted.
+    let sent = patch::take_managed_fields(new);
     let mut meant = new.clone();
     kind.rules.defaults(&mut meant);
     let mut shown = None;
@@ -44,7 +46,7 @@ pub(super) fn record_write(
     let old = shown.as_ref().or(old);
     kind.rules.disown(new, &mut meant);
     let now = meta::now();
-    let managers = patch::record_update(kind, old, meant, &writer(sub, options, &now, kinds));
+    let managers = patch::record_update(kind, old, sent, meant, &writer(sub, options, &now, kinds));
     meta::put(new, "managedFields", managers);
 }
 

@@ -17,6 +17,7 @@ use crate::kinds::{
 /// Managers of ordinary writes kept apart; older ones are joined into one, so that objects written by ever new
 /// names stay small.
 const MAX_UPDATE_MANAGERS: usize = 10;
+const MANAGED_FIELDS: &str = "managedFields";
 const ANCIENT: &str = "ancient-changes";
 
 /// Fields that identify an object or that only the server sets; nobody owns them.
@@ -182,8 +183,8 @@ impl Managers {
     pub(super) fn store(self, object: &mut Value) {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
         match self.into_json() {
-            None => metadata.remove("managedFields"),
-            Some(entries) => metadata.insert("managedFields".to_owned(), entries),
+            None => metadata.remove(MANAGED_FIELDS),
+            Some(entries) => metadata.insert(MANAGED_FIELDS.to_owned(), entries),
         };
     }
 
@@ -281,17 +282,18 @@ fn forgets(sent: &Value) -> bool {
 }
 
 /// The `metadata.managedFields` that an ordinary write leaves; `None`: none. `object` is as the client meant it: with the
-/// defaults of its kind, before anything is carried over or admitted. The writer comes to own what differs between `live`
-/// and `object`, everyone else loses it. Entries that the client itself sent are honoured (that is how kubectl migrates
-/// from client-side apply).
+/// defaults of its kind, before anything is carried over or admitted, and without its own managed fields, which are
+/// `sent`. The writer comes to own what differs between `live` and `object`, everyone else loses it. Entries that the
+/// client itself sent are honoured (that is how kubectl migrates from client-side apply).
 pub fn record_update(
     kind: &Kind,
     live: Option<&Value>,
+    sent: Option<Value>,
     mut object: Value,
     writer: &Writer<'_>,
 ) -> Option<Value> {
     let of_live = || live.map(Managers::of).unwrap_or_default();
-    let sent = take_managed_fields(&mut object).filter(|_| writer.subresource.is_none());
+    let sent = sent.filter(|_| writer.subresource.is_none());
     let mut managers = match sent {
         Some(sent) if forgets(&sent) => Managers::default(),
         Some(sent) => Some(Managers::read(&sent)).filter(|sent| !sent.0.is_empty()).unwrap_or_else(of_live),
@@ -322,13 +324,23 @@ pub(super) fn comparable(kind: &Kind, object: &Value) -> Value {
     object
 }
 
-/// The object without its bookkeeping.
+/// The object without its bookkeeping, which is often half of it and is not copied.
 pub(super) fn without_managed_fields(object: &Value) -> Value {
-    let mut out = object.clone();
-    take_managed_fields(&mut out);
-    out
+    let Some(map) = object.as_object() else { return object.clone() };
+    let copied = map.iter().map(|(name, value)| {
+        let value = match value {
+            Value::Object(metadata) if name == "metadata" => {
+                let kept = metadata.iter().filter(|(name, _)| *name != MANAGED_FIELDS);
+                kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+            }
+            value => value.clone(),
+        };
+        (name.clone(), value)
+    });
+    copied.collect()
 }
 
-fn take_managed_fields(object: &mut Value) -> Option<Value> {
-    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+/// Takes `metadata.managedFields` out of an object.
+pub fn take_managed_fields(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove(MANAGED_FIELDS)
 }

@@ -21,7 +21,7 @@ mod typed;
 use serde_json::Value;
 
 pub use apply::apply;
-pub use managed::record_update;
+pub use managed::{record_update, take_managed_fields};
 pub use plain::merge;
 
 use crate::{

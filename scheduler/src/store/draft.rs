@@ -64,6 +64,11 @@ impl Draft {
         })
     }
 
+    /// The length of it, but for the digits of its revision.
+    pub(super) fn bytes(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
     /// The object at `revision`.
     pub fn at(&self, revision: Revision) -> Object {
         let digits = revision.to_string();

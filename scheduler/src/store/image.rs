@@ -300,6 +300,7 @@ fn weight(event: &Event) -> usize {
 
 /// Changes that are visible to reads, and that nobody who watches was told of yet.
 #[must_use = "whoever watches waits for it"]
+#[derive(Default)]
 pub(super) struct News(Vec<watch::Sender<()>>);
 
 impl News {

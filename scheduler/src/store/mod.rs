@@ -82,6 +82,14 @@ impl Change {
             Self::Delete { key, .. } => key,
         }
     }
+
+    /// How much there is to write.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { draft, .. } => draft.bytes(),
+            Self::Delete { .. } => 0,
+        }
+    }
 }
 
 /// One committed change, as the history keeps it.

@@ -1,6 +1,10 @@
 //! Opening: settings, schema, and the rows into an image.
 
-use std::path::Path;
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use rusqlite::{Connection, ErrorCode, params};
 use serde_json::Value;
@@ -68,6 +72,27 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), OpenEr
     let script =
         format!("BEGIN IMMEDIATE; {before} {SCHEMA} {after} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
     connection.execute_batch(&script).map_err(database)
+}
+
+/// What the log holds before its pages go into the database and it starts again from its beginning: so many pages, and the
+/// few of the commit that reaches them.
+const LOG_BYTES: u64 = (1000 + 100) * 4120;
+
+/// Gives the log its usual length at once, in zeros, which mean nothing there. A commit that overwrites what is there
+/// is one write of the disk; one that makes the file longer is several, as the file system writes down its new size
+/// and blocks, and whatever else it has to write down at that time, before it calls the file safe.
+pub(super) fn reserve_log(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    let mut log = match fs::OpenOptions::new().append(true).open(name) {
+        Ok(log) => log,
+        // SQLite makes it with the first commit; the next start finds it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let missing = LOG_BYTES.saturating_sub(log.metadata()?.len());
+    io::copy(&mut io::repeat(0).take(missing), &mut log)?;
+    log.sync_all()
 }
 
 /// Whether there is a row of any of `resources`.

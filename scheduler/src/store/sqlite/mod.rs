@@ -1,8 +1,8 @@
 //! The embedded store: SQLite in WAL mode under the in-memory image.
 //!
-//! One thread owns the connection. It takes every batch that is waiting, commits them in one transaction
-//! (group commit), and answers after the fsync. Reads never come here. The database is locked exclusively: a
-//! second scheduler on the same data directory is refused at start.
+//! One thread takes every batch that is waiting, commits them in one transaction (group commit), and answers after the
+//! fsync; a small batch that finds nobody before it and a quick disk is committed by the committer's own thread. Reads
+//! never come here. The database is locked exclusively: a second scheduler on the same data directory is refused at start.
 //!
 //! A transaction that fails is rolled back and its writes are refused; the writer goes on when the database then
 //! proves that nothing of it happened. A commit that failed for anything but a full disk proves nothing: its frames
@@ -126,15 +126,17 @@ pub type Upgrade = fn(Resource, &mut Value);
 #[derive(Debug)]
 pub struct SqliteStore {
     image: Arc<Image>,
+    desk: Arc<writer::Desk>,
     requests: mpsc::Sender<Request>,
     condition: watch::Sender<Condition>,
     writer: Option<thread::JoinHandle<()>>,
 }
 
-/// One batch on its way to the writer.
+/// One batch on its way to the writer's thread.
 struct Request {
     changes: Vec<Change>,
     answer: oneshot::Sender<Result<Vec<Arc<Object>>, StoreError>>,
+    waiting: writer::Waiting,
 }
 
 /// Decides what is sealed and how a row is named in an envelope.
@@ -178,6 +180,9 @@ impl SqliteStore {
         load::prepare(&connection, path)?;
         let sealer = Sealer { resources: options.sealed, keys: options.keys };
         let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer, options.upgrade)?);
+        if let Err(error) = load::reserve_log(path) {
+            tracing::warn!(path = %path.display(), %error, "no room for the database's log was reserved: writes are slower");
+        }
         Self::run(connection, image, sealer)
     }
 
@@ -185,13 +190,21 @@ impl SqliteStore {
     fn run(connection: Connection, image: Arc<Image>, sealer: Sealer) -> Result<Self, OpenError> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let condition = watch::Sender::new(Condition::Good);
-        let writer =
-            writer::Writer { connection, image: image.clone(), sealer, condition: condition.clone() };
+        let desk = Arc::new(writer::Desk::new(writer::Writer {
+            connection,
+            image: image.clone(),
+            sealer,
+            condition: condition.clone(),
+            pace: writer::Pace::default(),
+        }));
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(queue))
+            .spawn({
+                let desk = desk.clone();
+                move || desk.run(queue)
+            })
             .map_err(OpenError::Thread)?;
-        Ok(Self { image, requests, condition, writer: Some(writer) })
+        Ok(Self { image, desk, requests, condition, writer: Some(writer) })
     }
 
     /// Stops accepting writes, finishes those that wait, and closes the database.
@@ -235,8 +248,17 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Object>>, StoreError> {
+        let changes = match self.desk.commit(changes) {
+            Ok(committed) => {
+                if self.desk.is_turn_over() {
+                    tokio::task::yield_now().await;
+                }
+                return committed;
+            }
+            Err(changes) => changes,
+        };
         let (answer, answered) = oneshot::channel();
-        let request = Request { changes, answer };
+        let request = Request { changes, answer, waiting: self.desk.queue() };
         self.requests.send(request).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }

@@ -1,6 +1,6 @@
 //! What a full disk and a failed commit do to the store.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use serde_json::json;
 
@@ -174,4 +174,63 @@ fn a_commit_that_finds_no_room_loses_nothing() {
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+#[tokio::test]
+async fn the_log_has_its_length_before_the_first_commit_and_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sqlite(dir.path());
+    let length = || fs::metadata(dir.path().join("gantry.db-wal")).unwrap().len();
+    let reserved = length();
+    assert!(reserved > 4 << 20, "{reserved}");
+    // More than the log holds: it begins anew in between.
+    for n in 0..80 {
+        store.commit(write(&format!("{n}"), 100_000)).await.unwrap();
+    }
+    assert_eq!(length(), reserved);
+}
+
+/// A desk over a database of its own, and what its commits are seen in.
+fn desk(dir: &Path) -> (writer::Desk, Arc<Image>) {
+    sqlite(dir).close();
+    let mut connection = Connection::open(dir.join("gantry.db")).unwrap();
+    load::prepare(&connection, dir).unwrap();
+    let sealer =
+        Sealer { resources: Vec::new(), keys: Keyring::open(&dir.join("secrets.key"), false).unwrap() };
+    let layout = crate::store::conformance::layout();
+    let image = Arc::new(load::load(&mut connection, dir, &layout, &sealer, |_, _| {}).unwrap());
+    let condition = watch::Sender::new(Condition::Good);
+    let pace = writer::Pace::default();
+    (writer::Desk::new(writer::Writer { connection, image: image.clone(), sealer, condition, pace }), image)
+}
+
+#[test]
+fn a_small_batch_is_committed_where_it_comes_from_on_a_quick_disk_when_nobody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desk, image) = desk(dir.path());
+    let took = |time| {
+        for _ in 0..100 {
+            desk.took(time);
+        }
+    };
+    let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(5));
+    assert!(desk.commit(write("first", 1)).is_err(), "nothing is known of the disk yet");
+    took(quick);
+    let written = desk.commit(write("a", 1)).unwrap().unwrap();
+    assert_eq!(image.get(&key("a")).unwrap().revision, written[0].revision);
+    // The disk of the test may be slow at any of its commits.
+    took(quick);
+    let refused = desk.commit(write("a", 1)).unwrap();
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    let waiting = desk.queue();
+    assert!(desk.commit(write("b", 1)).is_err(), "somebody waits for the thread");
+    drop(waiting);
+    took(quick);
+    assert!(desk.commit(write("b", 1)).is_ok());
+    assert!(desk.commit(write("large", 1 << 20)).is_err());
+    let many = (0..100).flat_map(|n| write(&format!("many-{n}"), 1)).collect();
+    assert!(desk.commit(many).is_err());
+    took(slow);
+    assert!(desk.commit(write("c", 1)).is_err(), "it would hold up others");
+    assert!(image.get(&key("c")).is_none() && image.get(&key("large")).is_none());
 }

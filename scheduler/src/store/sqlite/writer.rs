@@ -1,30 +1,94 @@
-//! The writer thread: group commit.
+//! The writer: group commit on a thread of its own, and by the committer himself where nothing stands in his way.
+//!
+//! Handing a batch to another thread and being woken by it costs about as much as a commit on a quick disk. So who finds
+//! no batch waiting, no writer at work and a disk that has been quick of late commits at once, where he is. On a slow disk
+//! that would hold up everything else on his thread: there, and under load, the thread writes, in groups.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode, params};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
 
 use super::{Request, SealError, Sealer, load};
 use crate::{
     model::Object,
     store::{
-        Condition, Event, StoreError,
-        image::{Image, Stage},
+        Change, Condition, Event, StoreError,
+        image::{Image, News, Stage},
     },
 };
 
 /// Batches in one transaction: bounds how long the first of them waits for the last.
 const GROUP: usize = 256;
+/// Commits that take less than this, on the mean, may hold up a thread of the runtime.
+const QUICK: Duration = Duration::from_micros(500);
+/// So many changes a batch may have that is committed where it comes from.
+const FEW: usize = 8;
+/// And so many bytes.
+const SMALL: usize = 64 << 10;
+/// So many such commits follow each other before others on that thread go on.
+const TURN: usize = 8;
 
 type Answer = oneshot::Sender<Result<Vec<Arc<Object>>, StoreError>>;
 
+/// Where batches are committed, by whoever holds the writer.
+#[derive(Debug)]
+pub(super) struct Desk {
+    writer: Mutex<Writer>,
+    condition: watch::Sender<Condition>,
+    /// Batches on their way to the thread.
+    waiting: Arc<AtomicUsize>,
+    /// How many were committed where they came from.
+    here: AtomicUsize,
+}
+
 /// Owns the connection.
+#[derive(Debug)]
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) image: Arc<Image>,
     pub(super) sealer: Sealer,
     pub(super) condition: watch::Sender<Condition>,
+    pub(super) pace: Pace,
+}
+
+/// How long commits took of late; nothing is known of a disk at first, so that it counts as slow.
+#[derive(Debug)]
+pub(super) struct Pace(Duration);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(QUICK * 8)
+    }
+}
+
+impl Pace {
+    fn took(&mut self, time: Duration) {
+        self.0 = (self.0 * 7 + time) / 8;
+    }
+
+    fn is_quick(&self) -> bool {
+        self.0 < QUICK
+    }
+}
+
+/// A batch that waits for the thread, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Says that there is no writer any more, however it ended.
@@ -66,9 +130,59 @@ impl WriteError {
     }
 }
 
-impl Writer {
-    /// Runs until the store is dropped or the outcome of a commit is unknown.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+impl Desk {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self {
+            condition: writer.condition.clone(),
+            writer: Mutex::new(writer),
+            waiting: Arc::default(),
+            here: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counts a batch that the thread is to commit.
+    pub(super) fn queue(&self) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Release);
+        Waiting(self.waiting.clone())
+    }
+
+    /// Commits a batch here and now if that is quick; gives it back otherwise.
+    pub(super) fn commit(
+        &self,
+        changes: Vec<Change>,
+    ) -> Result<Result<Vec<Arc<Object>>, StoreError>, Vec<Change>> {
+        let small = changes.len() <= FEW && changes.iter().map(Change::bytes).sum::<usize>() <= SMALL;
+        if !small || self.waiting.load(Ordering::Acquire) > 0 {
+            return Err(changes);
+        }
+        let Ok(mut writer) = self.writer.try_lock() else { return Err(changes) };
+        if !writer.pace.is_quick() || *self.condition.borrow() != Condition::Good {
+            return Err(changes);
+        }
+        let (answer, mut answered) = oneshot::channel();
+        let (_, news) = writer.commit(vec![(changes, answer)]);
+        drop(writer);
+        // Waking those who watch goes on after the committer, who is about to answer somebody.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { news.tell() })),
+            Err(_) => news.tell(),
+        }
+        Ok(answered.try_recv().unwrap_or(Err(StoreError::Closed)))
+    }
+
+    /// Whether it is time to let others on this thread go on: a committer who is never made to wait would keep it.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.here.fetch_add(1, Ordering::Relaxed) % TURN == TURN - 1
+    }
+
+    /// As if a commit had taken so long.
+    #[cfg(test)]
+    pub(super) fn took(&self, time: Duration) {
+        self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pace.took(time);
+    }
+
+    /// The thread: runs until the store is dropped or the outcome of a commit is unknown.
+    pub(super) fn run(&self, mut queue: mpsc::Receiver<Request>) {
         let _gone = Gone(self.condition.clone());
         while let Some(first) = queue.blocking_recv() {
             let mut group = vec![first];
@@ -77,19 +191,39 @@ impl Writer {
             {
                 group.push(request);
             }
-            if !self.commit(group) {
+            // They count as waiting until they are answered: who comes now waits behind them.
+            let (group, _waiting): (Vec<_>, Vec<Waiting>) =
+                group.into_iter().map(|r| ((r.changes, r.answer), r.waiting)).unzip();
+            let goes_on = match self.writer.lock() {
+                Ok(mut writer) => {
+                    let (goes_on, news) = writer.commit(group);
+                    drop(writer);
+                    // Whoever waits for his answer went before those who only look on.
+                    news.tell();
+                    goes_on
+                }
+                // It broke off in the midst of a commit.
+                Err(_) => false,
+            };
+            if !goes_on {
                 // What is on disk is unknown: going on could acknowledge writes on top of a lost one.
                 return;
             }
         }
     }
+}
 
-    /// Stages, persists, publishes and answers a group; `false` when the store must stop.
-    fn commit(&mut self, group: Vec<Request>) -> bool {
+impl Writer {
+    /// Stages, persists, publishes and answers a group: whether the store may go on, and the news of it.
+    fn commit(&mut self, group: Vec<(Vec<Change>, Answer)>) -> (bool, News) {
+        if *self.condition.borrow() == Condition::Broken {
+            // Whose answers are dropped knows that the store is closed.
+            return (false, News::default());
+        }
         let image = self.image.clone();
         let mut stage = Stage::new(&image);
         let mut accepted: Vec<(Answer, Vec<Arc<Event>>)> = Vec::with_capacity(group.len());
-        for Request { changes, answer } in group {
+        for (changes, answer) in group {
             match stage.add(changes) {
                 Ok(events) => accepted.push((answer, events)),
                 Err(refused) => drop(answer.send(Err(refused))),
@@ -99,9 +233,12 @@ impl Writer {
             for (answer, _) in accepted {
                 drop(answer.send(Ok(Vec::new())));
             }
-            return true;
+            return (true, News::default());
         }
-        match self.persist(stage.events()) {
+        let since = Instant::now();
+        let persisted = self.persist(stage.events());
+        self.pace.took(since.elapsed());
+        match persisted {
             Ok(()) => {
                 let news = image.apply(stage.events().iter().cloned());
                 let good = Condition::Good;
@@ -109,11 +246,11 @@ impl Writer {
                 for (answer, events) in accepted {
                     drop(answer.send(Ok(events.iter().map(|e| e.object.clone()).collect())));
                 }
-                // Whoever waits for his answer goes before those who only look on.
-                news.tell();
-                true
+                (true, news)
             }
-            Err(error) => self.refuse(error, accepted.into_iter().map(|(answer, _)| answer)),
+            Err(error) => {
+                (self.refuse(error, accepted.into_iter().map(|(answer, _)| answer)), News::default())
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Two API servers asked the same things in turns: ours and upstream's with its etcd. One connection each, one request
-//! at a time; a round asks both, and who is first changes with every round. Then a watch of many changes, and memory
+//! at a time. They take turns with every few requests, so that both run as servers do that have something to do, and no
+//! drift of the machine meets one of them alone; who is first changes with every turn. Then a watch of many changes, and memory
 //! with many pods there. Nothing else runs beside them: no controllers, no nodes.
 
 use std::{
@@ -8,19 +9,24 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use futures::{StreamExt, TryStreamExt, pin_mut, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use hdrhistogram::Histogram;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Bytes;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::PostParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{footprint, peers::Peers, report::Row};
+use crate::{footprint, peers::Peers, report::Row, wire::Wire};
 
 const NAMESPACE: &str = "bench-api";
+const JSON: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
 /// Pod writes at a time while the servers are filled.
 const PARALLEL: usize = 16;
 /// Lists are slow with many pods there: fewer of them tell as much.
@@ -29,6 +35,10 @@ const LISTS: u32 = 15;
 const WATCHED: usize = 100;
 /// Every so many pods carry the label that is listed by.
 const LABELLED: u32 = 100;
+/// Requests of one turn.
+const TURN: u32 = 10;
+/// Before each turn: what the other server still does after its answers is in nobody's figure.
+const PAUSE: Duration = Duration::from_millis(20);
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What and how much.
@@ -46,9 +56,9 @@ pub(crate) struct Options {
 
 /// One server.
 struct Side {
+    config: Config,
     client: Client,
-    pods: Api<Pod>,
-    maps: Api<ConfigMap>,
+    wire: Wire,
     pids: Vec<u32>,
 }
 
@@ -84,19 +94,20 @@ impl Request {
 
 /// Runs it.
 pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
-    let ours = Side::connect(&options.peers.ours, &options.peers.ours_pid).await.context("ours")?;
-    let theirs =
+    let mut ours = Side::connect(&options.peers.ours, &options.peers.ours_pid).await.context("ours")?;
+    let mut theirs =
         Side::connect(&options.peers.theirs, &options.peers.theirs_pid).await.context("upstream's")?;
     let mut rows = Vec::new();
     for request in [Request::Create, Request::Get, Request::Patch, Request::Delete] {
-        compare(&ours, &theirs, request, options.count).await?.report(request.name(), &mut rows);
+        let pair = compare(&mut ours, &mut theirs, request, options.count).await?;
+        pair.report(request.name(), &mut rows);
     }
-    watch(&ours, &theirs).await?.report("see 100 changes by a watch", &mut rows);
+    watch(&mut ours, &mut theirs).await?.report("see 100 changes by a watch", &mut rows);
     for side in [&ours, &theirs] {
         side.fill(options.pods).await?;
     }
     for request in [Request::List, Request::ListByLabel] {
-        let pair = compare(&ours, &theirs, request, LISTS).await?;
+        let pair = compare(&mut ours, &mut theirs, request, LISTS).await?;
         pair.report(&format!("{}, {} there", request.name(), options.pods), &mut rows);
     }
     for (name, side) in [("ours", &ours), ("upstream's with etcd", &theirs)] {
@@ -107,27 +118,35 @@ pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn compare(ours: &Side, theirs: &Side, request: Request, count: u32) -> Result<Pair> {
+async fn compare(ours: &mut Side, theirs: &mut Side, request: Request, count: u32) -> Result<Pair> {
     let mut pair = Pair::new()?;
-    for round in 0..count {
-        // Who is first finds colder caches: it changes with every round.
-        for first in [round % 2 == 0, round % 2 != 0] {
-            let (side, times) = if first { (ours, &mut pair.ours) } else { (theirs, &mut pair.theirs) };
-            side.prepare(request, round).await?;
-            let since = Instant::now();
-            side.ask(request, round).await.with_context(|| request.name())?;
-            times.record(micros(since.elapsed())?)?;
+    for turn in 0..count.div_ceil(TURN) {
+        for first in [turn % 2 == 0, turn % 2 != 0] {
+            let (side, times) =
+                if first { (&mut *ours, &mut pair.ours) } else { (&mut *theirs, &mut pair.theirs) };
+            let rounds = turn * TURN..count.min((turn + 1) * TURN);
+            if request == Request::Delete {
+                for round in rounds.clone() {
+                    side.create_map(&format!("gone-{round}")).await?;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+            for round in rounds {
+                let time = side.time(request, round).await.with_context(|| request.name())?;
+                times.record(micros(time)?)?;
+            }
         }
     }
     Ok(pair)
 }
 
 /// Times from the first of many writes until a watch has seen the last.
-async fn watch(ours: &Side, theirs: &Side) -> Result<Pair> {
+async fn watch(ours: &mut Side, theirs: &mut Side) -> Result<Pair> {
     let mut pair = Pair::new()?;
     for round in 0..LISTS {
         for first in [round % 2 == 0, round % 2 != 0] {
-            let (side, times) = if first { (ours, &mut pair.ours) } else { (theirs, &mut pair.theirs) };
+            let (side, times) =
+                if first { (&mut *ours, &mut pair.ours) } else { (&mut *theirs, &mut pair.theirs) };
             let time =
                 tokio::time::timeout(SEEN_WITHIN, side.watch(round)).await.context("no event came")??;
             times.record(micros(time)?)?;
@@ -140,7 +159,7 @@ impl Side {
     async fn connect(kubeconfig: &Path, pids: &[u32]) -> Result<Self> {
         let config = Kubeconfig::read_from(kubeconfig)?;
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = Client::try_from(config.clone())?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         namespaces.create(&PostParams::default(), &namespace).await?;
@@ -151,59 +170,45 @@ impl Side {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             made => drop(made?),
         }
-        Ok(Self {
-            pods: Api::namespaced(client.clone(), NAMESPACE),
-            maps: Api::namespaced(client.clone(), NAMESPACE),
-            client,
-            pids: pids.to_vec(),
-        })
+        let wire = Wire::connect(&config).await?;
+        Ok(Self { config, client, wire, pids: pids.to_vec() })
     }
 
-    /// What must be there before the request is timed.
-    async fn prepare(&self, request: Request, round: u32) -> Result<()> {
-        if request == Request::Delete {
-            let map = serde_json::from_value(json!({"metadata": {"name": format!("gone-{round}")}}))?;
-            self.maps.create(&PostParams::default(), &map).await?;
-        }
-        Ok(())
-    }
-
-    async fn ask(&self, request: Request, round: u32) -> Result<()> {
-        let name = format!("timed-{round}");
-        match request {
-            Request::Create => drop(self.pods.create(&PostParams::default(), &pod(&name, round)?).await?),
-            Request::Get => self.read(self.raw().get(&name, &GetParams::default())?).await?,
+    /// How long one request takes; what it needs is there.
+    async fn time(&mut self, request: Request, round: u32) -> Result<Duration> {
+        let (pods, name) = (path("pods"), format!("timed-{round}"));
+        let nothing = || ("", Bytes::new());
+        let (method, path, body) = match request {
+            Request::Create => (Method::POST, pods, (JSON, serde_json::to_vec(&pod(&name, round)?)?.into())),
+            Request::Get => (Method::GET, format!("{pods}/{name}"), nothing()),
             Request::Patch => {
                 let patch = json!({"metadata": {"labels": {"round": round.to_string()}}});
-                self.pods.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+                (Method::PATCH, format!("{pods}/{name}"), (MERGE, patch.to_string().into()))
             }
-            Request::Delete => {
-                drop(self.maps.delete(&format!("gone-{round}"), &DeleteParams::default()).await?);
-            }
-            Request::List => self.read(self.raw().list(&ListParams::default())?).await?,
-            Request::ListByLabel => {
-                self.read(self.raw().list(&ListParams::default().labels("chosen=yes"))?).await?;
-            }
-        }
-        Ok(())
+            Request::Delete => (Method::DELETE, format!("{}/gone-{round}", path("configmaps")), nothing()),
+            Request::List => (Method::GET, pods, nothing()),
+            Request::ListByLabel => (Method::GET, format!("{pods}?labelSelector=chosen%3Dyes"), nothing()),
+        };
+        let expected = if request == Request::Create { StatusCode::CREATED } else { StatusCode::OK };
+        let since = Instant::now();
+        self.wire.ask(method, &path, body, expected).await?;
+        Ok(since.elapsed())
     }
 
-    fn raw(&self) -> kube::core::Request {
-        kube::core::Request::new(self.pods.resource_url())
-    }
-
-    /// Takes the answer's bytes and does not decode them: that would time this client.
-    async fn read(&self, request: http::Request<Vec<u8>>) -> Result<()> {
-        let text = self.client.request_text(request).await?;
-        ensure!(text.contains("\"kind\":"), "the answer is no object: {text:.80}");
-        Ok(())
+    async fn create_map(&mut self, name: &str) -> Result<()> {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string();
+        let made =
+            self.wire.ask(Method::POST, &path("configmaps"), (JSON, map.into()), StatusCode::CREATED).await;
+        made.map(drop)
     }
 
     async fn fill(&self, pods: u32) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let api = &api;
         stream::iter(0..pods)
             .map(|i| async move {
                 let pod = pod(&format!("filled-{i}"), i)?;
-                self.pods.create(&PostParams::default(), &pod).await?;
+                api.create(&PostParams::default(), &pod).await?;
                 anyhow::Ok(())
             })
             .buffer_unordered(PARALLEL)
@@ -211,26 +216,31 @@ impl Side {
             .await
     }
 
-    async fn watch(&self, round: u32) -> Result<Duration> {
-        let from = self.maps.list(&ListParams::default().limit(1)).await?;
-        let version = from.metadata.resource_version.context("the list has no version")?;
-        let events = self.maps.watch(&WatchParams::default(), &version).await?;
-        pin_mut!(events);
+    async fn watch(&mut self, round: u32) -> Result<Duration> {
+        let maps = path("configmaps");
+        let one = format!("{maps}?limit=1");
+        let list = self.wire.ask(Method::GET, &one, ("", Bytes::new()), StatusCode::OK).await?;
+        let list: Value = serde_json::from_slice(&list)?;
+        let version = list["metadata"]["resourceVersion"].as_str().context("the list has no version")?;
+        let watch = format!("{maps}?watch=true&resourceVersion={version}");
+        let mut watcher = Wire::connect(&self.config).await?;
+        let events = watcher.open(Method::GET, &watch, "", Bytes::new()).await?;
+        ensure!(events.status() == StatusCode::OK, "the watch was refused: {}", events.status());
+        let mut events = events.into_body();
+        tokio::time::sleep(PAUSE).await;
         let since = Instant::now();
         let write = async {
             for i in 0..WATCHED {
-                let name = format!("watched-{round}-{i}");
-                let map = serde_json::from_value(json!({"metadata": {"name": name}}))?;
-                self.maps.create(&PostParams::default(), &map).await?;
+                self.create_map(&format!("watched-{round}-{i}")).await?;
             }
             anyhow::Ok(())
         };
         let see = async {
             let mut seen = 0;
             while seen < WATCHED {
-                if let WatchEvent::Added(_) = events.try_next().await?.context("the watch ended")? {
-                    seen += 1;
-                }
+                let frame = events.frame().await.context("the watch ended")??;
+                // An event is a line.
+                seen += frame.data_ref().map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
             }
             anyhow::Ok(())
         };
@@ -252,6 +262,10 @@ impl Pair {
         let ratio = self.theirs.value_at_quantile(0.5) as f64 / self.ours.value_at_quantile(0.5) as f64;
         rows.push(Row::value(&format!("{what}: ours is quicker"), ratio, "times", "1 or more"));
     }
+}
+
+fn path(resource: &str) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/{resource}")
 }
 
 fn pod(name: &str, number: u32) -> Result<Pod> {

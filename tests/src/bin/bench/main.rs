@@ -4,12 +4,14 @@
 
 mod api;
 mod change;
+mod churn;
 mod footprint;
 mod peers;
 mod placement;
 mod pods;
 mod report;
 mod timings;
+mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,14 +39,22 @@ enum Command {
     Placement(placement::Options),
     /// One endpoint change: from its write to the API until a connect on the node sees it.
     Change(change::Options),
+    /// Changes for a long time, and the daemons' memory all the while.
+    Churn(churn::Options),
     /// Asks a service for ever and prints each change of its answer (started by `change`).
     #[command(hide = true)]
     Ask(change::Ask),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A client of one thread, where it asks one thing at a time: none of its own threads has to be woken.
+    let mut runtime = match cli.command {
+        Command::Api(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let done = runtime.enable_all().build().context("no runtime").and_then(|r| r.block_on(run(cli)));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -59,6 +69,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Api(options) => api::run(&options).await?,
         Command::Placement(options) => placement::run(&options).await?,
         Command::Change(options) => change::run(&options).await?,
+        Command::Churn(options) => churn::run(&options).await?,
         Command::Ask(ask) => return change::ask(&ask),
     };
     report::print(&rows);
