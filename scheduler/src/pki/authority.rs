@@ -244,7 +244,8 @@ fn alternative_name(name: &str) -> Result<SanType, PkiError> {
     Ok(SanType::DnsName(name.try_into().map_err(|_| bad())?))
 }
 
-pub(super) fn is_node_name(name: &str) -> bool {
+/// Whether a node can have this name.
+pub fn is_node_name(name: &str) -> bool {
     let label = |l: &str| {
         let bytes = l.as_bytes();
         let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';

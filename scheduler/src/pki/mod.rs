@@ -21,7 +21,7 @@ mod tests;
 
 use std::{io, path::PathBuf};
 
-pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity};
+pub use authority::{Authority, ClientCertificate, NodeCertificate, Validity, is_node_name};
 pub use identity::{Identity, not_after};
 pub use key::{KeyRecord, key_fingerprint};
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
