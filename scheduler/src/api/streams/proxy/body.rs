@@ -145,6 +145,13 @@ mod tests {
         assert_eq!(through("text/plain", None, page.clone()).await.1, page);
         assert_eq!(through("text/html", Some("br"), page.clone()).await.1, page);
         assert_eq!(through("text/html", Some("gzip"), page.clone()).await.1, page, "not packed at all");
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(&page).unwrap();
+        let packed = packed.finish().unwrap();
+        let (headers, same) = through("application/json", Some("gzip"), packed.clone()).await;
+        assert_eq!(same, packed);
+        assert_eq!(headers[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(headers[header::CONTENT_LENGTH], packed.len().to_string());
         let large = [page.clone(), vec![b' '; MAX + 1]].concat();
         assert_eq!(through("text/html", None, large.clone()).await.1, large);
     }

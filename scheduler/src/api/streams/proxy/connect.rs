@@ -16,7 +16,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::place::{Place, Scheme};
+use super::{
+    answer_first::AnswerFirst,
+    place::{Place, Scheme},
+};
 use crate::{
     model::{ApiError, Chain, Reason},
     nodes::Nodes,
@@ -71,7 +74,7 @@ impl Backend {
             .title_case_headers(true)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(AnswerFirst::new(io)))
             .await;
         let (sender, connection) = spoken.map_err(|error| Unreachable(transport(&error)))?;
         tokio::spawn(async move {
@@ -82,7 +85,8 @@ impl Backend {
         Ok(Self(sender))
     }
 
-    /// One request; the answer's body follows.
+    /// One request; the answer's body follows. What comes before an answer (100, 103) ends here: the library that serves the
+    /// API has no way to send it.
     pub(super) async fn ask(mut self, request: Request<Body>) -> Result<Response<Incoming>, Unreachable> {
         self.0.send_request(request).await.map_err(|error| Unreachable(transport(&error)))
     }
@@ -161,5 +165,80 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::stream;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::body::Frame;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// Reads until the text is there.
+    async fn read_to(stream: &mut DuplexStream, end: &str) -> String {
+        let mut read = Vec::new();
+        while !String::from_utf8_lossy(&read).contains(end) {
+            let byte = stream.read_u8().await.unwrap();
+            read.push(byte);
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    #[tokio::test]
+    async fn trailers_go_both_ways_and_hints_before_the_answer_are_not_the_answer() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let backend = tokio::spawn(async move {
+            let asked = read_to(&mut theirs, "X-Sum: 1\r\n\r\n").await;
+            let answer = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nTrailer: X-Sum\r\n\
+                          Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 2\r\n\r\n";
+            theirs.write_all(answer.as_bytes()).await.unwrap();
+            asked
+        });
+        let sums = |sum: &'static str| -> HeaderMap {
+            [(http::HeaderName::from_static("x-sum"), HeaderValue::from_static(sum))].into_iter().collect()
+        };
+        let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(sums("1"))];
+        let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, std::io::Error>))));
+        let request = Request::post("/x").header("host", "b").header("trailer", "x-sum").body(body).unwrap();
+        let answer = Backend::speak(ours).await.unwrap().ask(request).await.unwrap();
+        assert!(backend.await.unwrap().contains("Trailer: x-sum\r\n"));
+        assert_eq!(answer.status(), StatusCode::OK);
+        let whole = answer.into_body().collect().await.unwrap();
+        assert_eq!(whole.trailers(), Some(&sums("2")));
+        assert_eq!(whole.to_bytes(), "hi");
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_end_of_a_large_upload_arrives() {
+        for small in [true, false] {
+            // Room for little: the upload waits when the backend goes.
+            let (ours, mut theirs) = tokio::io::duplex(if small { 64 } else { 1 << 16 });
+            tokio::spawn(async move {
+                read_to(&mut theirs, "\r\n\r\n").await;
+                let answer =
+                    "HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge";
+                theirs.write_all(answer.as_bytes()).await.unwrap();
+            });
+            let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+            let request = Request::put("/x").header("host", "b").body(Body::from_stream(endless)).unwrap();
+            let answer = Backend::speak(ours).await.unwrap().ask(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "large");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_goes_without_an_answer_is_told() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        drop(theirs);
+        let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+        let request = Request::put("/x").header("host", "b").body(Body::from_stream(endless)).unwrap();
+        let error = Backend::speak(ours).await.unwrap().ask(request).await.unwrap_err();
+        assert_eq!(error.to_string(), "EOF");
     }
 }

@@ -3,6 +3,7 @@
 //! upstream's `Status` of why there is none. Never: a connection of the scheduler's own to a pod, or an address that a
 //! client chose.
 
+mod answer_first;
 mod body;
 mod connect;
 mod headers;
