@@ -26,7 +26,17 @@ pub(super) struct Extra {
 }
 
 /// All of them.
-pub(super) const EXTRAS: [Extra; 5] = [
+pub(super) const EXTRAS: [Extra; 8] = [
+    Extra {
+        group: "",
+        version: "v1",
+        plural: "bindings",
+        singular: "binding",
+        kind: "Binding",
+        definition: "io.k8s.api.core.v1.Binding",
+        scope: Scope::Namespaced,
+        verbs: &["create"],
+    },
     Extra {
         group: "authentication.k8s.io",
         version: "v1",
@@ -55,6 +65,26 @@ pub(super) const EXTRAS: [Extra; 5] = [
         kind: "SelfSubjectRulesReview",
         definition: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
         scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    Extra {
+        group: "authorization.k8s.io",
+        version: "v1",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        kind: "SubjectAccessReview",
+        definition: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        scope: Scope::Cluster,
+        verbs: &["create"],
+    },
+    Extra {
+        group: "authorization.k8s.io",
+        version: "v1",
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        kind: "LocalSubjectAccessReview",
+        definition: "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        scope: Scope::Namespaced,
         verbs: &["create"],
     },
     Extra {

@@ -42,7 +42,8 @@ pub(super) fn label(route: &Route<'_>, info: &RequestInfo<'_>) -> Request {
     let ((group, resource), sub) = match route {
         Route::Collection(kind, _) | Route::Watch(kind, ..) => (of(kind), None),
         Route::Object(kind, _, _, sub) => (of(kind), *sub),
-        Route::Review(_) => (("authorization.k8s.io".into(), "reviews".into()), None),
+        Route::Bindings(..) => ((Text::default(), "bindings".into()), None),
+        Route::Review(..) => (("authorization.k8s.io".into(), "reviews".into()), None),
         Route::Other => ((Text::default(), Text::default()), None),
     };
     let verb = match info.verb {

@@ -7,7 +7,10 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use axum::{extract::Request, response::Response};
+use axum::{
+    extract::{Request, WebSocketUpgrade},
+    response::Response,
+};
 use http::Method;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -45,6 +48,7 @@ mod stored;
 pub mod streams;
 mod system;
 mod table;
+mod upgrade;
 mod watch;
 mod write;
 
@@ -208,14 +212,19 @@ impl Api {
             }
             Route::Other => self.other(path, params, actor, request).await,
             _ => {
-                let (head, body) = request.into_parts();
+                let (mut head, body) = request.into_parts();
                 route::check_method(&route, &head.method)?;
                 let streams =
                     head.method == Method::GET && matches!(route, Route::Collection(..) | Route::Watch(..));
                 negotiate::check_media(&head.method, &head.headers, streams)?;
-                let offer = if matches!(route, Route::Review(_)) { Offer::Review } else { Offer::Kind };
+                let watches = streams && (matches!(route, Route::Watch(..)) || params.is_set("watch"));
+                let socket = match watches && upgrade::is_socket(&head.headers) {
+                    true => Some(upgrade::socket(&mut head).await?),
+                    false => None,
+                };
+                let offer = if matches!(route, Route::Review(..)) { Offer::Review } else { Offer::Kind };
                 let ask = RequestContext::new(&head.headers, params, actor, offer)?;
-                self.resource(&head.method, route, &ask, body).await
+                self.resource(&head.method, route, &ask, body, socket).await
             }
         }
     }
@@ -226,13 +235,14 @@ impl Api {
         route: Route<'_>,
         ask: &RequestContext<'_>,
         body: axum::body::Body,
+        socket: Option<WebSocketUpgrade>,
     ) -> Result<Response, ApiError> {
         match route {
             Route::Collection(kind, namespace) => match *method {
                 Method::GET => {
                     let options = ListOptions::of(&ask.params, kind, namespace, false);
                     match options {
-                        Ok(options) if options.watch => watch::watch(self, ask, kind, options).await,
+                        Ok(options) if options.watch => watch::watch(self, ask, kind, options, socket).await,
                         options => {
                             if !ask.params.is_set("watch") {
                                 ask.params.check_timeout()?;
@@ -248,7 +258,7 @@ impl Api {
             Route::Watch(kind, namespace, name) => {
                 let mut options = ListOptions::of(&ask.params, kind, namespace, true)?;
                 name.map_or(Ok(()), |name| options.only(name))?;
-                watch::watch(self, ask, kind, options).await
+                watch::watch(self, ask, kind, options, socket).await
             }
             Route::Object(kind, namespace, name, sub) => {
                 ask.params.check_timeout()?;
@@ -262,7 +272,10 @@ impl Api {
                     _ => Err(respond::method_not_allowed()),
                 }
             }
-            Route::Review(review) => reviews::review(review, ask, body, &self.authorizer).await,
+            Route::Bindings(kind, namespace) => write::bind(self, ask, kind, namespace, body).await,
+            Route::Review(review, namespace) => {
+                reviews::review(review, namespace, ask, body, &self.authorizer).await
+            }
             Route::Other => Err(respond::no_such_path()),
         }
     }

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::respond;
 use crate::{
-    kinds::{Catalogue, Kind, Scope, Subresource},
+    kinds::{Catalogue, Kind, Review, Scope, Subresource},
     model::{ApiError, Reason, Resource},
 };
 
@@ -19,21 +19,12 @@ pub(super) enum Route<'a> {
     Watch(&'a Arc<Kind>, Option<&'a str>, Option<&'a str>),
     /// One object, or one of its subresources.
     Object(&'a Arc<Kind>, Option<&'a str>, &'a str, Option<Subresource>),
-    /// Reviews of the caller's own identity and rights: group and plural.
-    Review(Review),
+    /// Bindings of pods in a namespace, each with the pod's name in it.
+    Bindings(&'a Arc<Kind>, &'a str),
+    /// Reviews of identity and rights; of one namespace, where they are.
+    Review(Review, Option<&'a str>),
     /// Something else: discovery, health, metrics of nodes and pods.
     Other,
-}
-
-/// The reviews that kubectl asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Review {
-    /// `kubectl auth whoami`
-    Subject,
-    /// `kubectl auth can-i`
-    Access,
-    /// `kubectl auth can-i --list`
-    Rules,
 }
 
 impl<'a> Route<'a> {
@@ -45,11 +36,11 @@ impl<'a> Route<'a> {
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return Self::Other,
         };
-        match (group, version, rest) {
-            ("authentication.k8s.io", "v1", ["selfsubjectreviews"]) => Self::Review(Review::Subject),
-            ("authorization.k8s.io", "v1", ["selfsubjectaccessreviews"]) => Self::Review(Review::Access),
-            ("authorization.k8s.io", "v1", ["selfsubjectrulesreviews"]) => Self::Review(Review::Rules),
-            (_, _, ["watch", rest @ ..]) => match Self::resource(kinds, group, version, rest) {
+        if let Some(review) = review(group, version, rest) {
+            return review;
+        }
+        match rest {
+            ["watch", rest @ ..] => match Self::resource(kinds, group, version, rest) {
                 Some(Self::Collection(kind, namespace)) => Self::Watch(kind, namespace, None),
                 Some(Self::Object(kind, namespace, name, None)) => Self::Watch(kind, namespace, Some(name)),
                 _ => Self::Other,
@@ -64,7 +55,7 @@ impl<'a> Route<'a> {
             Self::Collection(kind, _) | Self::Object(kind, ..) | Self::Watch(kind, ..) => {
                 kind.deprecated.as_deref()
             }
-            Self::Review(_) | Self::Other => None,
+            Self::Bindings(..) | Self::Review(..) | Self::Other => None,
         }
     }
 
@@ -77,6 +68,9 @@ impl<'a> Route<'a> {
             return None;
         }
         match *rest {
+            ["namespaces", namespace, "bindings"] if (group, version) == ("", "v1") => {
+                Some(Self::Bindings(find("pods")?, namespace))
+            }
             // What comes after it is the backend's: the proxy looks at it itself.
             ["namespaces", namespace, plural, name, "proxy", ..] => {
                 let kind = namespaced(plural)?;
@@ -107,6 +101,18 @@ impl<'a> Route<'a> {
     }
 }
 
+/// The route of a review.
+fn review<'a>(group: &str, version: &str, rest: &[&'a str]) -> Option<Route<'a>> {
+    let (namespace, plural) = match *rest {
+        [plural] => (None, plural),
+        ["namespaces", namespace, plural] if !namespace.is_empty() => (Some(namespace), plural),
+        _ => return None,
+    };
+    let review = Review::of(group, version, plural)?;
+    let right = namespace.is_some() == (review.kind().scope == Scope::Namespaced);
+    right.then_some(Route::Review(review, namespace))
+}
+
 /// The segments of a path. One slash at the end counts for nothing; an empty segment elsewhere is one that nothing has.
 pub(super) fn parts(path: &str) -> Vec<&str> {
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -127,9 +133,9 @@ pub(super) fn check_method(route: &Route<'_>, method: &Method) -> Result<(), Api
         Route::Object(.., Some(Subresource::Status | Subresource::Scale)) => {
             matches!(method, "GET" | "PUT" | "PATCH")
         }
-        Route::Object(.., Some(Subresource::Binding | Subresource::Eviction)) | Route::Review(_) => {
-            method == "POST"
-        }
+        Route::Object(.., Some(Subresource::Binding | Subresource::Eviction))
+        | Route::Bindings(..)
+        | Route::Review(..) => method == "POST",
         Route::Object(.., Some(Subresource::Finalize)) => method == "PUT",
         Route::Object(.., Some(Subresource::Log)) | Route::Watch(..) => method == "GET",
         Route::Object(..) => matches!(method, "GET" | "POST"),
@@ -227,6 +233,10 @@ mod tests {
             "//api/v1/pods",
             "/api/v1//pods",
             "/api/v1/watch/namespaces/a/pods/p/log",
+            "/api/v1/bindings",
+            "/api/v1/namespaces/a/bindings/p",
+            "/apis/apps/v1/namespaces/a/bindings",
+            "/apis/authorization.k8s.io/v1/localsubjectaccessreviews",
         ] {
             assert!(matches!(Route::of(kinds::builtin(), path), Route::Other), "{path}");
         }
@@ -261,6 +271,7 @@ mod tests {
             ("/api/v1/namespaces/a/pods/p/eviction", "POST", "GET"),
             ("/api/v1/namespaces/a/finalize", "PUT", "GET"),
             ("/api/v1/watch/pods", "GET", "POST"),
+            ("/api/v1/namespaces/a/bindings", "POST", "GET"),
         ] {
             assert!(knows(path, known) && !knows(path, unknown), "{path}");
         }

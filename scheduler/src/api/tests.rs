@@ -13,6 +13,7 @@ mod forms;
 mod kinds;
 mod limits;
 mod own_bodies;
+mod sockets;
 mod tls;
 
 /// The API over an empty store in memory.
@@ -336,9 +337,22 @@ async fn the_caller_can_ask_who_they_are_and_what_they_may() {
     let asked = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
     let (_, may) = f.ask(Method::POST, path, &asked.to_string()).await;
     assert_eq!((&may["status"]["allowed"], &may["spec"]), (&json!(true), &asked["spec"]));
+    let spec = json!({"user": "eve", "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "shop"}});
+    let asked = json!({"spec": spec}).to_string();
+    let group = "/apis/authorization.k8s.io/v1";
+    for at in ["subjectaccessreviews", "namespaces/shop/localsubjectaccessreviews"] {
+        let (status, may) = f.ask(Method::POST, &format!("{group}/{at}"), &asked).await;
+        assert_eq!((status, &may["status"]["allowed"]), (StatusCode::CREATED, &json!(false)), "{may}");
+        assert_eq!(may["spec"], spec);
+    }
+    for at in ["localsubjectaccessreviews", "namespaces/shop/subjectaccessreviews"] {
+        assert_eq!(f.ask(Method::POST, &format!("{group}/{at}"), &asked).await.0, StatusCode::NOT_FOUND);
+    }
+    let (status, refused) =
+        f.ask(Method::POST, path, r#"{"spec": {"resourceAttributes": {"verb": 1}}}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{refused}");
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
-    let request =
-        Request::post(path).header(header::ACCEPT, table).body(Body::from(asked.to_string())).unwrap();
+    let request = Request::post(path).header(header::ACCEPT, table).body(Body::from(asked)).unwrap();
     assert_eq!(f.send(request).await.status(), StatusCode::NOT_ACCEPTABLE, "a review has no table");
 }
 
@@ -365,6 +379,17 @@ async fn an_eviction_deletes_the_pod_and_a_binding_assigns_it() {
     assert_eq!(status, StatusCode::CREATED);
     let (status, again) = f.ask(Method::POST, &format!("{pods}/p/binding"), binding).await;
     assert_eq!(status, StatusCode::CONFLICT, "{again}");
+    let bindings = "/api/v1/namespaces/default/bindings";
+    let (status, again) = f.ask(Method::POST, bindings, binding).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{again}");
+    let (status, unnamed) = f.ask(Method::POST, bindings, r#"{"target": {"name": "n1"}}"#).await;
+    assert_eq!((status, &unnamed["message"]), (StatusCode::BAD_REQUEST, &json!("Name parameter required.")));
+    let other = json!({"metadata": {"name": "q"}, "spec": pod["spec"]});
+    f.ask(Method::POST, pods, &other.to_string()).await;
+    let binding = r#"{"metadata": {"name": "q"}, "target": {"name": "n2"}}"#;
+    let (status, bound) = f.ask(Method::POST, bindings, binding).await;
+    assert_eq!((status, &bound["status"]), (StatusCode::CREATED, &json!("Success")), "{bound}");
+    assert_eq!(f.get(&format!("{pods}/q")).await.1["spec"]["nodeName"], "n2");
     let eviction = r#"{"metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 0}}"#;
     let (status, _) = f.ask(Method::POST, &format!("{pods}/p/eviction"), eviction).await;
     assert_eq!(status, StatusCode::CREATED);

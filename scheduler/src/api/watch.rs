@@ -1,14 +1,19 @@
-//! Watches as streams of JSON lines. Backpressure is the client's: nothing is queued for it, and when it has
+//! Watches as streams of JSON lines, or of messages over a WebSocket. Backpressure is the client's: nothing is queued for it, and when it has
 //! fallen behind the history it gets an `ERROR` event with 410 and lists again.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::Body,
+    extract::{WebSocketUpgrade, ws},
+    response::Response,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream};
 use http::{HeaderValue, header};
 use rand::Rng as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     Api,
@@ -17,7 +22,7 @@ use super::{
     read,
     request::{Include, RequestContext},
     rows::Rows,
-    table,
+    table, upgrade,
 };
 use crate::{
     kinds::{Kind, schema::complete, wire},
@@ -35,6 +40,7 @@ pub(super) async fn watch(
     ask: &RequestContext<'_>,
     kind: &Arc<Kind>,
     options: ListOptions,
+    socket: Option<WebSocketUpgrade>,
 ) -> Result<Response, ApiError> {
     let accepted = ask.accepted;
     let (version, current) = (options.start()?, api.objects.revision());
@@ -64,7 +70,9 @@ pub(super) async fn watch(
         _ => rand::rng().random_range(DEFAULT_SECONDS),
     };
     let (objects, selection) = (&api.objects, options.selection);
-    let events = match objects.watch(kind.resource, selection.clone(), from).await {
+    let lasts = Duration::from_secs(seconds);
+    let ends = Instant::now().checked_add(lasts);
+    let events = match objects.watch_until(kind.resource, selection.clone(), from, ends).await {
         Ok(events) => events,
         // As upstream: a version that is still to come is waited for.
         Err(error) if error.reason == Reason::Timeout && options.initial.is_none() => {
@@ -80,10 +88,21 @@ pub(super) async fn watch(
     let end = async move {
         // Both branches only end the stream; neither holds anything.
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
+            () = tokio::time::sleep(lasts) => {}
             () = stop => {}
         }
     };
+    if let Some(socket) = socket {
+        let frames = encoder.events(events).take_until(Box::pin(end));
+        return Ok(match accepted.media {
+            // A message has its length already.
+            Media::Protobuf => socket.on_upgrade(move |socket| {
+                let events = frames.map(|frame| frame.slice(wire::LENGTH.min(frame.len())..));
+                upgrade::tell(socket, events, ws::Message::Binary)
+            }),
+            _ => socket.on_upgrade(move |socket| upgrade::tell(socket, frames, upgrade::text)),
+        });
+    }
     let lines = encoder.lines(events).take_until(Box::pin(end));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
@@ -128,8 +147,9 @@ struct EventEncoder {
 }
 
 impl EventEncoder {
-    fn lines(self, events: WatchStream) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-        let lines = stream::unfold((self, events), |(mut encoder, mut events)| async move {
+    /// Each event by itself.
+    fn events(self, events: WatchStream) -> impl Stream<Item = Bytes> + Send {
+        stream::unfold((self, events), |(mut encoder, mut events)| async move {
             loop {
                 let event = events.next().await?;
                 let line = match event {
@@ -139,15 +159,17 @@ impl EventEncoder {
                 // An object that cannot be shown ends the watch with the reason.
                 let line = line.unwrap_or_else(|error| Some(encoder.error(&error)));
                 if let Some(line) = line {
-                    return Some((Ok(line), (encoder, events)));
+                    return Some((line, (encoder, events)));
                 }
             }
-        });
-        // What is ready at once leaves in one write.
-        lines.ready_chunks(64).map(|chunk: Vec<Result<Bytes, Infallible>>| {
+        })
+    }
+
+    /// What is ready at once leaves in one write.
+    fn lines(self, events: WatchStream) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+        self.events(events).ready_chunks(64).map(|chunk| {
             let mut joined = BytesMut::new();
             for line in chunk {
-                let Ok(line) = line;
                 joined.put_slice(&line);
             }
             Ok(joined.freeze())

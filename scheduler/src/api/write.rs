@@ -46,10 +46,40 @@ pub(super) async fn create_sub(
 ) -> Result<Response, ApiError> {
     let mut options = ask.write_options("CreateOptions")?;
     let (body, warnings) = own_body(ask, at, body, &mut options).await?;
-    if body.pointer("/metadata/name").and_then(Value::as_str) != Some(at.name) {
+    if name_of(&body) != at.name {
         let message = format!("name in URL does not match name in {} object", text(&body, "kind"));
         return Err(ApiError::new(Reason::BadRequest, message));
     }
+    written_sub(api, ask, at, (body, warnings), options).await
+}
+
+/// `POST` of a binding to the namespace: the pod is the one that it names.
+pub(super) async fn bind(
+    api: &Api,
+    ask: &RequestContext<'_>,
+    kind: &Arc<Kind>,
+    namespace: &str,
+    body: Body,
+) -> Result<Response, ApiError> {
+    ask.params.check_timeout()?;
+    let mut options = ask.write_options("CreateOptions")?;
+    let at = At { kind, namespace: Some(namespace), name: "", sub: Some(Subresource::Binding) };
+    let (body, warnings) = own_body(ask, at, body, &mut options).await?;
+    let name = name_of(&body).to_owned();
+    if name.is_empty() {
+        return Err(ApiError::new(Reason::BadRequest, "Name parameter required."));
+    }
+    written_sub(api, ask, At { name: &name, ..at }, (body, warnings), options).await
+}
+
+/// What a `POST` to a subresource asks for, with the warnings about its body.
+async fn written_sub(
+    api: &Api,
+    ask: &RequestContext<'_>,
+    at: At<'_>,
+    (body, warnings): (Value, Vec<String>),
+    mut options: WriteOptions,
+) -> Result<Response, ApiError> {
     match at.sub {
         Some(Subresource::Binding) => {
             let causes = kinds::check_binding(&body);
@@ -72,6 +102,10 @@ pub(super) async fn create_sub(
     let mut response = respond::value(StatusCode::CREATED, &status, ask.wishes).await;
     respond::warn(&mut response, &warnings);
     Ok(response)
+}
+
+fn name_of(body: &Value) -> &str {
+    body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

@@ -20,7 +20,7 @@ static BINDING: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(Kind::published:
 static EVICTION: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(Kind::published::<Eviction>(Body)));
 
 /// What is written to a subresource is looked at by whoever writes it there.
-struct Body;
+pub(super) struct Body;
 
 impl Rules for Body {
     fn cells(&self, _: &Value, _: i64) -> Vec<Value> {

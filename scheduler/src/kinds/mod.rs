@@ -25,6 +25,7 @@ mod print;
 pub mod quantity;
 mod replica_set;
 mod replication_controller;
+mod review;
 mod runtime_class;
 pub mod schema;
 mod secret;
@@ -49,6 +50,7 @@ pub use catalogue::{Catalogue, Clash};
 pub use fields::unset_field;
 pub use kind::{Column, Conversion, Kind, Rules, Scope, Subresource, Text};
 pub use print::{SCALE_COLUMNS, description, scale_cells};
+pub use review::{Review, check_access};
 pub(crate) use validate::addresses::{meant_address, meant_range};
 
 /// The version of Kubernetes whose types and behaviour we follow.

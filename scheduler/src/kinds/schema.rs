@@ -201,8 +201,10 @@ fn add_roots(generator: &mut SchemaGenerator) {
     add::<autoscaling::v1::Scale>(generator);
     add::<policy::v1::Eviction>(generator);
     add::<authentication::v1::SelfSubjectReview>(generator);
+    add::<authorization::v1::LocalSubjectAccessReview>(generator);
     add::<authorization::v1::SelfSubjectAccessReview>(generator);
     add::<authorization::v1::SelfSubjectRulesReview>(generator);
+    add::<authorization::v1::SubjectAccessReview>(generator);
     add::<meta::DeleteOptions>(generator);
     add::<meta::Status>(generator);
     add::<meta::APIVersions>(generator);

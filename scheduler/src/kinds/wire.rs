@@ -24,7 +24,7 @@ use super::schema::{Field, Type, schema};
 
 mod encode;
 
-pub use encode::{encode, frame};
+pub use encode::{LENGTH, encode, frame};
 
 const MAGIC: &[u8] = b"k8s\0";
 const WIRE_FACTS: &str = include_str!("../../schema/wire-facts.txt");

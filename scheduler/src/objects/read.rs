@@ -20,6 +20,8 @@ use crate::{
 /// A quiet watch says how far it has come this often, so that a client that reconnects resumes from there
 /// instead of listing again.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+/// How long before its end a watch gets the last one, as upstream.
+const BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 
 /// `?resourceVersionMatch=`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +172,18 @@ impl Objects {
         selection: Selection,
         from: Option<Revision>,
     ) -> Result<WatchStream, ApiError> {
+        self.watch_until(resource, selection, from, None).await
+    }
+
+    /// As [`Self::watch`], for somebody who stops listening at `ends`: shortly before a bookmark comes, if there is news in
+    /// it, so that a next watch can go on from there.
+    pub async fn watch_until(
+        &self,
+        resource: Resource,
+        selection: Selection,
+        from: Option<Revision>,
+        ends: Option<Instant>,
+    ) -> Result<WatchStream, ApiError> {
         let mut ready = VecDeque::new();
         let from = if let Some(revision) = from {
             check_selection(row(&self.kinds(), resource)?, &selection)?;
@@ -181,8 +195,9 @@ impl Objects {
             list.revision
         };
         let watcher = self.inner.store.watch(resource, from)?;
+        let last = ends.and_then(|ends| ends.checked_sub(BOOKMARK_BEFORE)).filter(|at| *at > Instant::now());
         let bookmark = Instant::now() + BOOKMARK_EVERY;
-        let watch = Watch { watcher, selection, ready, bookmark };
+        let watch = Watch { watcher, selection, ready, bookmark, last, told: from };
         Ok(stream::unfold(Some(watch), next_event).boxed())
     }
 }
@@ -192,6 +207,10 @@ struct Watch {
     selection: Selection,
     ready: VecDeque<WatchEvent>,
     bookmark: Instant,
+    /// When a last bookmark is due.
+    last: Option<Instant>,
+    /// What it must be newer than.
+    told: Revision,
 }
 
 async fn next_event(watch: Option<Watch>) -> Option<(Result<WatchEvent, ApiError>, Option<Watch>)> {
@@ -215,12 +234,19 @@ impl Watch {
                     self.ready.extend(events?.iter().filter_map(|e| selection.see(e)));
                 }
                 // Cancel-safe: a deadline.
-                () = tokio::time::sleep_until(self.bookmark) => {
-                    self.bookmark = Instant::now() + BOOKMARK_EVERY;
+                () = tokio::time::sleep_until(self.last.unwrap_or(self.bookmark).min(self.bookmark)) => {
+                    let now = Instant::now();
+                    let ends = self.last.is_some_and(|last| last <= now);
+                    self.bookmark = now + BOOKMARK_EVERY;
+                    self.last = self.last.filter(|_| !ends);
                     let events = self.watcher.ready()?;
                     let selection = &self.selection;
                     self.ready.extend(events.iter().filter_map(|e| selection.see(e)));
-                    self.ready.push_back(WatchEvent::Bookmark(self.watcher.reached()));
+                    let reached = self.watcher.reached();
+                    if !ends || reached > self.told {
+                        self.ready.push_back(WatchEvent::Bookmark(reached));
+                    }
+                    self.told = reached;
                 }
             }
         }

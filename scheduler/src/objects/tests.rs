@@ -457,3 +457,32 @@ async fn many_are_removed_at_once_and_each_is_answered() {
     assert!(!held.gone && held.object.deleting);
     assert!(objects.stored(&keys[0]).is_none() && objects.stored(&keys[2]).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_will_end_is_told_shortly_before_how_far_it_came() {
+    use tokio::time::{Duration, Instant, timeout};
+
+    let objects = machine().await;
+    let begun = Instant::now();
+    let ends = Some(begun + Duration::from_secs(5));
+    let watch = async || {
+        let selection = Selection::default();
+        let mut watch = objects.watch_until(Resource::SECRETS, selection, None, ends).await.unwrap();
+        assert!(matches!(watch.next().await, Some(Ok(WatchEvent::Bookmark(_)))));
+        watch
+    };
+    let mut watched = watch().await;
+    make(&objects, "of-another-kind").await;
+    let told = timeout(Duration::from_secs(4), watched.next()).await.unwrap();
+    let Some(Ok(WatchEvent::Bookmark(revision))) = told else { panic!("{told:?}") };
+    assert_eq!(revision, objects.revision());
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Another that begins so late is not told, and neither is one without news.
+    let mut late = watch().await;
+    assert!(timeout(Duration::from_secs(4), late.next()).await.is_err());
+    let ends = Some(Instant::now() + Duration::from_secs(5));
+    let selection = Selection::default();
+    let mut quiet = objects.watch_until(Resource::SECRETS, selection, None, ends).await.unwrap();
+    quiet.next().await.unwrap().unwrap();
+    assert!(timeout(Duration::from_secs(6), quiet.next()).await.is_err());
+}

@@ -1,4 +1,4 @@
-//! The resources without stored objects: reviews of the caller, and the usage of nodes and pods.
+//! The resources without stored objects: bindings, reviews of rights, and the usage of nodes and pods.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,10 @@ const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 
 /// The paths of one.
 pub(super) fn paths(extra: &Extra) -> Map<String, Value> {
-    let base = format!("/apis/{}/{}", extra.group, extra.version);
+    let base = match extra.group {
+        "" => format!("/api/{}", extra.version),
+        group => format!("/apis/{group}/{}", extra.version),
+    };
     let namespaced = extra.scope == Scope::Namespaced;
     let collection = if namespaced {
         format!("{base}/namespaces/{{namespace}}/{}", extra.plural)
@@ -24,7 +27,8 @@ pub(super) fn paths(extra: &Extra) -> Map<String, Value> {
     for verb in extra.verbs {
         match *verb {
             "create" => {
-                let mut post = operation(extra, "post", "create", "", extra.definition);
+                let infix = if namespaced { "Namespaced" } else { "" };
+                let mut post = operation(extra, "post", "create", infix, extra.definition);
                 let schema = json!({"schema": reference(extra.definition)});
                 post["requestBody"] = json!({"required": true, "content": {"*/*": schema}});
                 out.insert(collection.clone(), json!({"post": post, "parameters": parameters}));
@@ -52,7 +56,10 @@ pub(super) fn paths(extra: &Extra) -> Map<String, Value> {
 }
 
 fn operation(extra: &Extra, action: &str, verb: &str, infix: &str, response: &str) -> Value {
-    let group = extra.group.split('.').next().unwrap_or_default();
+    let group = match extra.group.split('.').next().unwrap_or_default() {
+        "" => "core",
+        group => group,
+    };
     let title = |word: &str| format!("{}{}", word[..1].to_uppercase(), &word[1..]);
     let (group_title, version) = (title(group), title(extra.version));
     let answer =

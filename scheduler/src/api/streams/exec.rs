@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     Params, PodStreams,
     command::{deliver, error_channel_text, lost, resize},
-    container, executor, node_of,
+    container, executor, host_of,
     socket::{self, Codec},
     uid_of,
 };
@@ -67,11 +67,10 @@ pub(super) async fn serve(
     mut request: Request,
     attach: bool,
 ) -> Result<Response, ApiError> {
+    // The container is looked for before the node, and all else there.
+    container::choose(pod, params.get("container"))?;
+    let node = host_of(&streams.objects, pod)?;
     let exec = options(pod, params, attach)?;
-    let Some(node) = node_of(pod) else {
-        let message = format!("pod {} does not have a host assigned", super::name_of(pod));
-        return Err(ApiError::new(Reason::BadRequest, message));
-    };
     container::runs(pod, &exec.container)?;
     let wanted = executor::Wanted::of(&exec);
     // Before the upgrade: what the agent refuses is an answer that the client can read.

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 use super::{
-    Params, PodStreams, name_of, node_of,
+    Params, PodStreams, host_of, name_of,
     socket::{self, Codec},
     spdy, uid_of,
 };
@@ -56,10 +56,7 @@ pub(super) async fn serve(
     params: &Params,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let Some(node) = node_of(pod) else {
-        let message = format!("pod {} does not have a host assigned", name_of(pod));
-        return Err(ApiError::new(Reason::BadRequest, message));
-    };
+    let node = host_of(&streams.objects, pod)?;
     let target = Target {
         nodes: streams.nodes.clone(),
         node: node.to_owned(),

@@ -8,11 +8,11 @@ use axum::{
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use gantry_proto::node::v1 as pb;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 
 use super::{
-    Params, PodStreams, container, name_of, node_of,
+    Params, PodStreams, container, known_node, name_of,
     socket::{self, Codec},
     uid_of,
 };
@@ -34,8 +34,8 @@ pub(super) async fn serve(
     let mut logs = options(name_of(pod), params, Timestamp::now())?;
     logs.container = container::choose(pod, params.get("container"))?;
     logs.pod_uid = uid_of(pod);
-    // As upstream: a pod without a node has an empty log.
-    let Some(node) = node_of(pod) else { return Ok(text(Body::empty())) };
+    // As upstream: of a pod without a node there is nothing to say.
+    let Some(node) = known_node(&streams.objects, pod)? else { return Ok(nothing()) };
     container::has_log(pod, &logs.container, logs.previous)?;
     let open = streams.open(node, pb::stream_request::Kind::Logs(logs));
     if socket::is_socket(request.headers()) {
@@ -150,6 +150,12 @@ fn chunks(stream: NodeStream) -> impl futures::Stream<Item = Result<Bytes, Cut>>
             }
         }
     })
+}
+
+pub(super) fn nothing() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 fn text(body: Body) -> Response {

@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{Connect, Params, Proxied};
 use crate::{
     kinds::Subresource,
-    model::{ApiError, Chain, Object, Reason},
+    model::{ApiError, Chain, Key, Object, Reason, Resource},
     nodes::Nodes,
     objects::Objects,
     streams::{NodeStream, StreamError},
@@ -33,13 +33,15 @@ use crate::{
 /// Streams into containers, by way of the node sessions.
 pub struct PodStreams {
     nodes: Nodes,
+    objects: Objects,
     proxy: proxy::Proxy,
 }
 
 impl PodStreams {
     /// Over the node sessions, to what the objects tell of.
     pub fn new(nodes: Nodes, objects: Objects) -> Result<Self, rustls::Error> {
-        Ok(Self { nodes: nodes.clone(), proxy: proxy::Proxy::new(nodes, objects)? })
+        let proxy = proxy::Proxy::new(nodes.clone(), objects.clone())?;
+        Ok(Self { nodes, objects, proxy })
     }
 
     async fn open(&self, node: &str, kind: pb::stream_request::Kind) -> Result<NodeStream, ApiError> {
@@ -74,6 +76,25 @@ impl Connect for PodStreams {
 /// The pod's node; `None` before it is bound.
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+/// The same, which must be one that there is.
+fn known_node<'a>(objects: &Objects, pod: &'a Pod) -> Result<Option<&'a str>, ApiError> {
+    match node_of(pod) {
+        Some(node) if objects.stored(&Key::cluster(Resource::NODES, node)).is_none() => {
+            // Upstream names the pods here, whose part this is.
+            Err(ApiError::not_found(Resource::PODS, node))
+        }
+        node => Ok(node),
+    }
+}
+
+/// The same of a pod that something is to be done in.
+fn host_of<'a>(objects: &Objects, pod: &'a Pod) -> Result<&'a str, ApiError> {
+    known_node(objects, pod)?.ok_or_else(|| {
+        let message = format!("pod {} does not have a host assigned", name_of(pod));
+        ApiError::new(Reason::BadRequest, message)
+    })
 }
 
 fn uid_of(pod: &Pod) -> String {

@@ -9,6 +9,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::super::upgrade::upgrade_to;
+pub(super) use super::super::upgrade::{is_socket, listed, wants_upgrade};
 use crate::model::{ApiError, Reason};
 
 /// The largest message of a client, as upstream.
@@ -67,28 +69,6 @@ impl Codec {
             Self::Base64 => Some((channel.checked_sub(b'0')?, STANDARD.decode(payload).ok()?.into())),
         }
     }
-}
-
-/// Whether the client wants its connection to speak something else.
-pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let lower = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase();
-    headers.get_all(header::CONNECTION).iter().any(|value| lower(value).windows(7).any(|w| w == b"upgrade"))
-}
-
-fn upgrade_to(headers: &HeaderMap) -> &str {
-    headers.get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-/// Whether it is to be a WebSocket.
-pub(super) fn is_socket(headers: &HeaderMap) -> bool {
-    wants_upgrade(headers) && upgrade_to(headers).eq_ignore_ascii_case("websocket")
-}
-
-/// The values of a header whose values are lists.
-pub(super) fn listed(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
-    let texts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(str::to_owned));
-    let all = texts.collect::<Vec<_>>().join(",");
-    all.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
 }
 
 /// A WebSocket with the first subprotocol of the client that we know; the empty name stands for none.
@@ -166,15 +146,6 @@ mod tests {
         }
         assert_eq!(Codec::Base64.parts(ws::Message::Text("0*".into())), None);
         assert_eq!(Codec::Base64.whole("log".into()), ws::Message::Text("bG9n".into()));
-    }
-
-    #[test]
-    fn an_upgrade_is_asked_for_by_connection() {
-        let headers = |name: &'static str, value: &'static str| -> HeaderMap {
-            [(HeaderName::from_static(name), HeaderValue::from_static(value))].into_iter().collect()
-        };
-        assert!(wants_upgrade(&headers("connection", "keep-alive, Upgrade")));
-        assert!(!wants_upgrade(&headers("upgrade", "websocket")));
     }
 
     #[test]

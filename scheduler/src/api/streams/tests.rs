@@ -4,6 +4,7 @@ use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use serde_json::json;
 
 use super::*;
+use crate::objects::WriteOptions;
 
 fn pod(containers: &[&str], statuses: &serde_json::Value) -> Pod {
     let containers: Vec<_> = containers.iter().map(|c| json!({"name": c})).collect();
@@ -148,4 +149,21 @@ fn the_end_is_a_status_with_the_exit_code() {
     };
     assert_eq!(words(0), None, "older protocols tell of failures alone");
     assert_eq!(words(7).unwrap(), "command terminated with non-zero exit code: exit status 7");
+}
+
+#[tokio::test]
+async fn a_pod_is_reached_by_its_node_which_must_be_there() {
+    let objects = Objects::in_memory(Vec::new()).await.unwrap();
+    let bound = pod(&["a"], &json!([]));
+    let missing = known_node(&objects, &bound).unwrap_err();
+    assert_eq!((missing.message.as_str(), missing.reason), ("pods \"n\" not found", Reason::NotFound));
+    assert_eq!(host_of(&objects, &bound).unwrap_err().reason, Reason::NotFound);
+    let mut unbound = bound.clone();
+    unbound.spec.as_mut().unwrap().node_name = None;
+    assert_eq!(known_node(&objects, &unbound).unwrap(), None);
+    assert_eq!(host_of(&objects, &unbound).unwrap_err().message, "pod web does not have a host assigned");
+    assert_eq!(logs::nothing().status(), http::StatusCode::NO_CONTENT);
+    let node = json!({"metadata": {"name": "n"}});
+    objects.create(Resource::NODES, None, node, &WriteOptions::controller("test")).await.unwrap();
+    assert_eq!(host_of(&objects, &bound).unwrap(), "n");
 }

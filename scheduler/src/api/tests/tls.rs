@@ -22,7 +22,7 @@ fn authority(dir: &tempfile::TempDir) -> Arc<Authority> {
     Arc::new(Authority::open(dir.path(), SystemTime::now()).unwrap())
 }
 
-fn certificate(authority: &Authority, groups: &[&str], from: SystemTime) -> ClientCertificate {
+pub(super) fn certificate(authority: &Authority, groups: &[&str], from: SystemTime) -> ClientCertificate {
     authority.client("someone", groups, Validity::starting(from, HOUR)).unwrap()
 }
 
@@ -92,7 +92,7 @@ async fn connect(
     let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Ok(sender)
 }
 

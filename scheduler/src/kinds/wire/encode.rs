@@ -57,6 +57,9 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// How long the length before a frame is, in bytes.
+pub const LENGTH: usize = 4;
+
 /// A watch event as a frame: its length, then the event itself, with `object` as it would be sent alone. Only the object
 /// stands in an envelope that names its type: what an event is the stream says.
 pub fn frame(event: &str, object: &Value) -> Option<Vec<u8>> {
