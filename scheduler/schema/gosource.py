@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes wire-facts.txt and presence-facts.txt from the published Go types of Kubernetes.
+"""Writes wire-facts.txt, presence-facts.txt and name-facts.txt from the published Go types of Kubernetes.
 
 The types themselves come from the k8s-openapi crate. What it lacks stands only in the struct tags of the modules
 k8s.io/api and k8s.io/apimachinery of the same version: the protobuf numbers, and which fields can be absent.
@@ -19,6 +19,11 @@ when it is empty is the rule and not listed):
 
 `zero`: the field is always shown, with its type's zero value when nobody set it. `null`: always shown, as null then.
 `drop`: its zero value is absence. `default`: what the type itself says an absent field means.
+
+name-facts.txt has a line for each type with fields whose Go type has a name that its JSON does not show, by which
+Go's decoder calls it:
+
+    io.k8s.api.core.v1.PodSpec restartPolicy=v1.RestartPolicy dnsPolicy=v1.DNSPolicy
 """
 
 import pathlib
@@ -100,7 +105,37 @@ def main(api, machinery):
             return resolve(package, package.aliases[last])
         raise SystemExit(f"{package.name}: unknown type {go_type}")
 
-    wire, presence = {}, {}
+    def named(package, go_type):
+        """A Go type as its decoder prints it, and whether JSON hides a name in it."""
+        if go_type.startswith("*"):
+            return named(package, go_type[1:])
+        if go_type.startswith("[]"):
+            inner, hidden = named(package, go_type[2:])
+            return "[]" + inner, hidden
+        if go_type.startswith("map["):
+            (key, first), (value, second) = named(package, go_type[4:].split("]")[0]), named(package, go_type.split("]", 1)[1])
+            return f"map[{key}]{value}", first or second
+        if go_type in SCALARS:
+            return {"byte": "uint8"}.get(go_type, go_type), False
+        last, owner, path = go_type.split(".")[-1], package, package.name
+        if "." in go_type:
+            path = package.imports.get(go_type.split(".")[0], go_type.split(".")[0]).replace("/", ".")
+            owner = packages.get(package.imports.get(go_type.split(".")[0]))
+        hidden = last == "UID" or last not in SPECIAL and owner is not None and last in owner.aliases
+        return f"{path.split('.')[-1]}.{last}", hidden
+
+    def names(package, struct):
+        """The fields of a struct whose types have such names."""
+        for go_type, name, *_ in package.structs[struct]:
+            kind, owner, target = resolve(package, go_type)
+            if name and name != "-":
+                shown, hidden = named(package, go_type)
+                if hidden:
+                    yield f"{name}={shown}"
+            elif not name and kind == "struct" and target != "TypeMeta":
+                yield from names(owner, target)
+
+    wire, presence, hidden = {}, {}, {}
     for package in packages.values():
         for struct, found in package.structs.items():
             words, facts = [], {}
@@ -120,11 +155,13 @@ def main(api, machinery):
             full = f"{package.name}.{struct}"
             if words:
                 wire[full] = " ".join(word for _, word in sorted(words))
+            if found := list(names(package, struct)):
+                hidden[full] = " ".join(found)
             if facts:
                 order = ("zero", "null", "drop", "default")
                 presence[full] = " ".join(f"{k}={','.join(facts[k])}" for k in order if k in facts)
     here = pathlib.Path(__file__).parent
-    for file, lines in (("wire-facts.txt", wire), ("presence-facts.txt", presence)):
+    for file, lines in (("wire-facts.txt", wire), ("presence-facts.txt", presence), ("name-facts.txt", hidden)):
         text = "".join(f"{name} {line}\n" for name, line in sorted(lines.items()))
         (here / file).write_text(f"# Made by gosource.py; see there.\n{text}")
 

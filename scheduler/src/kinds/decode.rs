@@ -5,6 +5,7 @@
 mod duplicates;
 mod embedded;
 mod findings;
+mod names;
 mod order;
 
 use serde_json::{Map, Value};
@@ -61,8 +62,9 @@ pub fn decode(kind: &Kind, object: &mut Value) -> Result<Vec<String>, DecodeErro
 
 /// As [`decode`], for the body of a subresource, which is no kind that is stored.
 pub fn decode_as(root: &ObjectType, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let holder = String::new();
     let mut decoder =
-        Decoder { root, at: Vec::new(), holder: String::new(), unknown: Vec::new(), misfits: Vec::new() };
+        Decoder { root, at: Vec::new(), holder, depth: 0, unknown: Vec::new(), misfits: Vec::new() };
     decoder.value(&Type::Object(root.clone()), object);
     if decoder.misfits.is_empty() { Ok(decoder.unknown) } else { Err(DecodeError(decoder.misfits)) }
 }
@@ -88,8 +90,10 @@ struct Decoder<'a> {
     root: &'a ObjectType,
     /// From the object to the value at hand.
     at: Vec<Step>,
-    /// The type that holds the field.
+    /// The type that holds the field at hand.
     holder: String,
+    /// Where its name is in `at`.
+    depth: usize,
     unknown: Vec<String>,
     misfits: Vec<Misfit>,
 }
@@ -122,7 +126,7 @@ impl Decoder<'_> {
                     Value::Number(number) => format!("number {number}"),
                     other => json_type(other).to_owned(),
                 };
-                self.misfit(format!("json: cannot unmarshal {what} into Go value of type int32"), true);
+                self.mismatch_of(&what, "int32", true);
             }
             (Type::Quantity, _) => self.own(quantity(value, |quantity| quantity)),
             (Type::Bytes, Value::String(text)) => {
@@ -131,6 +135,7 @@ impl Decoder<'_> {
                 }
             }
             (Type::Time | Type::MicroTime, Value::String(text)) => self.own(time(text, ty)),
+            (Type::Time | Type::MicroTime, other) => self.mismatch_of(json_type(other), "string", true),
             (_, other) => {
                 let found = json_type(other);
                 self.mismatch(found, ty);
@@ -139,8 +144,8 @@ impl Decoder<'_> {
     }
 
     fn object(&mut self, name: &str, definition: &Definition, map: &mut Map<String, Value>) {
-        let short = name.rsplit('.').next().unwrap_or(name).to_owned();
-        let outer = std::mem::replace(&mut self.holder, short);
+        let outer = std::mem::replace(&mut self.holder, name.to_owned());
+        let depth = std::mem::replace(&mut self.depth, self.at.len());
         let names: Vec<String> = map.keys().cloned().collect();
         for name in names {
             match (definition.fields.get(&name), map.get_mut(&name)) {
@@ -161,7 +166,7 @@ impl Decoder<'_> {
                 map.remove(&name);
             }
         }
-        self.holder = outer;
+        (self.holder, self.depth) = (outer, depth);
     }
 
     fn map(&mut self, values: &Type, map: &mut Map<String, Value>) {
@@ -203,6 +208,16 @@ impl Decoder<'_> {
     }
 
     fn mismatch(&mut self, found: &str, ty: &Type) {
+        let field = match self.at.get(self.depth) {
+            Some(Step::Field(name)) => name,
+            _ => "",
+        };
+        let ty = names::go_type(&self.holder, field, ty);
+        self.mismatch_of(found, &ty, false);
+    }
+
+    /// As [`Misfit::own`] says for types that read themselves: they name what they are in Go.
+    fn mismatch_of(&mut self, found: &str, ty: &str, own: bool) {
         // Names only, as Go's decoder gives it.
         let names: Vec<&str> = self
             .at
@@ -212,14 +227,14 @@ impl Decoder<'_> {
                 Step::Item(_) => None,
             })
             .collect();
-        let field = format!("{}.{}", self.holder, embedded::path(self.root, &names));
-        let ty = go_type(ty);
+        let holder = self.holder.rsplit('.').next().unwrap_or_default();
+        let field = format!("{holder}.{}", embedded::path(self.root, &names));
         let why = if names.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {ty}")
         } else {
             format!("json: cannot unmarshal {found} into Go struct field {field} of type {ty}")
         };
-        self.misfit(why, false);
+        self.misfit(why, own);
     }
 
     /// The outcome of a type that reads itself.
@@ -300,25 +315,6 @@ fn time(text: &mut String, ty: &Type) -> Result<(), String> {
         _ => parsed.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
     };
     Ok(())
-}
-
-fn go_type(ty: &Type) -> String {
-    match ty {
-        Type::String => "string".to_owned(),
-        Type::Bytes => "[]uint8".to_owned(),
-        Type::Time => "v1.Time".to_owned(),
-        Type::MicroTime => "v1.MicroTime".to_owned(),
-        Type::Int32 => "int32".to_owned(),
-        Type::Int64 => "int64".to_owned(),
-        Type::Number => "float64".to_owned(),
-        Type::Boolean => "bool".to_owned(),
-        Type::IntOrString => "intstr.IntOrString".to_owned(),
-        Type::Quantity => "resource.Quantity".to_owned(),
-        Type::Object(of) => format!("v1.{}", of.name().rsplit('.').next().unwrap_or_default()),
-        Type::List(item) => format!("[]{}", go_type(item)),
-        Type::Map(values) => format!("map[string]{}", go_type(values)),
-        Type::Any => "interface {}".to_owned(),
-    }
 }
 
 #[cfg(test)]

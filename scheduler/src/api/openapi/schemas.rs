@@ -158,6 +158,12 @@ fn merge(node: &mut Value, facts: Map<String, Value>) {
                     merge(node, facts);
                 }
             }
+            // What the values of an enumeration mean.
+            ("words", Value::String(words)) => {
+                if let Some(Value::String(description)) = node.get_mut("description") {
+                    description.push_str(&words);
+                }
+            }
             (_, value) => drop(node.insert(name, value)),
         }
     }
@@ -175,7 +181,6 @@ fn add_kinds(kinds: &Catalogue, all: &mut Map<String, Value>) {
     }
     name("io.k8s.api.autoscaling.v1.Scale", "autoscaling", "v1", "Scale");
     name("io.k8s.api.policy.v1.Eviction", "policy", "v1", "Eviction");
-    name("io.k8s.api.core.v1.Binding", "", "v1", "Binding");
     for kind in ["Status", "DeleteOptions", "APIVersions", "APIGroup", "APIGroupList", "APIResourceList"] {
         name(&format!("{META}.{kind}"), "", "v1", kind);
     }

@@ -151,6 +151,11 @@ fn what_is_not_stored_is_described_too() {
             "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
             "SelfSubjectAccessReview",
         ),
+        (
+            "apis/authorization.k8s.io/v1",
+            "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+            "LocalSubjectAccessReview",
+        ),
         ("apis/metrics.k8s.io/v1beta1", "io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics", "PodMetrics"),
     ] {
         let document = parsed(path);
@@ -168,4 +173,24 @@ fn documents_are_compressed_once() {
     flate2::read::GzDecoder::new(&*document.packed()).read_to_end(&mut plain).unwrap();
     assert_eq!(plain, document.body);
     assert_eq!(document.packed().as_ptr(), document.packed().as_ptr());
+}
+
+#[test]
+fn the_values_of_an_enumeration_are_explained() {
+    let document = parsed("api/v1");
+    let field = |definition: &str, field: &str| {
+        document["components"]["schemas"][format!("io.k8s.api.core.v1.{definition}")]["properties"][field]
+            .clone()
+    };
+    let policy = field("PodSpec", "restartPolicy");
+    let values = " Possible enum values: - `\"Always\"` - `\"Never\"` - `\"OnFailure\"`";
+    let words = policy["description"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.ends_with(values), "{words}");
+    let protocol = field("ContainerPort", "protocol");
+    assert!(
+        protocol["description"].as_str().unwrap().ends_with("`\"UDP\"` is the UDP protocol."),
+        "{protocol}"
+    );
+    let plain = field("PodSpec", "nodeName");
+    assert!(!plain["description"].as_str().unwrap().contains("enum"), "{plain}");
 }

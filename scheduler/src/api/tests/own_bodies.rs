@@ -25,7 +25,7 @@ async fn a_deletion_whose_options_do_not_decode_deletes_nothing() {
         (
             r#"{"preconditions":{"uid":5}}"#,
             400,
-            "json: cannot unmarshal number into Go struct field Preconditions.preconditions.uid of type string",
+            "json: cannot unmarshal number into Go struct field Preconditions.preconditions.uid of type types.UID",
         ),
         (
             r#"{"preconditions":"x"}"#,
@@ -35,7 +35,7 @@ async fn a_deletion_whose_options_do_not_decode_deletes_nothing() {
         (
             r#"{"propagationPolicy":5}"#,
             400,
-            "json: cannot unmarshal number into Go struct field DeleteOptions.propagationPolicy of type string",
+            "json: cannot unmarshal number into Go struct field DeleteOptions.propagationPolicy of type v1.DeletionPropagation",
         ),
         (
             r#"{"orphanDependents":"true"}"#,

@@ -22,8 +22,11 @@ pub(super) fn path(root: &ObjectType, names: &[&str]) -> String {
                 out.extend(EMBEDDED.get(&(holder.name(), name)));
                 holder.definition().and_then(|d| d.fields.get(name)).map(|field| field.ty.clone())
             }
-            // The name is a key.
-            Some(Type::Map(values)) => Some(*values),
+            // The name is a key, which Go's decoder does not tell.
+            Some(Type::Map(values)) => {
+                ty = Some(*values);
+                continue;
+            }
             _ => None,
         };
         out.push(name);

@@ -58,7 +58,40 @@ fn wrong_types_are_refused_in_the_words_of_go() {
         ),
         (
             json!({"containers": [{"livenessProbe": {"httpGet": {"port": true}}}]}),
-            "json: cannot unmarshal bool into Go value of type int32",
+            "json: cannot unmarshal bool into Go struct field \
+             HTTPGetAction.spec.containers.livenessProbe.ProbeHandler.httpGet.port of type int32",
+        ),
+        (
+            json!({"restartPolicy": 1}),
+            "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+        ),
+        (
+            json!({"volumes": [{"hostPath": {"type": 1}}]}),
+            "json: cannot unmarshal number into Go struct field \
+             HostPathVolumeSource.spec.volumes.VolumeSource.hostPath.type of type v1.HostPathType",
+        ),
+        (
+            json!({"containers": [{"securityContext": {"capabilities": {"add": [1]}}}]}),
+            "json: cannot unmarshal number into Go struct field \
+             Capabilities.spec.containers.securityContext.capabilities.add of type v1.Capability",
+        ),
+        (
+            json!({"containers": [{"securityContext": {"capabilities": {"add": 1}}}]}),
+            "json: cannot unmarshal number into Go struct field \
+             Capabilities.spec.containers.securityContext.capabilities.add of type []v1.Capability",
+        ),
+        (
+            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}, 5]}]}),
+            "json: cannot unmarshal number into Go struct field Container.spec.containers.ports of type v1.ContainerPort",
+        ),
+        (
+            json!({"containers": [{"resources": {"limits": 5}}]}),
+            "json: cannot unmarshal number into Go struct field ResourceRequirements.spec.containers.resources.limits of \
+             type v1.ResourceList",
+        ),
+        (
+            json!({"nodeSelector": {"a": 1}}),
+            "json: cannot unmarshal number into Go struct field PodSpec.spec.nodeSelector of type string",
         ),
     ] {
         assert_eq!(pod(json!({ "spec": spec })).unwrap_err(), expected);
@@ -73,7 +106,7 @@ fn of_several_wrong_values_the_first_in_the_body_is_told() {
         error.told(Some(body.as_bytes())).rsplit_once(' ').unwrap().0.to_owned()
     };
     let field = |name: &str| format!("json: cannot unmarshal number into Go struct field {name} of type");
-    let labels = field("ObjectMeta.metadata.labels.a");
+    let labels = field("ObjectMeta.metadata.labels");
     let both = r#"{"spec": {"nodeName": 1}, "metadata": {"labels": {"a": 1}}}"#;
     assert_eq!(told(both), field("PodSpec.spec.nodeName"));
     let both = r#"{"metadata": {"labels": {"a": 1}}, "spec": {"nodeName": 1}}"#;
