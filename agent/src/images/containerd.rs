@@ -14,7 +14,7 @@ use containerd_client::{
     types::Descriptor,
 };
 use prost_types::FieldMask;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use tonic::{Code, Status};
 
 use super::{
@@ -50,6 +50,8 @@ pub struct ContainerdImages {
     pulls: Arc<Flights<Outcome, Counters>>,
     locks: Arc<KeyedLocks>,
     slots: Arc<Semaphore>,
+    /// Read by every pull for as long as it relies on what it found in the store, which no lease of its own keeps.
+    pulling: Arc<RwLock<()>>,
 }
 
 impl ContainerdImages {
@@ -64,6 +66,7 @@ impl ContainerdImages {
             pulls: Arc::default(),
             locks: Arc::default(),
             slots: Arc::new(Semaphore::new(PARALLEL)),
+            pulling: Arc::default(),
         }
     }
 
@@ -73,7 +76,12 @@ impl ContainerdImages {
         let chain = &image.content.chain_id;
         let unpacked = chain.is_empty()
             || unpack::present(&self.client, &self.snapshotter, chain).await.map_err(failed)?;
-        if unpacked && let Err(error) = self.left.end(&image.name).await {
+        // What a lease keeps may be what a pull goes on with, of this image's next version or of another with the same
+        // layers: it ends when there is none, at one of the next times that the image is asked for.
+        if unpacked
+            && let Ok(_nobody_pulls) = self.pulling.try_write()
+            && let Err(error) = self.left.end(&image.name).await
+        {
             // Until it expires, or the image is asked for again.
             tracing::debug!(image = written, %error, "the lease of a pull that was cut short stays");
         }
@@ -91,9 +99,13 @@ impl ContainerdImages {
         let name = Name::parse(&written)?;
         let source = name.source(&self.settings.aliases)?;
         let mut last = None;
+        let relying = self.pulling.read().await;
         for endpoint in Endpoint::all(&written, &source, &self.settings, &credentials)? {
             match self.pull_from(endpoint, &written, &name, counters.clone()).await {
-                Ok(pulled) => return self.record(&written, &name, &pulled).await.map_err(Arc::new),
+                Ok(pulled) => {
+                    drop(relying);
+                    return self.record(&written, &name, &pulled).await.map_err(Arc::new);
+                }
                 // What containerd refuses it will refuse again.
                 Err(error @ ImageError::Store { .. }) => return Err(Arc::new(error)),
                 Err(error) => last = Some(error),

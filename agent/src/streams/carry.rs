@@ -33,20 +33,21 @@ pub(super) async fn carry(
     let up = async {
         let mut open = true;
         while let Some(message) = channel.input.recv().await {
-            match message {
-                StreamInput::Stdin(bytes) if open => to.write_all(&bytes).await?,
+            let written = match message {
+                StreamInput::Stdin(bytes) if open => to.write_all(&bytes).await,
                 // Half a close: the answer may still be coming.
                 StreamInput::StdinClosed if open => {
-                    to.shutdown().await?;
                     open = false;
+                    to.shutdown().await
                 }
-                StreamInput::Stdin(_) | StreamInput::StdinClosed | StreamInput::Resize { .. } => {}
-            }
+                StreamInput::Stdin(_) | StreamInput::StdinClosed | StreamInput::Resize { .. } => Ok(()),
+            };
+            // Who reads no more may have answered: the other direction tells how it ends.
+            open &= written.is_ok();
         }
-        io::Result::Ok(())
     };
     // Cancel safety: whichever ends first ends the connection.
-    let ended = tokio::select! { result = down => result, result = up => result };
+    let ended = tokio::select! { result = down => result, () = up => Ok(()) };
     match ended {
         Ok(()) => StreamEnd::default(),
         Err(error) => failed(error.to_string()),

@@ -120,3 +120,19 @@ async fn a_port_that_nobody_listens_on_is_told() {
     let end = forward::run(host, port, channel().0).await;
     assert!(end.error.unwrap().contains("Connection refused"));
 }
+
+/// As a server that refuses an upload and reads no more of it.
+#[tokio::test]
+async fn an_answer_comes_though_nobody_reads_what_is_sent() {
+    let (channel, to, mut from) = channel();
+    let (answer, mut server) = tokio::io::duplex(64);
+    let (unread, _) = tokio::io::duplex(64);
+    let serving = tokio::spawn(carry::carry(tokio::io::join(answer, unread), channel));
+    for _ in 0..8 {
+        to.send(StreamInput::Stdin(Bytes::from_static(b"upload"))).await.unwrap();
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut server, b"too large").await.unwrap();
+    drop(server);
+    assert_eq!(from.recv().await, Some(StreamOutput::Stdout(Bytes::from_static(b"too large"))));
+    assert_eq!(serving.await.unwrap(), StreamEnd::default());
+}

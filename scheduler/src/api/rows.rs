@@ -20,7 +20,8 @@ use crate::{
 
 /// So many rows are kept: a burst of changes that watchers have yet to send.
 const KEPT: usize = 64;
-/// A larger row, which has the object in it, is made for each watcher: kept rows are to take a megabyte at most.
+/// The row of a larger object, which has its metadata in it at least, is made for each watcher: kept rows are to take a
+/// megabyte or so at most.
 const LARGEST: usize = 16 << 10;
 
 /// A row that is being made, or was.
@@ -71,7 +72,7 @@ impl Rows {
             table::write_row(&mut out, Layout::of(kind), object, second, include, accepted)?;
             Ok(out.freeze())
         };
-        if include == Include::Object && object.json.len() > LARGEST {
+        if include != Include::None && object.json.len() > LARGEST {
             return make();
         }
         let (object, kind) = (Arc::downgrade(object), Arc::downgrade(kind));

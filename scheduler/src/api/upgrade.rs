@@ -40,8 +40,11 @@ pub(super) async fn socket(parts: &mut Parts) -> Result<WebSocketUpgrade, ApiErr
     }
     let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await;
     let upgrade = upgrade.map_err(|rejection| bad(rejection.body_text()))?;
-    Ok(upgrade.protocols(offered))
+    Ok(upgrade.max_message_size(MEANINGLESS).max_frame_size(MEANINGLESS).protocols(offered))
 }
+
+/// What a client may say at a time, which nobody reads: in bytes.
+const MEANINGLESS: usize = 4 << 10;
 
 /// Sends what comes, each in a message of its own, until it ends or the client does. What the client says means nothing.
 pub(super) async fn tell(

@@ -21,7 +21,9 @@ use crate::{
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// Finished pods beyond this go, oldest first, as upstream.
 const FINISHED_PODS: usize = 12_500;
-/// How often.
+/// So many failures end a sweep.
+const FAILURES: usize = 10;
+/// The time between two sweeps.
 const AGAIN: Duration = Duration::from_secs(120);
 
 struct Sweep {
@@ -64,8 +66,11 @@ impl Sweep {
     /// Looks at those that may be old by now, and at no others; says at how many.
     async fn events(&self, now: Timestamp) -> Result<usize, WriteError> {
         let oldest = now.saturating_sub(EVENT_LIFE).unwrap_or(Timestamp::MIN);
-        let mut looked_at = 0;
-        while let Some(event) = self.ages.take_before(oldest) {
+        let (mut looked_at, mut failed) = (0, Vec::new());
+        // One that cannot be removed keeps no other; many mean that nothing can be written.
+        while failed.len() < FAILURES
+            && let Some(event) = self.ages.take_before(oldest)
+        {
             looked_at += 1;
             let key = Key::namespaced(Resource::EVENTS, &event.namespace, &event.name);
             let Some(object) = self.client.objects().stored(&key) else { continue };
@@ -74,13 +79,17 @@ impl Sweep {
                 Some(last) => self.ages.note(event, last),
                 None => {
                     if let Err(error) = self.remove(&object).await {
-                        self.ages.note(event, Timestamp::MIN);
-                        return Err(error);
+                        failed.push((event, error));
                     }
                 }
             }
         }
-        Ok(looked_at)
+        let mut first = Ok(looked_at);
+        for (event, error) in failed {
+            self.ages.note(event, Timestamp::MIN);
+            first = first.and(Err(error));
+        }
+        first
     }
 
     async fn remove(&self, event: &Object) -> Result<(), WriteError> {

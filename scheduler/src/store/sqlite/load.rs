@@ -90,9 +90,14 @@ pub(super) fn reserve_log(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let missing = LOG_BYTES.saturating_sub(log.metadata()?.len());
-    io::copy(&mut io::repeat(0).take(missing), &mut log)?;
-    log.sync_all()
+    let length = log.metadata()?.len();
+    let missing = LOG_BYTES.saturating_sub(length);
+    let reserved = io::copy(&mut io::repeat(0).take(missing), &mut log).and_then(|_| log.sync_all());
+    if reserved.is_err() {
+        // The last room on the disk is not for zeros.
+        log.set_len(length)?;
+    }
+    reserved
 }
 
 /// Whether there is a row of any of `resources`.

@@ -120,6 +120,10 @@ pub(crate) async fn run(options: &Options) -> Result<Vec<Row>> {
 
 async fn compare(ours: &mut Side, theirs: &mut Side, request: Request, count: u32) -> Result<Pair> {
     let mut pair = Pair::new()?;
+    for side in [&mut *ours, &mut *theirs] {
+        // A connection that nothing was asked on for a while is closed.
+        side.wire = Wire::connect(&side.config).await?;
+    }
     for turn in 0..count.div_ceil(TURN) {
         for first in [turn % 2 == 0, turn % 2 != 0] {
             let (side, times) =
