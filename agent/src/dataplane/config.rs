@@ -21,6 +21,21 @@ pub struct DataplaneConfig {
     pub sizes: TableSizes,
 }
 
+#[cfg(test)]
+impl DataplaneConfig {
+    /// Small tables pinned below a scratch directory, which is no cgroup and has no uplink: nothing is attached.
+    pub(super) fn scratch(directory: &std::path::Path) -> Self {
+        Self {
+            pins: directory.join("bpf"),
+            cgroup: directory.to_owned(),
+            uplink: None,
+            pod_sockets: true,
+            tc: TcAttachment::default(),
+            sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows: 4096, pods: 64 },
+        }
+    }
+}
+
 /// How programs get to an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TcAttachment {

@@ -243,7 +243,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
-    use crate::dataplane::{DataplaneConfig, TableSizes};
+    use crate::dataplane::DataplaneConfig;
 
     fn output(line: &str) -> String {
         let mut words = line.split(' ');
@@ -259,14 +259,8 @@ mod tests {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         output("ip link add va type veth peer name vb");
         let scratch = tempfile::tempdir().unwrap();
-        let config = DataplaneConfig {
-            pins: scratch.path().join("bpf"),
-            cgroup: scratch.path().to_owned(),
-            uplink: None,
-            pod_sockets: true,
-            tc: TcAttachment::Filters,
-            sizes: TableSizes { frontends: 1024, backends: 1024, affinity: 4096, flows: 4096, pods: 64 },
-        };
+        let config =
+            DataplaneConfig { tc: TcAttachment::Filters, ..DataplaneConfig::scratch(scratch.path()) };
         let hook = TcHook { program: "from_pod", interface: "va", side: TcAttachType::Ingress };
         for _ in 0..3 {
             let mut loaded = loader::load(&config).unwrap();

@@ -15,7 +15,7 @@ use super::{
     Kind,
     bodies::Body,
     json::{items, text},
-    validate::{Path, Problems, names},
+    validate::{Path, Problems, names, selectors},
 };
 use crate::model::Cause;
 
@@ -126,17 +126,7 @@ fn selector(selector: &Value, path: &Path, labels: bool, problems: &mut Problems
         if !labels && key.is_empty() {
             problems.required(&path.field("key"), "must be specified");
         }
-        match text(requirement, "operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                let why = "must be specified when `operator` is 'In' or 'NotIn'";
-                problems.required(&path.field("values"), why);
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                problems.forbidden(&path.field("values"), why);
-            }
-            _ => {}
-        }
+        selectors::operator_has_its_values(requirement, &path, problems);
         if labels {
             problems.all(&path.field("key"), key, names::qualified_name(key));
             for (index, value) in values.iter().filter_map(Value::as_str).enumerate() {

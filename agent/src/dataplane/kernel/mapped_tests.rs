@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 use super::*;
 use crate::{
     dataplane::{
-        TableSizes, TcAttachment,
+        TableSizes,
         endpoints::tests::{endpoint, port, spec},
     },
     model::{ServiceId, ServiceSpec},
@@ -40,15 +40,9 @@ fn services(count: u8) -> ServiceTable {
 #[ignore = "needs root: run by cargo xtask test"]
 fn of_large_arrays_only_what_is_in_use_is_mapped() {
     let scratch = tempfile::tempdir().unwrap();
-    let config = DataplaneConfig {
-        pins: scratch.path().join("bpf"),
-        cgroup: scratch.path().to_owned(),
-        uplink: None,
-        pod_sockets: true,
-        tc: TcAttachment::default(),
-        // The arrays as large as on a real node; the rest need not be.
-        sizes: TableSizes { affinity: 4096, flows: 4096, pods: 64, ..TableSizes::default() },
-    };
+    // The arrays as large as on a real node; the rest need not be.
+    let sizes = TableSizes { affinity: 4096, flows: 4096, pods: 64, ..TableSizes::default() };
+    let config = DataplaneConfig { sizes, ..DataplaneConfig::scratch(scratch.path()) };
     let before = resident();
     let mapped = || resident() - before;
     let maps = loader::load(&config).unwrap().maps;

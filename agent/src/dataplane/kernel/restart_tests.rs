@@ -3,22 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::dataplane::{TableSizes, TcAttachment};
 
 /// Programs of the earlier agent go on forwarding from outside: the address they put into packets stays.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_restart_keeps_the_address_for_flows_from_outside() {
     let scratch = tempfile::tempdir().unwrap();
-    let config = DataplaneConfig {
-        pins: scratch.path().join("bpf"),
-        // No cgroup: the socket path is not what this is about, and nothing may be attached for real.
-        cgroup: scratch.path().to_owned(),
-        uplink: None,
-        pod_sockets: true,
-        tc: TcAttachment::default(),
-        sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows: 4096, pods: 64 },
-    };
+    // No cgroup: the socket path is not what this is about, and nothing may be attached for real.
+    let config = DataplaneConfig::scratch(scratch.path());
     let address = Ipv4Addr::new(192, 0, 2, 10);
     let dataplane = EbpfDataplane::open(config.clone()).unwrap();
     {

@@ -12,10 +12,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 
 use super::*;
 use crate::{
-    dataplane::{
-        TableSizes, TcAttachment,
-        endpoints::tests::{endpoint, port, spec},
-    },
+    dataplane::endpoints::tests::{endpoint, port, spec},
     model::{Protocol, ServiceId, ServiceSpec},
 };
 
@@ -52,14 +49,8 @@ impl Bench {
 
     fn with_flows(flows: u32, services: &[(&str, ServiceSpec)]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let config = DataplaneConfig {
-            pins: scratch.path().join("bpf"),
-            cgroup: scratch.path().to_owned(),
-            uplink: None,
-            pod_sockets: true,
-            tc: TcAttachment::default(),
-            sizes: TableSizes { frontends: 1024, backends: 8192, affinity: 4096, flows, pods: 64 },
-        };
+        let mut config = DataplaneConfig::scratch(scratch.path());
+        config.sizes.flows = flows;
         let dataplane = EbpfDataplane::open(config.clone()).unwrap();
         let services: BTreeMap<ServiceId, Arc<ServiceSpec>> = services
             .iter()

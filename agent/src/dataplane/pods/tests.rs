@@ -1,7 +1,7 @@
 //! The maps of pods in the kernel, without anything attached.
 
 use super::*;
-use crate::dataplane::{DataplaneConfig, TableSizes, TcAttachment, loader};
+use crate::dataplane::{DataplaneConfig, loader};
 
 struct Bench {
     config: DataplaneConfig,
@@ -12,14 +12,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let config = DataplaneConfig {
-            pins: scratch.path().join("bpf"),
-            cgroup: scratch.path().to_owned(),
-            uplink: None,
-            pod_sockets: true,
-            tc: TcAttachment::default(),
-            sizes: TableSizes { frontends: 1024, backends: 1024, affinity: 4096, flows: 4096, pods: 2 },
-        };
+        let mut config = DataplaneConfig::scratch(scratch.path());
+        config.sizes.pods = 2;
         let directory = loader::load(&config).unwrap().maps;
         Self { config, directory, _scratch: scratch }
     }

@@ -83,15 +83,8 @@ fn node_term(term: &Value, required: bool, path: &Path, problems: &mut Problems)
 
 fn node_operator(requirement: &Value, path: &Path, problems: &mut Problems) {
     let values = items(&requirement["values"]);
+    selectors::operator_has_its_values(requirement, path, problems);
     match text(requirement, "operator") {
-        "In" | "NotIn" if values.is_empty() => {
-            let why = "must be specified when `operator` is 'In' or 'NotIn'";
-            problems.required(&path.field("values"), why);
-        }
-        "Exists" | "DoesNotExist" if !values.is_empty() => {
-            let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-            problems.forbidden(&path.field("values"), why);
-        }
         "Gt" | "Lt" if values.len() != 1 => {
             let why = "must be specified single value when `operator` is 'Lt' or 'Gt'";
             problems.required(&path.field("values"), why);

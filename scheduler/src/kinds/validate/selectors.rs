@@ -10,21 +10,30 @@ use crate::{
     model::LabelSelector,
 };
 
+/// Checks that the operator of a requirement (`operator`, `values`) has values if it needs some, and none otherwise.
+pub(in crate::kinds) fn operator_has_its_values(requirement: &Value, path: &Path, problems: &mut Problems) {
+    let values = items(&requirement["values"]);
+    match text(requirement, "operator") {
+        "In" | "NotIn" if values.is_empty() => {
+            let why = "must be specified when `operator` is 'In' or 'NotIn'";
+            problems.required(&path.field("values"), why);
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            problems.forbidden(&path.field("values"), why);
+        }
+        _ => {}
+    }
+}
+
 /// Checks a `LabelSelector` object.
 pub(in crate::kinds) fn label_selector(selector: &Value, path: &Path, problems: &mut Problems) {
     meta::labels(&selector["matchLabels"], &path.field("matchLabels"), problems);
     for (index, expression) in items(&selector["matchExpressions"]).iter().enumerate() {
         let path = path.field("matchExpressions").index(index);
         let values = items(&expression["values"]);
+        operator_has_its_values(expression, &path, problems);
         match text(expression, "operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                let why = "must be specified when `operator` is 'In' or 'NotIn'";
-                problems.required(&path.field("values"), why);
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                problems.forbidden(&path.field("values"), why);
-            }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => problems.invalid(&path.field("operator"), other, "not a valid selector operator"),
         }
