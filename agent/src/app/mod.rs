@@ -117,6 +117,7 @@ impl App {
         let pulse = Pulse { runtime, images, health, heard: hearing };
         let conditions = NodeConditions {
             host: host.clone(),
+            thresholds: config.node.pressure,
             cgroups: ports.cgroups.clone(),
             view: node.clone(),
             health: unhealthy.clone(),

@@ -180,13 +180,19 @@ mod tests {
     use std::{net::IpAddr, path::Path};
 
     use super::*;
+    use crate::observe::Thresholds;
     use crate::testing::{FakeNode, view};
 
     fn reporter(dir: &Path, view: &watch::Receiver<Arc<NodeView>>) -> Reporter {
         let (cgroups, host) = (Arc::new(FakeNode::new()), Host::at(dir.to_owned()));
         let health = watch::channel(None).1;
-        let conditions =
-            NodeConditions { host: host.clone(), cgroups: cgroups.clone(), view: view.clone(), health };
+        let conditions = NodeConditions {
+            thresholds: Thresholds::default(),
+            host: host.clone(),
+            cgroups: cgroups.clone(),
+            view: view.clone(),
+            health,
+        };
         Reporter {
             node: NodeConfig {
                 name: "node-1".into(),
@@ -198,6 +204,7 @@ mod tests {
                 allowed_unsafe_sysctls: Vec::new(),
                 reserved_cpu_milli: 0,
                 reserved_memory: 0,
+                pressure: Thresholds::default(),
             },
             port: None,
             host,

@@ -20,6 +20,7 @@ use crate::{
     dataplane::{DataplaneConfig, TableSizes, TcAttachment},
     model::{Layout, NodeName, NodeTaint},
     net::NetSettings,
+    observe::{Threshold, Thresholds},
     plan::{quantity, sysctls},
 };
 
@@ -32,6 +33,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Problems> {
     let raw::Config {
         node,
         reserved,
+        pressure,
         scheduler,
         containerd,
         images,
@@ -46,7 +48,7 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Problems> {
     } = raw;
     let layout = layout(p, paths);
     let config = Config {
-        node: check_node(p, node, &reserved),
+        node: check_node(p, node, &reserved, &pressure),
         scheduler: check_scheduler(p, scheduler),
         containerd: check_containerd(p, containerd),
         images: ImagesConfig {
@@ -103,7 +105,12 @@ fn layout(p: &mut Problems, paths: raw::Paths) -> Layout {
     Layout { state_dir: paths.state_dir, run_dir: paths.run_dir, log_dir: paths.log_dir }
 }
 
-fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> NodeConfig {
+fn check_node(
+    p: &mut Problems,
+    node: raw::Node,
+    reserved: &raw::Reserved,
+    pressure: &raw::Pressure,
+) -> NodeConfig {
     let name = if node.name.is_empty() { host_name(p) } else { node.name };
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -125,6 +132,12 @@ fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> No
     let taints = node.taints.iter().filter_map(|text| taint(p, text)).collect();
     let addresses =
         node.addresses.iter().filter_map(|text| parsed::<IpAddr>(p, "node.addresses", text)).collect();
+    let default = Thresholds::default();
+    let pressure = Thresholds {
+        memory: threshold(p, "pressure.memory", &pressure.memory).unwrap_or(default.memory),
+        disk: threshold(p, "pressure.disk", &pressure.disk).unwrap_or(default.disk),
+        pids: threshold(p, "pressure.pids", &pressure.pids).unwrap_or(default.pids),
+    };
     let mut amount = |path: &str, text: &str, read: fn(&Quantity) -> Option<i64>| {
         read(&Quantity(text.to_owned())).filter(|amount| *amount >= 0).unwrap_or_else(|| {
             p.add(path, quoted(text), "must be a quantity such as \"500m\" or \"1Gi\"");
@@ -132,6 +145,7 @@ fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> No
         })
     };
     NodeConfig {
+        pressure,
         reserved_cpu_milli: amount("reserved.cpu", &reserved.cpu, quantity::milli),
         reserved_memory: amount("reserved.memory", &reserved.memory, quantity::value),
         name: NodeName::new(name),
@@ -142,6 +156,22 @@ fn check_node(p: &mut Problems, node: raw::Node, reserved: &raw::Reserved) -> No
         pod_pids: (node.pod_pids > 0).then_some(node.pod_pids),
         allowed_unsafe_sysctls: node.allowed_unsafe_sysctls,
     }
+}
+
+/// How little may be free: a quantity, or a share of all there is.
+fn threshold(p: &mut Problems, path: &str, text: &str) -> Option<Threshold> {
+    let read = if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+        percent.map(|percent: f64| Threshold::Share(percent / 100.0))
+    } else {
+        let amount = quantity::value(&Quantity(text.to_owned()));
+        amount.and_then(|amount| u64::try_from(amount).ok()).map(Threshold::Amount)
+    };
+    if read.is_none() {
+        let why = "must be a quantity such as \"1Gi\", or a share from \"0%\" to \"100%\"";
+        p.add(path, quoted(text), why);
+    }
+    read
 }
 
 /// The machine's own name in lower case, when the file gives none.

@@ -13,6 +13,7 @@ use crate::{
     dataplane::DataplaneConfig,
     model::{Layout, NodeName, NodeTaint},
     net::NetSettings,
+    observe::Thresholds,
 };
 
 mod check;
@@ -52,7 +53,7 @@ pub struct Config {
 }
 
 /// Who the node is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeConfig {
     /// Its name in the cluster.
     pub name: NodeName,
@@ -72,6 +73,8 @@ pub struct NodeConfig {
     pub reserved_cpu_milli: i64,
     /// Memory kept for the machine itself, in bytes.
     pub reserved_memory: i64,
+    /// What must be free, or no new pods come.
+    pub pressure: Thresholds,
 }
 
 /// Whom the node serves.

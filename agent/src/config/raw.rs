@@ -9,6 +9,7 @@ use serde::Deserialize;
 pub(super) struct Config {
     pub(super) node: Node,
     pub(super) reserved: Reserved,
+    pub(super) pressure: Pressure,
     pub(super) scheduler: Scheduler,
     pub(super) containerd: Containerd,
     pub(super) images: Images,
@@ -58,6 +59,20 @@ pub(super) struct Reserved {
 impl Default for Reserved {
     fn default() -> Self {
         Self { cpu: "0".into(), memory: "0".into() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Pressure {
+    pub(super) memory: String,
+    pub(super) disk: String,
+    pub(super) pids: String,
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self { memory: "100Mi".into(), disk: "10%".into(), pids: "5%".into() }
     }
 }
 

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::observe::Threshold;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("agent.toml"))
@@ -28,6 +29,8 @@ fn all_problems_are_told_at_once_with_path_and_value() {
         addresses = ["here"]
         [reserved]
         cpu = "lots"
+        [pressure]
+        disk = "half"
         [scheduler]
         address = "nowhere"
         [containerd]
@@ -50,6 +53,7 @@ fn all_problems_are_told_at_once_with_path_and_value() {
         "node.taints = \"gpu=true\"",
         "node.addresses = \"here\"",
         "reserved.cpu = \"lots\"",
+        "pressure.disk = \"half\"",
         "scheduler.address = \"nowhere\"",
         "scheduler.ca_file = unset",
         "containerd.default_handler = \"kata\": is none of the handlers: runc",
@@ -82,4 +86,23 @@ fn the_file_is_used_as_written() {
     assert_eq!(config.dns.servers[0].port(), 53);
     assert_eq!(config.images.aliases.len(), 1);
     assert_eq!(config.containerd.handlers["crun"].binary.as_deref(), Some("crun"));
+}
+
+#[test]
+fn what_must_be_free_is_an_amount_or_a_share() {
+    let disk = |text: &str| {
+        parse(&format!("{LEAST}[pressure]\ndisk = {text:?}\n")).map(|config| config.node.pressure.disk)
+    };
+    for (text, threshold) in [
+        ("1Gi", Threshold::Amount(1 << 30)),
+        ("0", Threshold::Amount(0)),
+        ("10%", Threshold::Share(0.1)),
+        ("0%", Threshold::Share(0.0)),
+        ("7.5%", Threshold::Share(0.075)),
+    ] {
+        assert_eq!(disk(text).unwrap(), threshold, "{text}");
+    }
+    for text in ["", "%", "-1Gi", "101%", "-1%", "NaN%", "much"] {
+        assert!(disk(text).is_err(), "{text}");
+    }
 }

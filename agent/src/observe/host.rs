@@ -7,14 +7,9 @@ use std::{
 };
 
 use crate::{
-    model::{NodeCondition, NodeUsage, Resolver},
+    model::{NodeUsage, Resolver},
     proc::Proc,
 };
-
-/// The kubelet's eviction thresholds: below them a node counts as under pressure.
-const MIN_MEMORY_BYTES: u64 = 100 << 20;
-const MIN_DISK_SHARE: f64 = 0.10;
-const MIN_PID_SHARE: f64 = 0.05;
 
 /// A reader of one machine.
 #[derive(Clone, Debug)]
@@ -104,31 +99,15 @@ impl Host {
         Some((stat.blocks() * unit, stat.blocks_available() * unit))
     }
 
-    /// The pressure conditions that upstream's nodes have, from what is there now.
-    pub fn pressure(&self, state_dir: &Path) -> Vec<NodeCondition> {
-        let memory = self.proc().memory().is_some_and(|memory| memory.available < MIN_MEMORY_BYTES);
-        let disk = Self::disk(state_dir).is_some_and(|(all, free)| share(free, all) < MIN_DISK_SHARE);
-        let pids = self.free_pids().is_some_and(|free| free < MIN_PID_SHARE);
-        vec![
-            condition(
-                "MemoryPressure",
-                memory,
-                ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
-                "memory",
-            ),
-            condition(
-                "DiskPressure",
-                disk,
-                ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
-                "disk space",
-            ),
-            condition("PIDPressure", pids, ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"], "PID"),
-        ]
+    /// Bytes of memory: those that are free for programs, and all.
+    pub(super) fn free_memory(&self) -> Option<(u64, u64)> {
+        self.proc().memory().map(|memory| (memory.available, memory.total))
     }
 
-    fn free_pids(&self) -> Option<f64> {
+    /// Process ids: those that are free, and all.
+    pub(super) fn free_pids(&self) -> Option<(u64, u64)> {
         let (used, most) = self.proc().processes()?;
-        Some(share(most.saturating_sub(used), most))
+        Some((most.saturating_sub(used), most))
     }
 
     /// The machine's own resolver configuration.
@@ -157,24 +136,10 @@ impl Default for Host {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share needs no more than a double has")]
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
-}
-
-fn condition(kind: &str, pressed: bool, reasons: [&str; 2], what: &str) -> NodeCondition {
-    let state = if pressed { "insufficient" } else { "sufficient" };
-    NodeCondition {
-        kind: kind.to_owned(),
-        status: if pressed { "True" } else { "False" }.to_owned(),
-        reason: reasons[usize::from(!pressed)].to_owned(),
-        message: format!("the node has {state} {what} available"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Thresholds;
 
     #[test]
     fn a_machine_is_read_from_its_files() {
@@ -206,7 +171,7 @@ mod tests {
         assert_eq!(machine.os_image, "Debian GNU/Linux 12 (bookworm)");
         let usage = host.usage(5).unwrap();
         assert_eq!((usage.cpu_nano_seconds, usage.memory_working_set_bytes), (170_000_000, 1 << 20));
-        let pressure = host.pressure(dir.path());
+        let pressure = Thresholds::default().conditions(&host, dir.path());
         let state = |kind: &str| pressure.iter().find(|c| c.kind == kind).unwrap().status.clone();
         assert_eq!((state("MemoryPressure"), state("PIDPressure")), ("True".into(), "True".into()));
     }

@@ -24,10 +24,12 @@ use crate::{
 };
 
 mod host;
+mod pressure;
 mod pulse;
 mod termination_message;
 
 pub use host::{Host, Machine};
+pub use pressure::{Threshold, Thresholds};
 pub use pulse::{Heard, Pulse};
 pub use termination_message::TerminationMessages;
 

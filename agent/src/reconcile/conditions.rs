@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::{
     cgroup::{Cgroups, Enforcement},
     model::{NodeCondition, NodeView},
-    observe::Host,
+    observe::{Host, Thresholds},
     plan::OOM_GUARANTEED,
 };
 
@@ -16,6 +16,8 @@ use crate::{
 pub struct NodeConditions {
     /// The machine.
     pub host: Host,
+    /// What must be free on it.
+    pub thresholds: Thresholds,
     /// Whether limits hold.
     pub cgroups: Arc<dyn Cgroups>,
     /// The node.
@@ -28,7 +30,7 @@ impl NodeConditions {
     /// As they are now.
     pub fn now(&self) -> Vec<NodeCondition> {
         let view = self.view.borrow().clone();
-        let mut conditions = self.host.pressure(&view.layout.state_dir);
+        let mut conditions = self.thresholds.conditions(&self.host, &view.layout.state_dir);
         conditions.push(limits(&self.cgroups.enforcement()));
         conditions.push(priorities(view.oom_floor));
         if let Some(why) = self.health.borrow().as_ref() {

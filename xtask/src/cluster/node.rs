@@ -129,6 +129,10 @@ socket = {socket:?}
 default_handler = "{handler}"
 handlers.crun = {{ binary = "crun" }}
 
+# A cluster to try things on shares the machine's disk with what else is there.
+[pressure]
+disk = "1Gi"
+
 [images]
 plain_http = ["{registry}"]
 
