@@ -81,6 +81,13 @@ fn pods_that_the_node_cannot_take_are_failed_with_upstreams_words() -> Result<()
             "OutOfcpu",
             "enough resource: cpu, requested: 4000000,",
         ),
+        (
+            "elsewhere",
+            "nodeSelector: {disk: none-has-it},",
+            "",
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ),
         ("windows", "os: {name: windows},", "", "PodOSNotSupported", "the OS field doesn't match node OS"),
         ("unsafe", sysctl, "", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted"),
     ] {

@@ -22,6 +22,8 @@ pub struct Desired {
     pub secrets: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::Secret>>,
     /// Config maps that a pod here names, by (namespace, name).
     pub config_maps: BTreeMap<(Arc<str>, Arc<str>), SharedObject<core::ConfigMap>>,
+    /// The node as the API has it; `None` until the scheduler told.
+    pub node: Option<Arc<OwnNode>>,
     /// Pods that are wanted in a way that this agent does not understand: whatever there is of one that is not in
     /// `pods` is left alone.
     pub held: BTreeSet<PodUid>,
@@ -35,6 +37,15 @@ impl Desired {
     pub fn table_mut(&mut self) -> &mut Table {
         Arc::make_mut(self.table.get_or_insert_default())
     }
+}
+
+/// What the Node object says of where pods may be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OwnNode {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints.
+    pub taints: Vec<core::Taint>,
 }
 
 /// What all nodes are told alike.

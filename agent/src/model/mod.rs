@@ -19,7 +19,7 @@ mod view;
 
 pub use chain::{Chain, causes, chain};
 pub use container::{ContainerState, Limits, ObservedContainer};
-pub use desired::{Desired, DesiredPod, SharedObject, Table};
+pub use desired::{Desired, DesiredPod, OwnNode, SharedObject, Table};
 pub use ids::{ContainerId, ContainerName, NodeName, PodName, PodUid};
 pub use image::ImageInfo;
 pub use layout::Layout;

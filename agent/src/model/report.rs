@@ -76,6 +76,8 @@ pub enum FailedKind {
     Peer,
     /// A part of a service's endpoints.
     EndpointSlice,
+    /// The node itself.
+    Node,
 }
 
 /// An object that is accepted and not programmed.

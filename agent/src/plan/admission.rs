@@ -1,12 +1,14 @@
 //! Whether the node takes a pod at all, asked once, before anything is made for it: whoever bound the pod may have
 //! known less than the node does. A pod that is not taken is Failed, with upstream's reasons and words, so that its
-//! owner makes another one elsewhere. Node labels and taints are the API's to judge: the node does not know them all.
+//! owner makes another one elsewhere. Labels and taints are those of the Node in the API, which the node is sent; before
+//! it was, nobody is refused for them.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
 use super::{
+    affinity,
     context::Context,
     phase::terminal,
     quantity::{milli, value},
@@ -70,7 +72,24 @@ pub(super) fn refuse(context: &Context<'_>, pod: &DesiredPod, seen: &ObservedPod
         return refusal("SupplementalGroupsPolicyNotSupported", why.to_owned());
     }
     let others: Vec<&PodSpec> = others(context, pod).filter_map(|other| other.pod.spec.as_ref()).collect();
-    room(context, spec, &others).or_else(|| ports(spec, &others))
+    let own = context.desired.node.as_ref();
+    let failed = |name: &'static str, why: &str| Refusal {
+        reason: name,
+        message: format!("Predicate {name} failed: {why}"),
+    };
+    let unwanted = own.filter(|own| !affinity::allows(spec, context.node.name.as_str(), &own.labels));
+    let tainted = own.filter(|own| !affinity::tolerated(spec, &own.taints));
+    room(context, spec, &others)
+        .or_else(|| {
+            unwanted.map(|_| failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"))
+        })
+        .or_else(|| {
+            let why = "node(s) didn't have free ports for the requested pod ports";
+            ports(spec, &others).then(|| failed("NodePorts", why))
+        })
+        .or_else(|| {
+            tainted.map(|_| failed("TaintToleration", "node(s) had taints that the pod didn't tolerate"))
+        })
 }
 
 /// The pods that were taken before this one and are not over. Of two that nothing has been said about yet, the older
@@ -176,15 +195,11 @@ fn request(spec: &PodSpec, resource: &str, read: Read) -> i64 {
     of(spec.resources.as_ref()).unwrap_or_else(|| together.max(peak)).saturating_add(overhead.unwrap_or(0))
 }
 
-/// A port of the node that another pod has already.
-fn ports(spec: &PodSpec, others: &[&PodSpec]) -> Option<Refusal> {
+/// Whether it wants a port of the node that another pod has already.
+fn ports(spec: &PodSpec, others: &[&PodSpec]) -> bool {
     let taken: Vec<Port<'_>> = others.iter().flat_map(|other| host_ports(other)).collect();
     let clash = |own: Port<'_>| taken.iter().any(|other| own.clashes(other));
-    host_ports(spec).any(clash).then(|| Refusal {
-        reason: "NodePorts",
-        message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
-            .to_owned(),
-    })
+    host_ports(spec).any(clash)
 }
 
 /// A port that a pod takes of its node.

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod admission;
+mod affinity;
 pub mod backoff;
 mod containers;
 mod context;

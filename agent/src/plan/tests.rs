@@ -8,7 +8,7 @@ use super::{phase::terminal, *};
 use crate::{
     model::{
         ContainerId, ContainerName, ContainerState, Desired, Endpoint, Failure, ImageInfo, ImageState,
-        NetworkStatus, NodeView, ObservedContainer, PodAddresses, Protocol, ServiceId, ServicePort,
+        NetworkStatus, NodeView, ObservedContainer, OwnNode, PodAddresses, Protocol, ServiceId, ServicePort,
         ServiceSpec, ServiceType, SharedObject, spec as pod,
     },
     runtime::{START_ERROR, Seccomp},

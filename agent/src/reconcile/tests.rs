@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     apply::{Apply, Events, Wires},
-    model::{DesiredPod, NodeView, PodReport},
+    model::{DesiredPod, NodeView, OwnNode, PodReport},
     observe::{Observer, TerminationMessages},
     probes::Prober,
     testing::{FakeNode, Heard, Said, State, desired, pod, view},

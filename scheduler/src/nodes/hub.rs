@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     convert,
     feed::{self, Change, RESOURCES, name_of},
-    projection::{Audience, Form, Item, Name, NodeName, Projection, SharedKind},
+    projection::{Audience, Form, Item, Name, NodeFacts, NodeName, Projection, SharedKind},
 };
 use crate::{
-    model::{Chain, Key, Object, ObjectError, Resource},
+    model::{Chain, Key, Object, ObjectError, Resource, Revision},
     objects::Objects,
     tasks::Tasks,
 };
@@ -92,8 +92,17 @@ impl Hub {
     }
 }
 
+/// A Node as it is stored, when that is newer than what is known of it: watches of two kinds do not wait for each other.
+fn newer(objects: &Objects, name: &str, known: Option<Revision>) -> Option<NodeFacts> {
+    let node = objects.stored(&Key::cluster(Resource::NODES, name))?;
+    if known.is_some_and(|known| known >= node.revision) {
+        return None;
+    }
+    node.decode_bare().ok().map(|decoded| convert::node_facts(&decoded, node.revision))
+}
+
 struct State {
-    /// Where the classes are that pods name.
+    /// Where the classes are that pods name, and the nodes that they are bound to.
     objects: Objects,
     epoch: u64,
     projection: Projection,
@@ -146,6 +155,12 @@ impl State {
 
     fn subscribe(&mut self, request: Subscribe) {
         let Subscribe { node, form, epoch, accepted, answer } = request;
+        // It was registered a moment ago: what it is goes before all that is asked of it.
+        if let Some(facts) = newer(&self.objects, &node, self.projection.known(&node)) {
+            self.projection.node(&node, facts);
+            let items = self.projection.flush();
+            self.distribute(items);
+        }
         let resumed = if epoch == self.epoch { self.projection.since(&node, form, accepted) } else { None };
         let snapshot = resumed.is_none();
         let first = resumed.unwrap_or_else(|| self.projection.snapshot(&node, form));
@@ -220,7 +235,8 @@ impl State {
                     let class = self.objects.stored(&Key::cluster(Resource::RUNTIME_CLASSES, class))?;
                     class.decode::<RuntimeClass>().ok().map(|class| class.handler)
                 };
-                self.projection.pod(object, handler)?;
+                let node = |name: &str, known| newer(&self.objects, name, known);
+                self.projection.pod(object, handler, node)?;
             }
             Resource::SECRETS => self.projection.shared(SharedKind::Secret, &name, &object.json),
             Resource::CONFIG_MAPS => {
@@ -233,7 +249,7 @@ impl State {
             }
             Resource::NODES => {
                 let node: Node = object.decode_bare()?;
-                self.projection.node(&name.name, convert::node_facts(&node));
+                self.projection.node(&name.name, convert::node_facts(&node, object.revision));
             }
             _ => {}
         }

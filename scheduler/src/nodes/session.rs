@@ -239,7 +239,7 @@ impl Connection {
                 if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event?
                     && let Ok(node) = object.decode()
                 {
-                    let ranges = convert::node_facts(&node).pod_cidrs;
+                    let ranges = convert::pod_cidrs(&node);
                     if !ranges.is_empty() {
                         return Ok(ranges);
                     }

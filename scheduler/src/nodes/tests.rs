@@ -324,8 +324,10 @@ async fn a_node_is_sent_its_own_and_cannot_report_for_another() {
         let Some(item) = item.await else { break };
         seen.push(item);
     }
+    assert_eq!(seen[0], (pb::ObjectKind::Node, "n1".to_owned()), "what it is goes before what it should do");
     seen.sort();
-    assert_eq!(seen, [(pb::ObjectKind::Pod, "p1".to_owned()), (pb::ObjectKind::Secret, "mine".to_owned())]);
+    let (pod, secret) = ((pb::ObjectKind::Pod, "p1".to_owned()), (pb::ObjectKind::Secret, "mine".to_owned()));
+    assert_eq!(seen, [pod, secret, (pb::ObjectKind::Node, "n1".to_owned())]);
 
     let (mine, theirs) = (port.stored("p1").await, port.stored("p2").await);
     let refused = n1.report(&theirs, json!({"phase": "Failed"}), true).await;

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use gantry_proto::node::v1 as pb;
+use k8s_openapi::api::core::v1 as core;
 use serde::de::DeserializeOwned;
 
 use super::{ConvertError, service};
 use crate::{
     control::ledger::Section,
-    model::{Desired, DesiredPod, FailedKind, NodeName, PodName, PodUid, ServiceId, SharedObject},
+    model::{Desired, DesiredPod, FailedKind, NodeName, OwnNode, PodName, PodUid, ServiceId, SharedObject},
 };
 
 /// Which object an update is about.
@@ -110,7 +111,7 @@ impl Kind {
 }
 
 /// Every kind that this agent knows.
-pub(in crate::control) const KINDS: [Kind; 6] = [
+pub(in crate::control) const KINDS: [Kind; 7] = [
     Kind {
         wire: pb::ObjectKind::Pod as i32,
         told: FailedKind::Pod,
@@ -159,6 +160,14 @@ pub(in crate::control) const KINDS: [Kind; 6] = [
         read: slice,
         // The service that it is a part of is put together anew.
         remove: |_, _| (),
+    },
+    Kind {
+        wire: pb::ObjectKind::Node as i32,
+        told: FailedKind::Node,
+        section: Section::Work,
+        by_uid: false,
+        read: node,
+        remove: |_, desired| desired.node = None,
     },
 ];
 
@@ -213,6 +222,13 @@ fn peer(id: &Identity, content: Content) -> Result<Put, ConvertError> {
     let Some(pb::update::Body::Peer(peer)) = content.body else { return Err(ConvertError::Field("peer")) };
     let (node, peer) = (NodeName::new(Arc::clone(&id.name)), service::peer(&peer)?);
     Ok(Box::new(move |desired| drop(desired.table_mut().peers.insert(node, peer))))
+}
+
+fn node(id: &Identity, content: Content) -> Result<Put, ConvertError> {
+    let node: core::Node = json(content, "Node", id)?;
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let own = OwnNode { labels: node.metadata.labels.unwrap_or_default(), taints };
+    Ok(Box::new(move |desired| desired.node = Some(Arc::new(own))))
 }
 
 fn json<T: DeserializeOwned>(content: Content, kind: &'static str, id: &Identity) -> Result<T, ConvertError> {

@@ -113,6 +113,7 @@ pub(in crate::control) fn ack<'a>(
                 FailedKind::Service => pb::ObjectKind::Service,
                 FailedKind::Peer => pb::ObjectKind::Peer,
                 FailedKind::EndpointSlice => pb::ObjectKind::EndpointSlice,
+                FailedKind::Node => pb::ObjectKind::Node,
             }
             .into(),
             namespace: f.namespace.clone(),

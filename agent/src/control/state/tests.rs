@@ -226,9 +226,9 @@ fn tomorrow(generation: u64, name: &str) -> pb::Update {
 }
 
 /// What an agent of tomorrow knows: that kind too, which it takes for a config map.
-static TOMORROWS: [Kind; 7] = {
-    let [pod, secret, config_map, service, peer, slice] = KINDS;
-    [pod, secret, config_map, service, peer, slice, Kind { wire: TOMORROW, ..KINDS[2] }]
+static TOMORROWS: [Kind; 8] = {
+    let [pod, secret, config_map, service, peer, slice, node] = KINDS;
+    [pod, secret, config_map, service, peer, slice, node, Kind { wire: TOMORROW, ..KINDS[2] }]
 };
 
 fn kept(state: &State) -> Vec<i32> {
@@ -306,9 +306,9 @@ async fn a_field_that_is_not_known_is_in_the_ledger_as_it_came() {
 #[tokio::test]
 async fn what_was_not_understood_is_taken_up_by_an_agent_that_understands_it() {
     // A reader of today that cannot read the config map, and one of tomorrow that can.
-    static TODAY: [Kind; 6] = {
-        let [pod, secret, config_map, service, peer, slice] = KINDS;
-        [pod, secret, Kind { read: KINDS[3].read, ..config_map }, service, peer, slice]
+    static TODAY: [Kind; 7] = {
+        let [pod, secret, config_map, service, peer, slice, node] = KINDS;
+        [pod, secret, Kind { read: KINDS[3].read, ..config_map }, service, peer, slice, node]
     };
     let dir = tempfile::tempdir().unwrap();
     let ledger = || Arc::new(Ledger::open(dir.path()).unwrap());
@@ -480,4 +480,29 @@ fn either_side_of_a_session_may_be_the_older_one() {
     let before = Before { update: Some(update) };
     assert_eq!(Before::decode(&*now.encode_to_vec()).unwrap(), before);
     assert_eq!(pb::SchedulerMessage::decode(&*before.encode_to_vec()).unwrap(), now);
+}
+
+#[tokio::test]
+async fn what_the_node_is_by_the_api_is_known_after_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = load(dir.path());
+    let own = json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}},
+        "spec": {"taints": [{"key": "k", "value": "", "effect": "NoExecute"}]}});
+    let update = pb::Update {
+        generation: 1,
+        kind: pb::ObjectKind::Node.into(),
+        name: "n".into(),
+        body: Some(pb::update::Body::Json(own.to_string().into())),
+        ..pb::Update::default()
+    };
+    state.begin(1, true).unwrap();
+    send(&mut state, &update);
+    state.end_snapshot(2);
+    state.commit().await;
+    state.flush_table().await;
+    let known = load(dir.path()).desired().borrow().node.clone().unwrap();
+    assert_eq!((known.labels["disk"].as_str(), known.taints[0].effect.as_str()), ("ssd", "NoExecute"));
+    send(&mut state, &pb::Update { generation: 3, removed: true, body: None, ..update });
+    state.commit().await;
+    assert_eq!(state.desired().borrow().node, None);
 }

@@ -172,6 +172,38 @@ fn a_port_of_the_node_is_taken_once() {
 }
 
 #[test]
+fn a_pod_is_where_its_selector_and_its_tolerations_let_it_be() {
+    let bound = |more: serde_json::Value, own: Option<OwnNode>| {
+        let mut spec = asking("1");
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let desired = Desired { node: own.map(Arc::new), ..testing::desired([new_pod("p", spec)]) };
+        let plan = status_of(&desired, &Standings::new(), &node(), "p");
+        refusal(&plan).map(|(reason, message)| (reason.to_owned(), message.to_owned()))
+    };
+    let labelled =
+        |disk: &str| OwnNode { labels: [("disk".into(), disk.into())].into(), ..OwnNode::default() };
+    let picky = || json!({"nodeSelector": {"disk": "ssd"}});
+    assert_eq!(bound(picky(), None), None, "a node that was not told its labels refuses nobody");
+    assert_eq!(bound(picky(), Some(labelled("ssd"))), None);
+    let said = |reason: &str, why: &str| {
+        Some((reason.to_owned(), format!("Pod was rejected: Predicate {reason} failed: {why}")))
+    };
+    let why = "node(s) didn't match Pod's node affinity/selector";
+    assert_eq!(bound(picky(), Some(labelled("hdd"))), said("NodeAffinity", why));
+    let taints = serde_json::from_value(json!([{"key": "k", "effect": "NoExecute"}])).unwrap();
+    let tainted = OwnNode { taints, ..labelled("ssd") };
+    let why = "node(s) had taints that the pod didn't tolerate";
+    assert_eq!(bound(picky(), Some(tainted.clone())), said("TaintToleration", why));
+    let mut tolerant = picky();
+    tolerant["tolerations"] = json!([{"operator": "Exists"}]);
+    assert_eq!(bound(tolerant, Some(tainted)), None);
+    let running = testing::desired([new_pod("p", picky())]);
+    let running = Desired { node: Some(Arc::new(labelled("hdd"))), ..running };
+    let pod = Arc::clone(&running.pods[&"p".into()]);
+    assert_eq!(refusal(&planned(&running, &pod, &prepared(&pod))), None, "who runs is not asked again");
+}
+
+#[test]
 fn what_was_taken_once_stays_taken_and_a_refusal_is_final() {
     let desired = testing::desired([new_pod("p", asking("5"))]);
     let pod = Arc::clone(&desired.pods[&"p".into()]);

@@ -73,6 +73,49 @@ async fn a_reboot_starts_everything_again_under_the_next_number() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_was_taken_stays_though_labels_and_taints_are_others_now() {
+    let (node, dir) = setup();
+    let at = |disk: &str, taints: serde_json::Value| {
+        let labels = [("disk".to_owned(), disk.to_owned())].into();
+        let own = OwnNode { labels, taints: serde_json::from_value(taints).unwrap() };
+        let picky =
+            json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "web", "image": "app:1"}]});
+        Desired { node: Some(Arc::new(own)), ..desired([pod("p1", picky)]) }
+    };
+    let other = || at("hdd", json!([{"key": "k", "effect": "NoExecute"}]));
+    let nobody_failed = |agent: &Agent| {
+        let said = agent.heard.said();
+        let failed = |report: &PodReport| report.status.phase.as_deref() == Some("Failed");
+        assert!(!said.reports.iter().any(failed), "{:?}", said.reports);
+    };
+    let agent = Agent::start(&node, &dir, Some(at("ssd", json!([]))));
+    agent.until("Running", is_running).await;
+    agent.want(other());
+    sleep(Duration::from_secs(130)).await;
+    nobody_failed(&agent);
+    agent.kill().await;
+
+    let again = Agent::start(&node, &dir, Some(other()));
+    again.until("a report", |_| true).await;
+    sleep(Duration::from_secs(130)).await;
+    nobody_failed(&again);
+    assert_eq!(starts(&node), ["start p1.web.0"]);
+    again.kill().await;
+
+    // Nothing but the record says that it was taken.
+    node.reboot();
+    node.state().containers.clear();
+    let last = Agent::start(&node, &dir, Some(other()));
+    last.until("Running again", is_running).await;
+    nobody_failed(&last);
+    // One that comes now is asked by what the node is now.
+    last.kill().await;
+    let elsewhere = Agent::start(&FakeNode::new(), &Arc::new(tempfile::tempdir().unwrap()), Some(other()));
+    let refused = elsewhere.until("a report", |_| true).await;
+    assert_eq!(refused.status.reason.as_deref(), Some("NodeAffinity"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_was_done_before_a_reboot_stays_done() {
     let (node, dir) = setup();
     let job =

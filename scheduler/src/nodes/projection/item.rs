@@ -24,6 +24,7 @@ impl Name {
 /// The kinds a node is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ItemKind {
+    Node,
     Peer,
     Service,
     Slice,
@@ -98,7 +99,7 @@ impl<T: PartialEq> PartialEq for ToAll<T> {
 pub(crate) enum Body {
     /// The node needs it no longer.
     Removed,
-    /// Pod, Secret, ConfigMap as canonical JSON.
+    /// Pod, Secret, ConfigMap as canonical JSON; of the node itself what it is told.
     Json(Bytes),
     /// Compiled once for all nodes, without its endpoints.
     Service(Arc<ToAll<pb::Service>>),

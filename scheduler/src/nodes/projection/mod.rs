@@ -1,8 +1,8 @@
 //! Which objects each node needs, kept incrementally: a change costs what it changes, through reverse indexes,
 //! and never a scan. Pure: changes of stored objects go in, items for nodes come out; no IO, no clock.
 //!
-//! A node is sent the pods bound to it, the secrets and config maps that those refer to (as soon as both exist),
-//! all services and slices, compiled, and the other nodes. There is no way to ask for more: the
+//! A node is sent its own labels and taints, the pods bound to it, the secrets and config maps that those refer to (as
+//! soon as both exist), all services and slices, compiled, and the other nodes. There is no way to ask for more: the
 //! audience of an item follows from the objects alone.
 //!
 //! Generations are one clock for all nodes. A session that resumes at a generation is sent what changed since,
@@ -30,7 +30,7 @@ use item::{Parts, Reference, ToAll};
 use pod::PodFacts;
 use view::{NodeView, PodView, Tombstones};
 
-use crate::model::{Object, ObjectError};
+use crate::model::{Object, ObjectError, Revision};
 
 /// What the projection needs of a Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,10 +41,16 @@ pub(crate) struct NodeFacts {
     pub(crate) pod_cidrs: Vec<String>,
     /// Ready, and not excluded from announcing load balancer addresses.
     pub(crate) announces: bool,
+    /// What the node is told of itself.
+    pub(crate) own: Bytes,
+    /// Of the object.
+    pub(crate) revision: Revision,
 }
 
 struct NodeEntry {
     facts: NodeFacts,
+    /// At which generation the node was told of itself.
+    told: u64,
     peer: Option<(u64, Arc<ToAll<pb::Peer>>)>,
 }
 
@@ -109,11 +115,17 @@ impl Projection {
         self.generation
     }
 
-    /// A pod came or changed; `handler` is that of its runtime class.
+    /// The revision of a Node that was told last.
+    pub(crate) fn known(&self, node: &str) -> Option<Revision> {
+        self.nodes.get(node).map(|entry| entry.facts.revision)
+    }
+
+    /// A pod came or changed; `handler` is that of its runtime class, `node` what is newer of its node than what is known.
     pub(crate) fn pod(
         &mut self,
         object: &Arc<Object>,
         handler: impl Fn(&str) -> Option<String>,
+        node: impl Fn(&str, Option<Revision>) -> Option<NodeFacts>,
     ) -> Result<(), ObjectError> {
         let name = Name::new(object.key.namespace_str(), &object.key.name);
         let new = PodFacts::read(object, handler)?;
@@ -128,7 +140,14 @@ impl Projection {
         }
         let old_references = self.pods.get(&name).map(|p| p.references.clone()).unwrap_or_default();
         // What no node has is nothing to any.
-        let Some(node) = new.node.clone() else { return Ok(()) };
+        let Some(at) = new.node.clone() else { return Ok(()) };
+        // Whoever bound it may have done so by a label or a taint that the watch of nodes has not told us yet.
+        if !self.pods.contains_key(&name)
+            && let Some(newer) = node(&at, self.known(&at))
+        {
+            self.node(&at, newer);
+        }
+        let node = at;
         // What it refers to goes first, so that the pod can start when it arrives.
         for reference in new.references.difference(&old_references) {
             self.refer(&node, reference);
@@ -234,14 +253,28 @@ impl Projection {
 
     /// A Node came or changed.
     pub(crate) fn node(&mut self, name: &NodeName, facts: NodeFacts) {
-        self.announce(name, facts.announces);
         let old = self.nodes.get(name);
-        if old.is_some_and(|old| {
-            old.facts.addresses == facts.addresses && old.facts.pod_cidrs == facts.pod_cidrs
-        }) {
+        if old.is_some_and(|old| facts.revision < old.facts.revision) {
             return;
         }
+        let own_changed = old.is_none_or(|old| old.facts.own != facts.own);
+        let moved = old.is_none_or(|old| {
+            old.facts.addresses != facts.addresses || old.facts.pod_cidrs != facts.pod_cidrs
+        });
         let known = old.is_some_and(|old| old.peer.is_some());
+        self.announce(name, facts.announces);
+        let mut told = self.nodes.get(name).map_or(0, |old| old.told);
+        if own_changed {
+            self.generation += 1;
+            told = self.generation;
+            self.emit(Audience::One(name.clone()), own_key(name), Body::Json(facts.own.clone()));
+        }
+        if !moved {
+            if let Some(entry) = self.nodes.get_mut(name) {
+                (entry.facts, entry.told) = (facts, told);
+            }
+            return;
+        }
         // Before it has an address and a range there is nowhere to route to.
         let peer = (!facts.addresses.is_empty() && !facts.pod_cidrs.is_empty()).then(|| {
             let (addresses, pod_cidrs) = (facts.addresses.clone(), facts.pod_cidrs.clone());
@@ -252,13 +285,18 @@ impl Projection {
             self.emit_peer(name, peer.clone());
         }
         let peer = peer.map(|p| (self.generation, p));
-        self.nodes.insert(name.clone(), NodeEntry { facts, peer });
+        self.nodes.insert(name.clone(), NodeEntry { facts, told, peer });
     }
 
     /// A Node was deleted.
     pub(crate) fn node_gone(&mut self, name: &NodeName) {
         self.announce(name, false);
-        if self.nodes.remove(name).is_some_and(|old| old.peer.is_some()) {
+        let Some(old) = self.nodes.remove(name) else { return };
+        self.generation += 1;
+        let view = self.views.entry(name.clone()).or_default();
+        view.removed.push(self.generation, own_key(name));
+        self.emit(Audience::One(name.clone()), own_key(name), Body::Removed);
+        if old.peer.is_some() {
             self.generation += 1;
             self.emit_peer(name, None);
         }
@@ -322,7 +360,11 @@ impl Projection {
             let body = Body::Json(self.pods.get(name)?.json()?);
             item(p.generation, ItemKey::pod(name, &p.uid), body)
         });
-        peers.chain(services).chain(shared).chain(pods)
+        let own = self
+            .nodes
+            .get_key_value(node)
+            .and_then(|(name, entry)| item(entry.told, own_key(name), Body::Json(entry.facts.own.clone())));
+        own.into_iter().chain(peers).chain(services).chain(shared).chain(pods)
     }
 
     /// One more pod of `node` refers to it.
@@ -445,7 +487,15 @@ impl Projection {
 }
 
 fn peer_key(name: &NodeName) -> ItemKey {
-    ItemKey::new(ItemKind::Peer, &Name { namespace: "".into(), name: name.clone() })
+    of_cluster(ItemKind::Peer, name)
+}
+
+fn own_key(name: &NodeName) -> ItemKey {
+    of_cluster(ItemKind::Node, name)
+}
+
+fn of_cluster(kind: ItemKind, name: &NodeName) -> ItemKey {
+    ItemKey::new(kind, &Name { namespace: "".into(), name: name.clone() })
 }
 
 fn slice_key(service: &Name, slice: &str) -> ItemKey {

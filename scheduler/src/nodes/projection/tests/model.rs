@@ -179,13 +179,15 @@ impl World {
                     "containers": [{"name": "c", "envFrom":
                         config.iter().map(|c| json!({"configMapRef": {"name": format!("s{c}")}})).collect::<Vec<_>>()}],
                 }});
-                projection.pod(&object(Resource::PODS, &pod, &value), no_class).unwrap();
+                projection.pod(&object(Resource::PODS, &pod, &value), no_class, no_node).unwrap();
                 self.pods.insert(pod, value);
             }
             Op::PodStatus { pod, phase } => {
                 if let Some(value) = self.pods.get_mut(&format!("p{pod}")) {
                     value["status"] = json!({"phase": phase.to_string()});
-                    projection.pod(&object(Resource::PODS, &format!("p{pod}"), value), no_class).unwrap();
+                    projection
+                        .pod(&object(Resource::PODS, &format!("p{pod}"), value), no_class, no_node)
+                        .unwrap();
                 }
             }
             Op::PodGone { pod } => {
@@ -248,6 +250,8 @@ impl World {
                     addresses: (*address > 0).then(|| format!("192.0.2.{address}")).into_iter().collect(),
                     pod_cidrs: vec!["10.1.0.0/24".to_owned()],
                     announces: *announces,
+                    own: json!({"labels": announces}).to_string().into(),
+                    ..NodeFacts::default()
                 };
                 projection.node(&node.into(), facts.clone());
                 self.nodes.insert(node.to_owned(), facts);
@@ -303,6 +307,9 @@ impl World {
         for (slice, (owner, value)) in self.slices.iter().filter(|_| form(node) == Form::Apart) {
             let told = compile::slice(&serde_json::from_value(value.clone()).unwrap());
             copy.0.insert(slice_key(&name(owner), slice), Body::Slice(ToAll::new(told)));
+        }
+        if let Some(facts) = self.nodes.get(node) {
+            copy.0.insert(own_key(&node.into()), Body::Json(facts.own.clone()));
         }
         for (other, facts) in self.nodes.iter().filter(|(n, f)| *n != node && !f.addresses.is_empty()) {
             let peer = pb::Peer { addresses: facts.addresses.clone(), pod_cidrs: facts.pod_cidrs.clone() };
