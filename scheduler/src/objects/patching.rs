@@ -52,7 +52,11 @@ pub(super) fn patched(
     check_name(target.name, &object)?;
     check_uid(target, old, &object)?;
     forget_managers(&mut object);
+    let known = take_unchanged(old, &mut object);
     findings.extend(decode::decode(kind, &mut object).map_err(|why| unfitting(&why.to_string()))?);
+    if let Value::Object(object) = &mut object {
+        object.extend(known);
+    }
     let mut warnings = match options.validation {
         FieldValidation::Strict if !findings.is_empty() => {
             return Err(unfitting(&format!("strict decoding error: {}", findings.join(", "))));
@@ -63,6 +67,14 @@ pub(super) fn patched(
     object = body::to_stored(kind, object);
     warnings.extend(meta::join_owners(&mut object));
     Ok(Edited { object, warnings, recorded })
+}
+
+/// Takes out of `new` the fields that are as they are stored, and so were decoded before: most of an object.
+fn take_unchanged(old: &Value, new: &mut Value) -> Vec<(String, Value)> {
+    let Value::Object(new) = new else { return Vec::new() };
+    let same = |(name, value): (&String, &Value)| old.get(name).is_some_and(|old| old == value);
+    let names: Vec<String> = new.iter().filter(|field| same(*field)).map(|(name, _)| name.clone()).collect();
+    names.into_iter().filter_map(|name| new.remove_entry(&name)).collect()
 }
 
 /// The object after a patch of its Scale, which is checked like any object that a patch made.

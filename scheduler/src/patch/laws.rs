@@ -137,4 +137,27 @@ proptest! {
         let back = apply(deployment(), Some(&out), &base, &writer("a"), true).unwrap();
         prop_assert_eq!(sorted(&bare(&back)), sorted(&bare(&base)));
     }
+
+    #[test]
+    fn what_is_the_same_need_not_be_compared(live in config(), wanted in config(), more in config()) {
+        let kind = deployment();
+        let live = apply(kind, None, &live, &writer("a"), false).unwrap();
+        let live = apply(kind, Some(&live), &more, &writer("b"), true).unwrap();
+        // Some of the object is changed, the rest is as it was.
+        let mut new = live.clone();
+        for field in ["metadata", "spec"] {
+            if let Some(Value::Object(wanted)) = wanted.get(field) {
+                let parts = new[field].as_object_mut();
+                parts.map(|parts| parts.extend(wanted.clone()));
+            }
+        }
+        let sent = take_managed_fields(&mut new);
+        let mut whole = new.clone();
+        kinds::schema::complete(&kind.ty, &mut whole);
+        let mut managers = managed::Managers::of(&live);
+        managers.update(kind, &managed::comparable(kind, &live), &whole, &writer("c"));
+        managers.store(&mut whole);
+        let of_parts = record_update(kind, Some(&live), sent, new, &writer("c"));
+        prop_assert_eq!(of_parts, take_managed_fields(&mut whole));
+    }
 }

@@ -301,8 +301,17 @@ pub fn record_update(
     };
     // An object that nobody tracked so far stays untracked until somebody applies it.
     if live.is_none() || !managers.0.is_empty() {
-        let before = live.map_or_else(|| nothing(kind), |live| comparable(kind, live));
         drop_empties(&kind.ty, &mut object);
+        // Fields of another version are found by converting whole objects.
+        let version = kind.api_version();
+        let mut before = match live {
+            Some(live) if managers.0.iter().all(|entry| entry.api_version == version) => {
+                apart(live, &mut object)
+            }
+            Some(live) => without_managed_fields(live),
+            None => Value::Object(Map::new()),
+        };
+        complete(&kind.ty, &mut before);
         complete(&kind.ty, &mut object);
         managers.update(kind, &before, &object, writer);
         managers.join_ancient();
@@ -322,6 +331,21 @@ pub(super) fn comparable(kind: &Kind, object: &Value) -> Value {
     let mut object = without_managed_fields(object);
     complete(&kind.ty, &mut object);
     object
+}
+
+/// `old` without its bookkeeping, and both without what is the same in them: most of an object, which nobody comes to own
+/// or loses by the write. Looked at are the fields of the object and those of its metadata.
+fn apart(old: &Value, new: &mut Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return old.clone() };
+    let mut rest = Map::new();
+    for (name, was) in old.iter().filter(|(name, _)| *name != MANAGED_FIELDS) {
+        match new.get_mut(name) {
+            Some(is) if is == was => drop(new.remove(name)),
+            Some(is) if name == "metadata" => drop(rest.insert(name.clone(), apart(was, is))),
+            _ => drop(rest.insert(name.clone(), was.clone())),
+        }
+    }
+    Value::Object(rest)
 }
 
 /// The object without its bookkeeping, which is often half of it and is not copied.
