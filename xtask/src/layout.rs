@@ -15,6 +15,22 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?.to_owned())
 }
 
+/// Where the manifests of the tutorial are on machines that have it: beside the project, of which they are no part.
+pub(crate) const TUTORIAL: &str = "../shared/tutorial";
+
+/// The tutorial's directory, or why a suite that applies it cannot run.
+pub(crate) fn tutorial() -> Result<PathBuf> {
+    let directory = root()?.join(TUTORIAL);
+    if !directory.join("01-pod.yaml").is_file() {
+        bail!(
+            "the manifests of the tutorial are not in {} (01-pod.yaml and so on): this suite applies them; \
+             CONTRIBUTING.md says more",
+            directory.display()
+        );
+    }
+    Ok(directory)
+}
+
 /// How the daemons are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Build {

@@ -93,6 +93,7 @@ fn privileged() -> Result<()> {
 
 fn end_to_end() -> Result<()> {
     up::require_root()?;
+    layout::tutorial()?;
     let cluster = up::start("test", 2, Build::Release)?;
     let tools = layout::root()?.join("target/tools");
     let (old, promtool) = (packages::old_kubectl(&tools)?, packages::promtool(&tools)?);

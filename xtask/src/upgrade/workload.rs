@@ -6,13 +6,11 @@ use std::{thread, time::Instant};
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{cluster::Cluster, ui, up};
+use crate::{cluster::Cluster, layout, ui, up};
 
 use super::{LOOK_EVERY, SETTLE_TIME};
 
 const MANIFESTS: &str = include_str!("workload.yaml");
-/// Where the tutorial is on machines that have it, beside the project.
-const TUTORIAL: &str = "../shared/tutorial";
 const TUTORIAL_FILES: [&str; 5] = [
     "01-pod.yaml",
     "06-configmap-secret.yaml",
@@ -41,7 +39,7 @@ pub(super) fn apply(cluster: &Cluster, step: &mut ui::Step) -> Result<String> {
     kept().args(["set", "image", "deployment/web", "*=registry.company.com/web-app:2.2.0"]).run()?;
     // Else the connection that stays would be to a pod that goes.
     kept().args(["rollout", "status", "deployment/web", ROLL_OUT]).run()?;
-    let tutorial = root.join(TUTORIAL);
+    let tutorial = root.join(layout::TUTORIAL);
     if tutorial.is_dir() {
         cluster
             .kubectl()

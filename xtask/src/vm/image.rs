@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::{Places, test_file};
-use crate::{images, sh::sh, ui};
+use crate::{images, layout, sh::sh, ui};
 
 const SUITE: &str = "bookworm";
 
@@ -128,7 +128,7 @@ pub(super) fn payload(places: &Places, kubectl: &Path) -> Result<()> {
     let copy = |from: PathBuf| sh("cp").arg("-r").arg(from).arg(&tree).run();
     copy(places.root.join("config"))?;
     copy(places.root.join("config/examples/tutorial-fixtures.yaml"))?;
-    copy(places.root.join("../shared/tutorial/01-pod.yaml"))?;
+    copy(layout::tutorial()?.join("01-pod.yaml"))?;
     copy(test_file(&places.root, "run.sh"))?;
     copy(test_file(&places.root, "pods.yaml"))?;
     copy(test_file(&places.root, "service.yaml"))?;

@@ -46,6 +46,7 @@ impl Places {
 /// Builds what goes in, boots, and reads the results. Fails unless every assertion held.
 pub(crate) fn run() -> Result<()> {
     up::require_root()?;
+    layout::tutorial()?;
     for tools in [packages::BUILD, packages::CLUSTER, TOOLS] {
         packages::ensure(tools)?;
     }
