@@ -2,9 +2,9 @@
 //! that have one. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::Ipv4Addr,
-    ops::RangeInclusive,
+    ops::{RangeBounds, RangeInclusive},
 };
 
 use ipnet::Ipv4Net;
@@ -13,16 +13,16 @@ use ipnet::Ipv4Net;
 pub(super) struct Ranges {
     cluster: Ipv4Net,
     prefix: u8,
-    /// How many nodes take each slot: more than one when somebody wrote ranges by hand.
-    users: HashMap<u64, usize>,
-    /// Runs of taken slots, from the first of each to the one after its last. No two touch.
-    runs: BTreeMap<u64, u64>,
+    /// From each of these slots on, until the next of them, how many nodes take it: more than one when somebody wrote
+    /// ranges by hand. Before the first of them none does, and no two neighbours are equal: nodes that are given one slot
+    /// after the other take one entry together, and so does a range of any size.
+    users: BTreeMap<u64, usize>,
 }
 
 impl Ranges {
     /// Ranges of `prefix` bits from `cluster`, none of them taken.
     pub(super) fn new(cluster: Ipv4Net, prefix: u8) -> Self {
-        Self { cluster, prefix, users: HashMap::new(), runs: BTreeMap::new() }
+        Self { cluster, prefix, users: BTreeMap::new() }
     }
 
     /// A node's range changed. One of another length takes every slot that it overlaps.
@@ -30,27 +30,20 @@ impl Ranges {
         if old == new {
             return;
         }
-        for slot in new.and_then(|net| self.slots(net)).into_iter().flatten() {
-            let users = self.users.entry(slot).or_default();
-            *users += 1;
-            if *users == 1 {
-                self.take(slot);
-            }
+        if let Some(slots) = new.and_then(|net| self.slots(net)) {
+            self.recount(&slots, |users| users + 1);
         }
-        for slot in old.and_then(|net| self.slots(net)).into_iter().flatten() {
-            let Some(users) = self.users.get_mut(&slot) else { continue };
-            *users -= 1;
-            if *users == 0 {
-                self.users.remove(&slot);
-                self.free(slot);
-            }
+        if let Some(slots) = old.and_then(|net| self.slots(net)) {
+            self.recount(&slots, |users| users.saturating_sub(1));
         }
     }
 
     /// The first range that overlaps none that is taken.
     pub(super) fn first_free(&self) -> Option<Ipv4Net> {
         let slots = 1_u64.checked_shl(self.prefix.checked_sub(self.cluster.prefix_len())?.into())?;
-        let slot = self.runs.get(&0).copied().unwrap_or(0);
+        let begun = self.users.contains_key(&0);
+        let free = || self.users.iter().find(|(_, users)| **users == 0).map_or(slots, |(slot, _)| *slot);
+        let slot = if begun { free() } else { 0 };
         let first = u64::from(u32::from(self.cluster.network())) + (slot << self.shift());
         let first = u32::try_from(first).ok().filter(|_| slot < slots)?;
         Ipv4Net::new(Ipv4Addr::from(first), self.prefix).ok()
@@ -69,24 +62,25 @@ impl Ranges {
         (first <= last).then(|| slot(first)..=slot(last))
     }
 
-    fn take(&mut self, slot: u64) {
-        let before = self.runs.range(..slot).next_back().filter(|(_, end)| **end == slot);
-        let first = before.map_or(slot, |(first, _)| *first);
-        let end = self.runs.remove(&(slot + 1)).unwrap_or(slot + 1);
-        self.runs.insert(first, end);
+    /// How many nodes take the last slot of those.
+    fn last_of(&self, slots: impl RangeBounds<u64>) -> usize {
+        self.users.range(slots).next_back().map_or(0, |(_, users)| *users)
     }
 
-    fn free(&mut self, slot: u64) {
-        let Some((first, end)) = self.runs.range(..=slot).next_back().map(|(first, end)| (*first, *end))
-        else {
-            return;
-        };
-        self.runs.remove(&first);
-        if first < slot {
-            self.runs.insert(first, slot);
+    fn recount(&mut self, slots: &RangeInclusive<u64>, count: impl Fn(usize) -> usize) {
+        let (first, after) = (*slots.start(), *slots.end() + 1);
+        for border in [first, after] {
+            let users = self.last_of(..=border);
+            self.users.entry(border).or_insert(users);
         }
-        if slot + 1 < end {
-            self.runs.insert(slot + 1, end);
+        for (_, users) in self.users.range_mut(first..after) {
+            *users = count(*users);
+        }
+        // Within, all of them changed alike: what was not equal is not.
+        for border in [first, after] {
+            if self.users.get(&border) == Some(&self.last_of(..border)) {
+                self.users.remove(&border);
+            }
         }
     }
 }
@@ -124,6 +118,26 @@ mod tests {
         assert_eq!(of(cluster, 21, &[]).first_free(), None, "longer than the cluster's own");
         assert_eq!(of(cluster, 24, &[net("10.0.0.0/8")]).first_free(), None);
         assert_eq!(of(cluster, 24, &[net("10.9.0.0/24")]).first_free(), Some(net("10.244.0.0/24")));
+    }
+
+    #[test]
+    fn a_range_costs_the_same_whatever_its_size() {
+        let all = net("10.0.0.0/8");
+        let mut ranges = of("10.0.0.0/8", 32, &[all, net("0.0.0.0/0")]);
+        assert_eq!((ranges.first_free(), ranges.users.len()), (None, 2));
+        ranges.change(Some(net("0.0.0.0/0")), None);
+        ranges.change(Some(all), Some(net("10.0.0.0/9")));
+        assert_eq!((ranges.first_free(), ranges.users.len()), (Some(net("10.128.0.0/32")), 2));
+        // Those that were given out one after the other are one run, and nothing is left of what went.
+        ranges.change(Some(net("10.0.0.0/9")), None);
+        for _ in 0..1000 {
+            ranges.change(None, ranges.first_free());
+        }
+        assert_eq!((ranges.first_free(), ranges.users.len()), (Some(net("10.0.3.232/32")), 2));
+        for slot in 0..1000 {
+            ranges.change(Some(Ipv4Net::new(Ipv4Addr::from(0x0A00_0000 + slot), 32).unwrap()), None);
+        }
+        assert!(ranges.users.is_empty());
     }
 
     proptest! {

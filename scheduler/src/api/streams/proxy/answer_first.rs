@@ -1,5 +1,6 @@
 //! A connection on which a backend's answer counts more than that it stopped listening: who refuses a large upload answers,
-//! and closes. Writes that fail are forgotten; what was said before is still read, and after it the end.
+//! and closes. Writes that fail are forgotten; what was said before is still read, and after it how the connection ended:
+//! an answer that says neither its length nor its end is whole when that was no failure.
 
 use std::{
     io,
@@ -39,11 +40,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for AnswerFirst<Io> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.io).poll_read(context, into) {
-            // As the end: an answer that is not whole is told as such.
-            Poll::Ready(Err(_)) if self.deaf => Poll::Ready(Ok(())),
-            read => read,
-        }
+        Pin::new(&mut self.io).poll_read(context, into)
     }
 }
 

@@ -170,12 +170,18 @@ impl ServerCertVerifier for Anybody {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll, ready},
+    };
+
     use bytes::Bytes;
-    use futures::stream;
+    use futures::{StreamExt as _, stream};
     use http::{HeaderMap, HeaderValue, StatusCode};
     use http_body_util::{BodyExt as _, StreamBody};
     use hyper::body::Frame;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf};
 
     use super::*;
 
@@ -203,7 +209,7 @@ mod tests {
             [(http::HeaderName::from_static("x-sum"), HeaderValue::from_static(sum))].into_iter().collect()
         };
         let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(sums("1"))];
-        let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, std::io::Error>))));
+        let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, io::Error>))));
         let request = Request::post("/x").header("host", "b").header("trailer", "x-sum").body(body).unwrap();
         let answer = Backend::speak(ours).await.unwrap().ask(request).await.unwrap();
         assert!(backend.await.unwrap().contains("Trailer: x-sum\r\n"));
@@ -224,7 +230,7 @@ mod tests {
                     "HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge";
                 theirs.write_all(answer.as_bytes()).await.unwrap();
             });
-            let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+            let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 4096])));
             let request = Request::put("/x").header("host", "b").body(Body::from_stream(endless)).unwrap();
             let answer = Backend::speak(ours).await.unwrap().ask(request).await.unwrap();
             assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
@@ -232,11 +238,65 @@ mod tests {
         }
     }
 
+    /// What a backend says, and whether its end is a failure.
+    struct Said {
+        io: DuplexStream,
+        reset: bool,
+    }
+
+    impl AsyncRead for Said {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let before = into.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(context, into))?;
+            let broken = self.reset && into.filled().len() == before;
+            Poll::Ready(if broken { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_cut_short_is_not_taken_for_a_whole_one() {
+        for (length, reset, whole) in [
+            ("", true, false),
+            ("", false, true),
+            ("Content-Length: 4\r\n", true, true),
+            ("Content-Length: 5\r\n", true, false),
+            ("Content-Length: 5\r\n", false, false),
+        ] {
+            let (answer, mut backend) = tokio::io::duplex(1024);
+            let (upload, mut heard) = tokio::io::duplex(64);
+            let (go_on, gone_on) = tokio::sync::oneshot::channel();
+            tokio::spawn(async move {
+                read_to(&mut heard, "\r\n\r\n").await;
+                // From now on the upload's writes fail.
+                drop(heard);
+                let head = format!("HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\n{length}\r\n");
+                backend.write_all(head.as_bytes()).await.unwrap();
+                gone_on.await.unwrap();
+                backend.write_all(b"half").await.unwrap();
+            });
+            // As from a client: not all of it is there at once.
+            let endless = stream::repeat_with(|| Bytes::from_static(&[b'x'; 4096])).then(async |piece| {
+                tokio::task::yield_now().await;
+                Ok::<_, io::Error>(piece)
+            });
+            let request = Request::put("/x").header("host", "b").body(Body::from_stream(endless)).unwrap();
+            let io = tokio::io::join(Said { io: answer, reset }, upload);
+            let answer = Backend::speak(io).await.unwrap().ask(request).await.unwrap();
+            go_on.send(()).unwrap();
+            let body = answer.into_body().collect().await;
+            assert_eq!(body.is_ok(), whole, "{length:?}, {reset}");
+        }
+    }
+
     #[tokio::test]
     async fn a_backend_that_goes_without_an_answer_is_told() {
         let (ours, theirs) = tokio::io::duplex(64);
         drop(theirs);
-        let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+        let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 4096])));
         let request = Request::put("/x").header("host", "b").body(Body::from_stream(endless)).unwrap();
         let error = Backend::speak(ours).await.unwrap().ask(request).await.unwrap_err();
         assert_eq!(error.to_string(), "EOF");
