@@ -146,9 +146,10 @@ proptest! {
         // Some of the object is changed, the rest is as it was.
         let mut new = live.clone();
         for field in ["metadata", "spec"] {
-            if let Some(Value::Object(wanted)) = wanted.get(field) {
-                let parts = new[field].as_object_mut();
-                parts.map(|parts| parts.extend(wanted.clone()));
+            if let Some(Value::Object(wanted)) = wanted.get(field)
+                && let Some(parts) = new[field].as_object_mut()
+            {
+                parts.extend(wanted.clone());
             }
         }
         let sent = take_managed_fields(&mut new);
