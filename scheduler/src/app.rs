@@ -270,6 +270,7 @@ fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
     Ok(SqliteStore::open(SqliteOptions {
         path: &path,
         layout: layout(),
+        seldom: vec![Resource::EVENTS],
         sealed,
         keys,
         upgrade: kinds::upgrade,

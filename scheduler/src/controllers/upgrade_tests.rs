@@ -21,6 +21,7 @@ pub(super) fn open(dir: &Path) -> Objects {
     let store = SqliteStore::open(SqliteOptions {
         path: &dir.join("gantry.db"),
         layout: layout(),
+        seldom: vec![Resource::EVENTS],
         sealed: vec![Resource::SECRETS],
         keys: Keyring::open(&dir.join("secrets.key"), false).unwrap(),
         upgrade: kinds::upgrade,

@@ -12,19 +12,19 @@ pub const FEW: usize = 256;
 
 /// The values in use, each once.
 #[derive(Clone, Debug)]
-pub struct Shared<T> {
+pub struct Shared<T: ?Sized> {
     known: HashSet<Arc<T>>,
     /// So many may be known before those that nobody uses are looked for again.
     bound: usize,
 }
 
-impl<T> Default for Shared<T> {
+impl<T: ?Sized> Default for Shared<T> {
     fn default() -> Self {
         Self { known: HashSet::new(), bound: FEW }
     }
 }
 
-impl<T: Eq + Hash> Shared<T> {
+impl<T: Eq + Hash + ?Sized> Shared<T> {
     /// The one value that is equal to this.
     pub fn one(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> Arc<T> {
         if let Some(known) = self.known.get(value.borrow()) {

@@ -170,22 +170,41 @@ struct Place {
 impl Fields {
     /// What `value` finds at each of the paths.
     pub fn new(paths: &Paths, value: impl Fn(&str) -> Option<String>) -> Self {
-        let mut text = String::new();
-        let place = |path: &Cow<'static, str>| {
+        let values: Vec<Option<String>> = paths.iter().map(|path| value(path)).collect();
+        Self::of(paths, &values.iter().map(Option::as_deref).collect::<Vec<_>>())
+    }
+
+    /// These values, one for each of the paths.
+    pub fn of(paths: &Paths, values: &[Option<&str>]) -> Self {
+        let mut text = String::with_capacity(values.iter().flatten().map(|value| value.len()).sum());
+        let place = |value: &Option<&str>| {
+            let value = (*value)?;
             let start = u32::try_from(text.len()).ok()?;
-            let value = value(path)?;
             let end = u32::try_from(text.len() + value.len()).ok()?.checked_add(1)?;
-            text.push_str(&value);
+            text.push_str(value);
             Some(Place { start, end: NonZeroU32::new(end)? })
         };
-        let places = paths.iter().map(place).collect();
+        let places = values.iter().map(place).collect();
         Self { paths: paths.clone(), text: text.into_boxed_str(), places }
+    }
+
+    /// What they are at.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The value at each of the paths.
+    pub fn values(&self) -> impl Iterator<Item = Option<&str>> {
+        self.places.iter().map(|place| self.at((*place)?))
+    }
+
+    fn at(&self, Place { start, end }: Place) -> Option<&str> {
+        self.text.get(start as usize..end.get() as usize - 1)
     }
 
     /// The value at a path; `None` when the object has none there.
     pub fn get(&self, path: &str) -> Option<&str> {
-        let Place { start, end } = self.places[self.paths.iter().position(|at| at == path)?]?;
-        self.text.get(start as usize..end.get() as usize - 1)
+        self.at(self.places[self.paths.iter().position(|at| at == path)?]?)
     }
 
     /// Whether these are the values at exactly these paths.
@@ -322,6 +341,7 @@ mod tests {
         let all = ["a", "empty", "absent", "b", "unknown"].map(|path| fields.get(path));
         assert_eq!(all, [Some("a-value"), Some(""), None, Some("b-value"), None]);
         assert_eq!(size_of_val(&*fields.places) + fields.text.len(), 4 * 8 + 14);
+        assert_eq!(Fields::of(&paths, &fields.values().collect::<Vec<_>>()), fields);
     }
 
     #[test]

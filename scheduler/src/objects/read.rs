@@ -164,6 +164,17 @@ impl Objects {
         Ok(List { items, revision: snapshot.revision, next, remaining })
     }
 
+    /// Shows everything of a resource, one object after the other, so that they need not be there all at once. Returns the
+    /// revision that this is true for.
+    pub fn each(&self, resource: Resource, look: &dyn Fn(&Object)) -> Result<Revision, ApiError> {
+        let scan = Scan { resource, namespace: None, after: None, at: None, limit: None };
+        let shown = self.inner.store.scan(&scan, &|object| {
+            look(object);
+            false
+        });
+        Ok(shown?.revision)
+    }
+
     /// Changes after `from`; starts with synthetic `Added` events of everything when `from` is `None`, then a
     /// bookmark. Bookmarks also come now and then while nothing happens.
     pub async fn watch(

@@ -26,6 +26,7 @@ pub(super) fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(SqliteOptions {
         path: &path,
         layout: layout(),
+        seldom: vec![Resource::EVENTS],
         sealed: vec![Resource::SECRETS],
         keys,
         upgrade: |_, _| {},

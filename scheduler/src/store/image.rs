@@ -2,7 +2,7 @@
 //! store keeps one; reads and watches are served from it alone.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Bound,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -10,24 +10,34 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Change, Event, Expect, Scan, Snapshot, StoreError, Watcher};
-use crate::model::{Key, Object, Paths, Resource, Revision, Shared};
+use super::{
+    Event, Scan, Snapshot, StoreError, Watcher,
+    history::{History, Rest, indexed},
+    packed::{Held, Packer},
+    stage::Equal,
+};
+use crate::model::{Key, Object, Paths, Resource, Revision};
 
 /// What the histories of all resources may keep alive besides the present objects, in bytes. A watcher that was away
 /// for as long as so much took to change resumes without a new list; one that is away longer lists again. Every
 /// resource reaches back to the same revision: a busy one shortens the memory of a quiet one by no more than its share.
 const HISTORY_BYTES: usize = 16 << 20;
+/// So many of the newest changes stay as they are: whoever watches is seldom further behind.
+const RECENT: usize = 512;
+/// So many that are older are laid to rest together, and so many of them under one lock.
+const TOGETHER: usize = 512;
+const UNDER_ONE_LOCK: usize = 64;
 /// What an object takes besides its JSON, about.
 const OVERHEAD: usize = 512;
-
-/// The label sets of all objects, each once: most objects are one of many that bear the same.
-type LabelSets = Shared<BTreeMap<String, String>>;
 
 /// The image behind its lock.
 #[derive(Debug, Default)]
 pub(super) struct Image {
     state: RwLock<State>,
-    labels: Mutex<LabelSets>,
+    equal: Mutex<Equal>,
+    /// Whose objects are laid to rest while they are there.
+    seldom: Vec<Resource>,
+    packer: Mutex<Packer>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +46,8 @@ struct State {
     tables: HashMap<Resource, Table>,
     /// The resources of the events in all histories, oldest first, each with its revision and weight.
     order: VecDeque<(Resource, usize)>,
+    /// How many of them, the oldest, are at rest.
+    past: usize,
     /// Weight of all histories.
     weight: usize,
     /// History before this was never here: the store was opened at it.
@@ -44,8 +56,8 @@ struct State {
 
 #[derive(Debug)]
 struct Table {
-    objects: BTreeMap<Key, Arc<Object>>,
-    history: VecDeque<Arc<Event>>,
+    objects: BTreeSet<Held>,
+    history: History,
     /// The newest revision that the history no longer has.
     compacted: Revision,
     /// Wakes watchers.
@@ -57,8 +69,8 @@ struct Table {
 impl Table {
     fn new(compacted: Revision) -> Self {
         Self {
-            objects: BTreeMap::new(),
-            history: VecDeque::new(),
+            objects: BTreeSet::new(),
+            history: History::default(),
             compacted,
             changed: watch::Sender::new(()),
             paths: None,
@@ -72,31 +84,34 @@ impl Table {
         if event.deleted {
             self.objects.remove(&event.object.key);
         } else {
-            self.objects.insert(event.object.key.clone(), event.object.clone());
+            self.objects.replace(Held::Whole(event.object.clone()));
         }
-        self.history.push_back(event);
+        self.history.push(event);
     }
 
     fn renew(&mut self, paths: &Paths, form: &dyn Fn(&mut Value)) {
-        for object in self.objects.values_mut() {
-            if let Some(renewed) = object.renewed(paths, form) {
-                *object = Arc::new(renewed);
-            }
+        let renewed = self.objects.iter().filter_map(|held| held.object().renewed(paths, form));
+        for object in renewed.collect::<Vec<_>>() {
+            self.objects.replace(Held::Whole(Arc::new(object)));
         }
-        for event in self.history.iter_mut().filter(|event| !event.object.fields.are_at(paths)) {
-            *event = Arc::new(indexed(event, paths));
-        }
+        self.history.index(paths);
         self.paths = Some(paths.clone());
     }
 
     fn forget_oldest(&mut self) {
-        if let Some(event) = self.history.pop_front() {
-            self.compacted = event.revision();
+        if let Some(revision) = self.history.forget_oldest() {
+            self.compacted = revision;
         }
     }
 
-    fn after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
-        self.history.range(self.history.partition_point(|e| e.revision() <= revision)..)
+    /// Lays a change to rest; `false` when it was forgotten.
+    fn rest(&mut self, event: &Arc<Event>, rest: Rest) -> bool {
+        if let Some(packed) = &rest.object
+            && self.objects.get(&event.object.key).is_some_and(|held| held.is(&event.object))
+        {
+            self.objects.replace(packed.clone());
+        }
+        self.history.rest(event, rest)
     }
 
     fn check(&self, requested: Revision, current: Revision) -> Result<(), StoreError> {
@@ -112,42 +127,29 @@ impl Table {
 
 /// What is kept of these, no more than the limit.
 fn cut<'a>(
-    mut objects: impl Iterator<Item = &'a Arc<Object>>,
+    mut objects: impl Iterator<Item = &'a Held>,
     limit: Option<usize>,
     keep: &dyn Fn(&Object) -> bool,
     revision: Revision,
 ) -> Snapshot {
-    let chosen = objects.by_ref().filter(|object| keep(object)).cloned();
+    let chosen = objects.by_ref().filter_map(|held| match held {
+        Held::Whole(object) => keep(object).then(|| object.clone()),
+        Held::Packed(_) => Some(held.object()).filter(|object| keep(object)),
+    });
     let items: Vec<_> = chosen.take(limit.unwrap_or(usize::MAX)).collect();
     // The iterator goes on behind the last one that was chosen.
     let rest = if Some(items.len()) == limit { objects.count() } else { 0 };
     Snapshot { items, rest, revision }
 }
 
-fn indexed(event: &Event, paths: &Paths) -> Event {
-    let of = |object: &Arc<Object>| Arc::new(object.indexed(paths));
-    Event { object: of(&event.object), previous: event.previous.as_ref().map(of), deleted: event.deleted }
-}
-
 impl Image {
-    /// The image of a store that is opened with these objects at `revision`.
-    pub(super) fn load(objects: Vec<Object>, revision: Revision) -> Self {
-        let mut state = State { revision, opened: revision, ..State::default() };
-        let mut labels = LabelSets::default();
-        for mut object in objects {
-            object.labels = labels.one(object.labels);
-            let table = state.table(object.key.resource);
-            table.objects.insert(object.key.clone(), Arc::new(object));
-        }
-        Self { state: RwLock::new(state), labels: Mutex::new(labels) }
-    }
-
     pub(super) fn revision(&self) -> Revision {
         self.read().revision
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Object>> {
-        self.read().tables.get(&key.resource)?.objects.get(key).cloned()
+        let held = self.read().tables.get(&key.resource)?.objects.get(key)?.clone();
+        Some(held.object())
     }
 
     pub(super) fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError> {
@@ -171,22 +173,27 @@ impl Image {
         // A place that was named from outside may lie behind the end.
         let crossed =
             matches!((&start, &end), (Bound::Excluded(a) | Bound::Included(a), Bound::Excluded(b)) if a >= b);
-        let range = (!crossed).then(|| table.objects.range((start.clone(), end)));
-        let present = range.into_iter().flatten().map(|(_, object)| object);
-        if revision == state.revision || table.after(revision).next().is_none() {
+        let range = (!crossed).then(|| table.objects.range::<Key, _>((start.clone(), end)));
+        let present = range.into_iter().flatten();
+        if revision == state.revision || table.history.is_empty_after(revision) {
+            if self.seldom.contains(&scan.resource) {
+                let held: Vec<Held> = present.cloned().collect();
+                drop(state);
+                return Ok(cut(held.iter(), scan.limit, keep, revision));
+            }
             return Ok(cut(present, scan.limit, keep, revision));
         }
-        let mut past: BTreeMap<Key, Arc<Object>> = present.map(|o| (o.key.clone(), o.clone())).collect();
-        for event in table.after(revision).rev().filter(|e| inside(&e.object.key)) {
-            let key = &event.object.key;
+        let mut past: BTreeMap<Key, Held> = present.map(|held| (held.key().clone(), held.clone())).collect();
+        for (key, previous) in table.history.undo(revision).filter(|(key, _)| inside(key)) {
             if matches!(&start, Bound::Excluded(first) if key <= first) {
                 continue;
             }
-            match &event.previous {
-                Some(object) => past.insert(key.clone(), object.clone()),
+            match previous {
+                Some(held) => past.insert(key.clone(), held),
                 None => past.remove(key),
             };
         }
+        drop(state);
         Ok(cut(past.values(), scan.limit, keep, revision))
     }
 
@@ -210,12 +217,13 @@ impl Image {
         let state = self.read();
         let Some(table) = state.tables.get(&resource) else { return Ok((Vec::new(), state.revision)) };
         table.check(from, state.revision)?;
-        let events: Vec<_> = table.after(from).take(limit).cloned().collect();
-        let reached = match events.last() {
-            Some(last) if events.len() == limit => last.revision(),
+        let found = table.history.after(from, limit);
+        let reached = match found.last() {
+            Some(last) if found.len() == limit => last,
             _ => state.revision,
         };
-        Ok((events, reached))
+        drop(state);
+        Ok((found.events(), reached))
     }
 
     #[cfg(test)]
@@ -223,7 +231,7 @@ impl Image {
         let mut state = self.write();
         let oldest = |state: &State| {
             let resource = state.order.front()?.0;
-            state.tables.get(&resource)?.history.front().map(|event| event.revision())
+            state.tables.get(&resource)?.history.oldest()
         };
         while oldest(&state).is_some_and(|revision| revision <= upto) {
             state.forget_oldest();
@@ -254,7 +262,46 @@ impl Image {
             }
             state.apply(event);
         }
-        News(resources.into_iter().map(|resource| state.table(resource).changed.clone()).collect())
+        let changed = resources.into_iter().map(|resource| state.table(resource).changed.clone()).collect();
+        News { changed, may_rest: state.is_rest_due() }
+    }
+
+    /// Lays to rest what is no longer recent, until nothing more of it is there. Nobody waits for it, and it holds up nobody:
+    /// what takes time is done without a lock.
+    pub(super) fn rest(&self) {
+        // Another one is at it.
+        let Ok(mut packer) = self.packer.try_lock() else { return };
+        loop {
+            let events = self.read().no_longer_recent();
+            if events.is_empty() {
+                return;
+            }
+            let rests = self.rest_of(&events, &mut packer);
+            let mut rests = events.iter().zip(rests).peekable();
+            while rests.peek().is_some() {
+                let mut state = self.write();
+                rests.by_ref().take(UNDER_ONE_LOCK).for_each(|(event, rest)| state.rest(event, rest));
+            }
+        }
+    }
+
+    /// The state before a change is there for those alone who were away, and so is the last one of what was deleted.
+    fn rest_of(&self, events: &[Arc<Event>], packer: &mut Packer) -> Vec<Rest> {
+        let rests = |event: &Event| event.deleted || self.seldom.contains(&event.object.key.resource);
+        let object = |event: &Event| rests(event).then(|| event.object.clone());
+        let parts = events.iter().flat_map(|event| [object(event), event.previous.clone()]);
+        let mut packed = packer.pack(&parts.flatten().collect::<Vec<_>>()).into_iter();
+        let mut of = |part: Option<Arc<Object>>| part.and_then(|_| packed.next().flatten());
+        let rest = |event: &Arc<Event>| {
+            let object = of(object(event));
+            Rest { object, previous: of(event.previous.clone()) }
+        };
+        events.iter().map(rest).collect()
+    }
+
+    /// Makes an object share what is equal in others.
+    pub(super) fn share(&self, object: &mut Object) {
+        self.equal.lock().unwrap_or_else(PoisonError::into_inner).share(object);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -263,6 +310,58 @@ impl Image {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The image of a store that is being opened.
+pub(super) struct Loading {
+    state: State,
+    equal: Equal,
+    seldom: Vec<Resource>,
+    packer: Packer,
+    /// Are to be laid to rest together.
+    resting: Vec<Arc<Object>>,
+}
+
+impl Loading {
+    /// It is opened at `revision`. Objects of `seldom` are laid to rest; of those of `private` nothing is learned.
+    pub(super) fn new(revision: Revision, seldom: Vec<Resource>, private: Vec<Resource>) -> Self {
+        let state = State { revision, opened: revision, ..State::default() };
+        let (equal, packer) = (Equal::default(), Packer::new(private));
+        Self { state, equal, seldom, packer, resting: Vec::new() }
+    }
+
+    /// One of the objects that are there.
+    pub(super) fn add(&mut self, mut object: Object) {
+        self.equal.share(&mut object);
+        let object = Arc::new(object);
+        if !self.seldom.contains(&object.key.resource) {
+            self.put(Held::Whole(object));
+            return;
+        }
+        self.resting.push(object);
+        if self.resting.len() == TOGETHER {
+            self.rest();
+        }
+    }
+
+    /// It has them all.
+    pub(super) fn done(mut self) -> Image {
+        self.rest();
+        let Self { state, equal, seldom, packer, .. } = self;
+        Image { state: RwLock::new(state), equal: Mutex::new(equal), seldom, packer: Mutex::new(packer) }
+    }
+
+    fn rest(&mut self) {
+        let resting = std::mem::take(&mut self.resting);
+        let packed = self.packer.pack(&resting);
+        for (object, packed) in resting.into_iter().zip(packed) {
+            self.put(packed.unwrap_or(Held::Whole(object)));
+        }
+    }
+
+    fn put(&mut self, held: Held) {
+        self.state.table(held.key().resource).objects.insert(held);
     }
 }
 
@@ -287,7 +386,32 @@ impl State {
     fn forget_oldest(&mut self) {
         let Some((resource, weight)) = self.order.pop_front() else { return };
         self.weight -= weight;
+        self.past = self.past.saturating_sub(1);
         self.table(resource).forget_oldest();
+    }
+
+    fn is_rest_due(&self) -> bool {
+        self.order.len() >= self.past + RECENT + TOGETHER
+    }
+
+    /// The oldest changes that are to be laid to rest; none when they are few.
+    fn no_longer_recent(&self) -> Vec<Arc<Event>> {
+        if !self.is_rest_due() {
+            return Vec::new();
+        }
+        let mut taken: HashMap<Resource, usize> = HashMap::new();
+        let event = |(resource, _): &(Resource, usize)| {
+            let at = taken.entry(*resource).or_default();
+            *at += 1;
+            self.tables.get(resource)?.history.recent(*at - 1).cloned()
+        };
+        self.order.range(self.past..self.past + TOGETHER).filter_map(event).collect()
+    }
+
+    fn rest(&mut self, event: &Arc<Event>, rest: Rest) {
+        if self.table(event.object.key.resource).rest(event, rest) {
+            self.past += 1;
+        }
     }
 }
 
@@ -301,159 +425,25 @@ fn weight(event: &Event) -> usize {
 /// Changes that are visible to reads, and that nobody who watches was told of yet.
 #[must_use = "whoever watches waits for it"]
 #[derive(Default)]
-pub(super) struct News(Vec<watch::Sender<()>>);
+pub(super) struct News {
+    changed: Vec<watch::Sender<()>>,
+    may_rest: bool,
+}
 
 impl News {
     /// Wakes those who watch.
     pub(super) fn tell(self) {
-        for changed in self.0 {
+        for changed in self.changed {
             changed.send_replace(());
         }
     }
-}
 
-/// Changes that were checked and given revisions but are not visible yet: one group commit.
-pub(super) struct Stage<'a> {
-    image: &'a Image,
-    next: Revision,
-    events: Vec<Arc<Event>>,
-    overlay: HashMap<Key, Option<Arc<Object>>>,
-}
-
-impl<'a> Stage<'a> {
-    /// On top of the image. Only the image's single writer may stage.
-    pub(super) fn new(image: &'a Image) -> Self {
-        Self { next: image.revision(), image, events: Vec::new(), overlay: HashMap::new() }
-    }
-
-    /// Adds a batch, all or nothing; returns the events of it.
-    pub(super) fn add(&mut self, changes: Vec<Change>) -> Result<Vec<Arc<Event>>, StoreError> {
-        let (mut next, mut events) = (self.next, Vec::with_capacity(changes.len()));
-        let mut overlay: HashMap<Key, Option<Arc<Object>>> = HashMap::new();
-        for change in changes {
-            let key = change.key();
-            let previous = match overlay.get(key).or_else(|| self.overlay.get(key)) {
-                Some(staged) => staged.clone(),
-                None => self.image.get(key),
-            };
-            next.0 += 1;
-            let event = event_of(change, previous, next, &self.image.labels)?;
-            let now = (!event.deleted).then(|| event.object.clone());
-            overlay.insert(event.object.key.clone(), now);
-            events.push(Arc::new(event));
-        }
-        self.next = next;
-        self.overlay.extend(overlay);
-        self.events.extend(events.iter().cloned());
-        Ok(events)
-    }
-
-    /// All events added, in revision order.
-    pub(super) fn events(&self) -> &[Arc<Event>] {
-        &self.events
-    }
-}
-
-fn share(labels: &Mutex<LabelSets>, object: &mut Object) {
-    let mut labels = labels.lock().unwrap_or_else(PoisonError::into_inner);
-    object.labels = labels.one(Arc::clone(&object.labels));
-}
-
-fn event_of(
-    change: Change,
-    previous: Option<Arc<Object>>,
-    next: Revision,
-    labels: &Mutex<LabelSets>,
-) -> Result<Event, StoreError> {
-    let found = previous.as_ref().map(|o| o.revision);
-    match change {
-        Change::Put { draft, expect: Expect::Absent } if found.is_none() => {
-            let mut object = draft.at(next);
-            share(labels, &mut object);
-            Ok(Event { object: Arc::new(object), previous: None, deleted: false })
-        }
-        Change::Put { draft, expect: Expect::At(revision) } if found == Some(revision) => {
-            let mut object = draft.at(next);
-            match previous.as_ref().filter(|old| old.labels == object.labels) {
-                Some(old) => object.labels = Arc::clone(&old.labels),
-                None => share(labels, &mut object),
-            }
-            Ok(Event { object: Arc::new(object), previous, deleted: false })
-        }
-        Change::Delete { key, expect } => match previous {
-            Some(old) if old.revision == expect => {
-                let object = Arc::new(old.at_revision(next));
-                Ok(Event { object, previous: Some(old), deleted: true })
-            }
-            current => Err(StoreError::Conflict { key, current }),
-        },
-        Change::Put { draft, .. } => Err(StoreError::Conflict { key: draft.key, current: previous }),
+    /// Whether there is enough that is no longer recent for [`Image::rest`].
+    pub(super) const fn may_rest(&self) -> bool {
+        self.may_rest
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::store::Draft;
-
-    fn change(image: &Image, name: &str, bytes: usize) {
-        let key = Key::namespaced(Resource::CONFIG_MAPS, "default", name);
-        let value = json!({"metadata": {"name": name}, "data": "x".repeat(bytes)});
-        let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
-        let draft = Draft::new(key, &value, &Default::default()).unwrap();
-        let events = Stage::new(image).add(vec![Change::Put { draft, expect }]).unwrap();
-        image.apply(events).tell();
-    }
-
-    fn kept(image: &Image) -> usize {
-        let state = image.read();
-        let events = state.tables.values().flat_map(|table| &table.history);
-        assert_eq!(state.weight, events.map(|event| weight(event)).sum::<usize>());
-        assert!(state.weight <= HISTORY_BYTES, "{}", state.weight);
-        state.order.len()
-    }
-
-    #[test]
-    fn what_changes_often_is_remembered_up_to_the_bound_and_what_is_there_costs_nothing() {
-        let image = Image::default();
-        for n in 0..100 {
-            change(&image, &format!("{n}"), 1 << 20);
-        }
-        assert_eq!(kept(&image), 100, "creations keep nothing alive but what is there");
-        for n in 0..100 {
-            change(&image, &format!("{}", n % 2), 1 << 20);
-        }
-        let events = kept(&image);
-        assert!((10..16).contains(&events), "{events} events of a mebibyte each");
-    }
-
-    #[test]
-    fn all_resources_reach_back_to_the_same_revision() {
-        let image = Arc::new(Image::default());
-        let lease = |n: usize| {
-            let key = Key::namespaced(Resource::LEASES, "default", "quiet");
-            let value = json!({"metadata": {"name": "quiet"}, "n": n});
-            let expect = image.get(&key).map_or(Expect::Absent, |o| Expect::At(o.revision));
-            let draft = Draft::new(key, &value, &Default::default()).unwrap();
-            image.apply(Stage::new(&image).add(vec![Change::Put { draft, expect }]).unwrap()).tell();
-            image.revision()
-        };
-        let (first, _) = (lease(0), change(&image, "busy", 1 << 20));
-        for _ in 0..10 {
-            change(&image, "busy", 1 << 20);
-        }
-        let later = lease(1);
-        assert!(image.watch(Resource::LEASES, first).is_ok());
-        for _ in 0..20 {
-            change(&image, "busy", 1 << 20);
-        }
-        let resumed = image.watch(Resource::LEASES, first);
-        assert!(
-            matches!(resumed, Err(StoreError::Compacted { oldest, .. }) if oldest == first || oldest == later),
-            "{resumed:?}"
-        );
-        kept(&image);
-    }
-}
+#[path = "image_tests.rs"]
+mod tests;

@@ -9,10 +9,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{
-    Change, Condition, Scan, Snapshot, Store, StoreError, Watcher,
-    image::{Image, Stage},
-};
+use super::{Change, Condition, Scan, Snapshot, Store, StoreError, Watcher, image::Image, stage::Stage};
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
 /// Everything in memory; gone with the process.
@@ -55,7 +52,11 @@ impl Store for MemoryStore {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let events = Stage::new(&self.image).add(changes)?;
         let objects = events.iter().map(|e| e.object.clone()).collect();
-        self.image.apply(events).tell();
+        let news = self.image.apply(events);
+        if news.may_rest() {
+            self.image.rest();
+        }
+        news.tell();
         Ok(objects)
     }
 

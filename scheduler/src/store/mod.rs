@@ -17,10 +17,13 @@ use serde_json::Value;
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod draft;
+mod history;
 mod image;
 mod memory;
+mod packed;
 mod seal;
 mod sqlite;
+mod stage;
 mod watcher;
 
 #[cfg(test)]

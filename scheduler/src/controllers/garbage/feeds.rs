@@ -25,6 +25,14 @@ use crate::{
 
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Nobody owns these or is owned by them, as upstream has it, and there are more of them than of all else.
+const IGNORED: [Resource; 1] = [Resource::EVENTS];
+
+/// The resources that are followed.
+pub(super) fn followed(kinds: &Catalogue) -> impl Iterator<Item = Resource> {
+    kinds.stored().map(|kind| kind.resource).filter(|resource| !IGNORED.contains(resource))
+}
+
 /// The kinds that have not been listed whole yet. Without the whole graph nobody can say that an object has no
 /// dependents.
 pub(super) type Unlisted = watch::Sender<HashSet<Resource>>;
@@ -56,7 +64,7 @@ impl Feeds {
         }
     }
 
-    /// One watch for each stored kind, and none for others.
+    /// One watch for each followed kind, and none for others.
     fn fit(&self, kinds: &Catalogue, running: &mut HashMap<Resource, AbortHandle>, tasks: &mut JoinSet<()>) {
         running.retain(|resource, task| {
             let stays = kinds.by_resource(*resource).is_some();
@@ -70,7 +78,7 @@ impl Feeds {
             stays
         });
         let first = running.is_empty();
-        for resource in kinds.stored().map(|kind| kind.resource) {
+        for resource in followed(kinds) {
             running.entry(resource).or_insert_with(|| {
                 self.unlisted.send_modify(|unlisted| {
                     unlisted.insert(resource);
@@ -158,5 +166,18 @@ impl Feed {
         for key in keys {
             self.queue.add(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_stored_is_followed_but_events() {
+        let kinds = crate::kinds::builtin();
+        let (followed, stored): (HashSet<_>, HashSet<_>) =
+            (followed(kinds).collect(), kinds.stored().map(|kind| kind.resource).collect());
+        assert_eq!(stored.difference(&followed).collect::<Vec<_>>(), [&Resource::EVENTS]);
     }
 }

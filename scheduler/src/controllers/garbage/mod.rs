@@ -1,7 +1,7 @@
 //! Owner garbage collection: what has lost its owners goes; what is deleted in the foreground waits for its
 //! dependents; what is deleted as an orphan lets them go first.
 //!
-//! It watches every kind, undecoded, and decodes metadata only of what it acts on.
+//! It watches every kind but events, undecoded, and decodes metadata only of what it acts on.
 
 mod feeds;
 mod graph;
@@ -21,7 +21,7 @@ use k8s_openapi::{
 use serde_json::json;
 
 use self::{
-    feeds::{Feeds, Unlisted},
+    feeds::{Feeds, Unlisted, followed},
     graph::Graph,
     plan::{Action, FOREGROUND, ORPHAN, Owner, plan},
 };
@@ -55,7 +55,7 @@ pub(super) fn start(objects: &Objects, recorder: &Recorder, runtime: &Runtime) {
     let queue: Arc<Queue<Key>> = runtime.queue(Garbage::NAME);
     let graph = Arc::new(Graph::default());
     // Full of what nobody has listed until the feeds know better.
-    let all = objects.kinds().stored().map(|kind| kind.resource).collect();
+    let all = followed(&objects.kinds()).collect();
     let unlisted = Arc::new(Unlisted::new(all));
     let feeds = Feeds {
         objects: objects.clone(),

@@ -64,16 +64,14 @@ pub(super) async fn follow(objects: Objects, ages: Arc<Ages>) {
 }
 
 async fn watch(objects: &Objects, ages: &Ages) -> Result<(), ApiError> {
-    let mut watch = objects.watch(Resource::EVENTS, Selection::default(), None).await?;
     ages.clear();
     // Those that are there already may be of any age; one that comes is no older than its creation, which is now.
-    let mut listed = true;
+    let at = objects.each(Resource::EVENTS, &|object| ages.note(id(object), Timestamp::MIN))?;
+    let mut watch = objects.watch(Resource::EVENTS, Selection::default(), Some(at)).await?;
     while let Some(event) = watch.next().await {
         match event? {
-            WatchEvent::Added(object) if listed => ages.note(id(&object), Timestamp::MIN),
             WatchEvent::Added(object) => ages.note(id(&object), Timestamp::now()),
-            WatchEvent::Bookmark(_) => listed = false,
-            WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {}
+            WatchEvent::Bookmark(_) | WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {}
         }
     }
     Ok(())

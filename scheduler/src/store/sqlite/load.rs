@@ -12,7 +12,10 @@ use serde_json::Value;
 use super::{OpenError, Sealer, Upgrade};
 use crate::{
     model::{Key, Object, Paths, Resource, Revision},
-    store::{Draft, Layout, image::Image},
+    store::{
+        Draft, Layout,
+        image::{Image, Loading},
+    },
 };
 
 /// Raised when the tables change; older versions are migrated here, newer ones refused.
@@ -125,39 +128,40 @@ pub(super) fn load(
     path: &Path,
     layout: &Layout,
     sealer: &Sealer,
+    seldom: Vec<Resource>,
     upgrade: Upgrade,
 ) -> Result<Image, OpenError> {
     let database = |source| database_error(path, source);
     let revision: i64 = connection.query_row(NEWEST, [], |row| row.get(0)).map_err(database)?;
-    let rows = read_rows(connection).map_err(database)?;
-    let (mut objects, mut stale) = (Vec::with_capacity(rows.len()), Vec::new());
-    for row in rows {
-        let (object, current) = open_row(row, layout, sealer, upgrade)?;
-        if !current {
-            stale.push(objects.len());
+    let mut loading = Loading::new(Revision(revision.cast_unsigned()), seldom, sealer.resources.clone());
+    let mut stale = Vec::new();
+    {
+        let mut statement = connection
+            .prepare("SELECT resource, namespace, name, revision, body FROM objects")
+            .map_err(database)?;
+        // One after the other: as rows they are not there all at once.
+        for row in statement.query_map([], read_row).map_err(database)? {
+            let (object, current) = open_row(row.map_err(database)?, layout, sealer, upgrade)?;
+            if !current {
+                stale.push(object.clone());
+            }
+            loading.add(object);
         }
-        objects.push(object);
     }
     if !stale.is_empty() {
-        let stale = stale.into_iter().filter_map(|at| objects.get(at));
-        reseal(connection, path, stale, sealer)?;
+        reseal(connection, path, &stale, sealer)?;
     }
-    Ok(Image::load(objects, Revision(revision.cast_unsigned())))
+    Ok(loading.done())
 }
 
-fn read_rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let mut statement =
-        connection.prepare("SELECT resource, namespace, name, revision, body FROM objects")?;
-    let rows = statement.query_map([], |row| {
-        Ok(Row {
-            resource: row.get(0)?,
-            namespace: row.get(1)?,
-            name: row.get(2)?,
-            revision: row.get::<_, i64>(3)?.cast_unsigned(),
-            body: row.get(4)?,
-        })
-    })?;
-    rows.collect()
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row {
+        resource: row.get(0)?,
+        namespace: row.get(1)?,
+        name: row.get(2)?,
+        revision: row.get::<_, i64>(3)?.cast_unsigned(),
+        body: row.get(4)?,
+    })
 }
 
 fn open_row(
@@ -189,10 +193,10 @@ fn open_row(
     Ok((Draft::new(key, &value, &fields)?.at(Revision(row.revision)), current))
 }
 
-fn reseal<'a>(
+fn reseal(
     connection: &mut Connection,
     path: &Path,
-    objects: impl Iterator<Item = &'a Object>,
+    objects: &[Object],
     sealer: &Sealer,
 ) -> Result<(), OpenError> {
     let database = |source| database_error(path, source);

@@ -110,6 +110,8 @@ pub struct SqliteOptions<'a> {
     pub path: &'a Path,
     /// Known resources and their indexed fields.
     pub layout: Layout,
+    /// Resources that are seldom read: their objects are packed in memory.
+    pub seldom: Vec<Resource>,
     /// Resources whose bytes are sealed.
     pub sealed: Vec<Resource>,
     /// The keys for them.
@@ -179,7 +181,8 @@ impl SqliteStore {
             .map_err(|source| OpenError::Path { path: path.to_owned(), source })?;
         load::prepare(&connection, path)?;
         let sealer = Sealer { resources: options.sealed, keys: options.keys };
-        let image = Arc::new(load::load(&mut connection, path, &options.layout, &sealer, options.upgrade)?);
+        let SqliteOptions { layout, seldom, upgrade, .. } = options;
+        let image = Arc::new(load::load(&mut connection, path, &layout, &sealer, seldom, upgrade)?);
         if let Err(error) = load::reserve_log(path) {
             tracing::warn!(path = %path.display(), %error, "no room for the database's log was reserved: writes are slower");
         }
@@ -196,6 +199,7 @@ impl SqliteStore {
             sealer,
             condition: condition.clone(),
             pace: writer::Pace::default(),
+            rest: rest_behind(&image)?,
         }));
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
@@ -279,6 +283,15 @@ impl Store for SqliteStore {
     fn compact(&self, upto: Revision) {
         self.image.compact(upto);
     }
+}
+
+/// A thread that lays to rest what is no longer recent whenever it is told, for as long as somebody could tell it.
+fn rest_behind(image: &Arc<Image>) -> Result<std::sync::mpsc::SyncSender<()>, OpenError> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let image = image.clone();
+    let rest = move || receiver.iter().for_each(|()| image.rest());
+    thread::Builder::new().name("store-rest".to_owned()).spawn(rest).map_err(OpenError::Thread)?;
+    Ok(sender)
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {

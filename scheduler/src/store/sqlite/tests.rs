@@ -65,7 +65,7 @@ fn limited(path: &Path, pages: u32) -> SqliteStore {
     load::prepare(&connection, path).unwrap();
     connection.pragma_update(None, "max_page_count", pages).unwrap();
     let layout = crate::store::conformance::layout();
-    let image = Arc::new(load::load(&mut connection, path, &layout, &sealer, |_, _| {}).unwrap());
+    let image = Arc::new(load::load(&mut connection, path, &layout, &sealer, Vec::new(), |_, _| {}).unwrap());
     SqliteStore::run(connection, image, sealer).unwrap()
 }
 
@@ -198,10 +198,12 @@ fn desk(dir: &Path) -> (writer::Desk, Arc<Image>) {
     let sealer =
         Sealer { resources: Vec::new(), keys: Keyring::open(&dir.join("secrets.key"), false).unwrap() };
     let layout = crate::store::conformance::layout();
-    let image = Arc::new(load::load(&mut connection, dir, &layout, &sealer, |_, _| {}).unwrap());
+    let image = Arc::new(load::load(&mut connection, dir, &layout, &sealer, Vec::new(), |_, _| {}).unwrap());
     let condition = watch::Sender::new(Condition::Good);
     let pace = writer::Pace::default();
-    (writer::Desk::new(writer::Writer { connection, image: image.clone(), sealer, condition, pace }), image)
+    let rest = rest_behind(&image).unwrap();
+    let writer = writer::Writer { connection, image: image.clone(), sealer, condition, pace, rest };
+    (writer::Desk::new(writer), image)
 }
 
 #[test]

@@ -23,7 +23,8 @@ use crate::{
     model::Object,
     store::{
         Change, Condition, Event, StoreError,
-        image::{Image, News, Stage},
+        image::{Image, News},
+        stage::Stage,
     },
 };
 
@@ -59,6 +60,8 @@ pub(super) struct Writer {
     pub(super) sealer: Sealer,
     pub(super) condition: watch::Sender<Condition>,
     pub(super) pace: Pace,
+    /// Tells that there is something to be laid to rest. One word that waits is enough.
+    pub(super) rest: std::sync::mpsc::SyncSender<()>,
 }
 
 /// How long commits took of late; nothing is known of a disk at first, so that it counts as slow.
@@ -255,6 +258,9 @@ impl Writer {
         match persisted {
             Ok(()) => {
                 let news = image.apply(stage.events().iter().cloned());
+                if news.may_rest() {
+                    let _told_already = self.rest.try_send(());
+                }
                 let good = Condition::Good;
                 self.condition.send_if_modified(|now| std::mem::replace(now, good) != good);
                 for (answer, events) in accepted {
