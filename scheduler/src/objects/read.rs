@@ -83,7 +83,7 @@ impl Selection {
 /// among many costs: each set is looked at once.
 struct SharedLabels<'a> {
     selector: &'a LabelSelector,
-    /// By the place of the set, which does not move while the scan holds the store.
+    /// By the place of the set, which stays while the scan holds what it looks at.
     known: RefCell<HashMap<*const Labels, bool>>,
 }
 

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{Event, packed::Held};
-use crate::model::{Object, Paths, Revision};
+use crate::model::{Key, Object, Paths, Revision};
 
 /// The changes of one resource, all of the past older than all of the recent ones.
 #[derive(Debug, Default)]
@@ -80,30 +80,37 @@ impl History {
     }
 
     pub(super) fn is_empty_after(&self, revision: Revision) -> bool {
-        let newest = self.recent.back().map(|event| event.revision());
-        newest
-            .or_else(|| self.past.back().map(|past| past.object.revision()))
-            .is_none_or(|newest| newest <= revision)
+        self.recent_after(revision).next().is_none() && self.past_after(revision).next().is_none()
     }
 
     /// Up to `limit` changes after a revision.
     pub(super) fn after(&self, revision: Revision, limit: usize) -> Found {
-        let past = self.past.range(self.past.partition_point(|p| p.object.revision() <= revision)..);
-        let past: Vec<Past> = past.take(limit).cloned().collect();
-        let recent = self.recent.range(self.recent.partition_point(|e| e.revision() <= revision)..);
-        let recent = recent.take(limit - past.len()).cloned().collect();
+        let past: Vec<Past> = self.past_after(revision).take(limit).cloned().collect();
+        let recent = self.recent_after(revision).take(limit - past.len()).cloned().collect();
         Found { past, recent }
     }
 
     /// What was there before each change after a revision, newest change first: the key is the object's.
-    pub(super) fn undo(
-        &self,
-        revision: Revision,
-    ) -> impl Iterator<Item = (&crate::model::Key, Option<Held>)> {
-        let recent = self.recent.range(self.recent.partition_point(|e| e.revision() <= revision)..).rev();
-        let recent = recent.map(|e| (&e.object.key, e.previous.clone().map(Held::Whole)));
-        let past = self.past.range(self.past.partition_point(|p| p.object.revision() <= revision)..).rev();
-        recent.chain(past.map(|p| (p.object.key(), p.previous.clone())))
+    pub(super) fn undo(&self, revision: Revision) -> impl Iterator<Item = (&Key, Option<Held>)> {
+        let recent = self.recent_after(revision).rev();
+        let recent = recent.map(|event| (&event.object.key, event.previous.clone().map(Held::Whole)));
+        let past = self.past_after(revision).rev();
+        recent.chain(past.map(|past| (past.object.key(), past.previous.clone())))
+    }
+
+    /// Who watches and keeps up asks for none of them: that costs a look at the newest.
+    fn past_after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Past> {
+        let all_before = self.past.back().is_none_or(|newest| newest.object.revision() <= revision);
+        let first = if all_before {
+            self.past.len()
+        } else {
+            self.past.partition_point(|past| past.object.revision() <= revision)
+        };
+        self.past.range(first..)
+    }
+
+    fn recent_after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.recent.range(self.recent.partition_point(|event| event.revision() <= revision)..)
     }
 
     /// The recent change behind so many others.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use super::{
     Event, Scan, Snapshot, StoreError, Watcher,
+    equal::Equal,
     history::{History, Rest, indexed},
     packed::{Held, Packer},
-    stage::Equal,
 };
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
@@ -149,7 +149,7 @@ impl Image {
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Object>> {
         let held = self.read().tables.get(&key.resource)?.objects.get(key)?.clone();
-        Some(held.object())
+        Some(held.into_object())
     }
 
     pub(super) fn scan(&self, scan: &Scan, keep: &dyn Fn(&Object) -> bool) -> Result<Snapshot, StoreError> {
@@ -445,5 +445,4 @@ impl News {
 }
 
 #[cfg(test)]
-#[path = "image_tests.rs"]
 mod tests;

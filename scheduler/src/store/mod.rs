@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
 mod draft;
+mod equal;
 mod history;
 mod image;
 mod memory;

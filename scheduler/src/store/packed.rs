@@ -53,8 +53,13 @@ impl Held {
 
     /// The object, made anew where it is packed.
     pub(super) fn object(&self) -> Arc<Object> {
+        self.clone().into_object()
+    }
+
+    /// The same of one that is not held any longer.
+    pub(super) fn into_object(self) -> Arc<Object> {
         match self {
-            Self::Whole(object) => object.clone(),
+            Self::Whole(object) => object,
             Self::Packed(packed) => match packed.unpack() {
                 Some(object) => Arc::new(object),
                 None => unreachable!("{} was read back when it was packed", packed.key),

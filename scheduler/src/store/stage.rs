@@ -2,28 +2,10 @@
 //!
 //! In: batches of changes. Out: events, for the disk and then for [`Image::apply`]. Never: changes what is read.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Change, Event, Expect, StoreError, image::Image};
-use crate::model::{Key, Object, Revision, Shared};
-
-/// What equal objects share.
-#[derive(Debug, Default)]
-pub(super) struct Equal {
-    /// Most objects are one of many that bear the same labels.
-    labels: Shared<BTreeMap<String, String>>,
-    namespaces: Shared<str>,
-}
-
-impl Equal {
-    pub(super) fn share(&mut self, object: &mut Object) {
-        object.labels = self.labels.one(Arc::clone(&object.labels));
-        object.key.namespace = object.key.namespace.take().map(|namespace| self.namespaces.one(namespace));
-    }
-}
+use crate::model::{Key, Object, Revision};
 
 /// Changes that were checked and given revisions but are not visible yet: one group commit.
 pub(super) struct Stage<'a> {
