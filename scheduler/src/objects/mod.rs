@@ -246,7 +246,14 @@ impl Objects {
         if let Some(namespace) = namespace {
             for (resource, count) in &mut all {
                 let namespace = Some(namespace.into());
-                let scan = Scan { resource: *resource, namespace, after: None, at: None, limit: Some(0) };
+                let scan = Scan {
+                    resource: *resource,
+                    namespace,
+                    after: None,
+                    at: None,
+                    limit: Some(0),
+                    with: Vec::new(),
+                };
                 // What cannot be counted counts as there.
                 *count = self.inner.store.scan(&scan, &|_| true).map_or(*count, |found| found.rest);
             }

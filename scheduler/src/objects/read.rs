@@ -60,6 +60,17 @@ impl Selection {
         self.fields.matches(field)
     }
 
+    /// What every selected object is indexed by: not what those have, too, that say nothing there.
+    fn required(&self) -> Vec<(String, String)> {
+        let indexed = |path: &str| !matches!(path, "metadata.name" | "metadata.namespace");
+        let terms = self
+            .fields
+            .terms
+            .iter()
+            .filter(|(path, value, equal)| *equal && indexed(path) && value != kinds::unset_field(path));
+        terms.map(|(path, value, _)| (path.clone(), value.clone())).collect()
+    }
+
     /// Whether every object of the namespace is selected.
     fn is_everything(&self) -> bool {
         self.labels.requirements.is_empty() && self.fields.terms.is_empty()
@@ -143,7 +154,8 @@ impl Objects {
         let after = token.as_ref().map(|t| t.key(resource, namespace));
         let everything = selection.is_everything();
         let limit = page.limit.filter(|limit| *limit > 0);
-        let scan = Scan { resource, namespace: selection.namespace.clone(), after, at, limit };
+        let within = selection.namespace.clone();
+        let scan = Scan { resource, namespace: within, after, at, limit, with: selection.required() };
         let labels = SharedLabels::new(&selection.labels);
         let snapshot = self.inner.store.scan(&scan, &|object| {
             everything || labels.matches(&object.labels) && selection.matches_fields(object)
@@ -167,7 +179,7 @@ impl Objects {
     /// Shows everything of a resource, one object after the other, so that they need not be there all at once. Returns the
     /// revision that this is true for.
     pub fn each(&self, resource: Resource, look: &dyn Fn(&Object)) -> Result<Revision, ApiError> {
-        let scan = Scan { resource, namespace: None, after: None, at: None, limit: None };
+        let scan = Scan { resource, namespace: None, after: None, at: None, limit: None, with: Vec::new() };
         let shown = self.inner.store.scan(&scan, &|object| {
             look(object);
             false
@@ -281,5 +293,24 @@ mod tests {
         }
         assert!(labels.matches(&set("web")), "equal, and another one");
         assert_eq!(labels.known.borrow().len(), 3);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FieldSelector;
+
+    #[test]
+    fn what_is_required_is_what_every_selected_object_is_indexed_by() {
+        let required = |text| {
+            let fields = FieldSelector::parse(text).unwrap();
+            Selection { fields, ..Selection::default() }.required()
+        };
+        let all = "metadata.name=a,metadata.namespace=b,reason=Started,type!=Normal,spec.hostNetwork=false,\
+            status.replicas=0,source=,involvedObject.uid=u";
+        let wanted = [("involvedObject.uid", "u"), ("reason", "Started")];
+        assert_eq!(required(all), wanted.map(|(path, value)| (path.to_owned(), value.to_owned())));
+        assert_eq!(required("spec.hostNetwork=true").len(), 1);
     }
 }

@@ -57,6 +57,7 @@ fn scan(namespace: Option<&str>, at: Option<Revision>) -> Scan {
         after: None,
         at,
         limit: None,
+        with: Vec::new(),
     }
 }
 

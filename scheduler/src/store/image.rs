@@ -14,7 +14,7 @@ use super::{
     Event, Scan, Snapshot, StoreError, Watcher,
     equal::Equal,
     history::{History, Rest, indexed},
-    packed::{Held, Packer},
+    packed::{Held, Marks, Packer},
 };
 use crate::model::{Key, Object, Paths, Resource, Revision};
 
@@ -128,12 +128,14 @@ impl Table {
 /// What is kept of these, no more than the limit.
 fn cut<'a>(
     mut objects: impl Iterator<Item = &'a Held>,
-    limit: Option<usize>,
+    scan: &Scan,
     keep: &dyn Fn(&Object) -> bool,
     revision: Revision,
 ) -> Snapshot {
+    let (limit, marks) = (scan.limit, Marks::of(scan.with.iter().map(|(path, value)| (&**path, &**value))));
     let chosen = objects.by_ref().filter_map(|held| match held {
         Held::Whole(object) => keep(object).then(|| object.clone()),
+        Held::Packed(_) if !held.may_have(marks) => None,
         Held::Packed(_) => Some(held.object()).filter(|object| keep(object)),
     });
     let items: Vec<_> = chosen.take(limit.unwrap_or(usize::MAX)).collect();
@@ -179,9 +181,9 @@ impl Image {
             if self.seldom.contains(&scan.resource) {
                 let held: Vec<Held> = present.cloned().collect();
                 drop(state);
-                return Ok(cut(held.iter(), scan.limit, keep, revision));
+                return Ok(cut(held.iter(), scan, keep, revision));
             }
-            return Ok(cut(present, scan.limit, keep, revision));
+            return Ok(cut(present, scan, keep, revision));
         }
         let mut past: BTreeMap<Key, Held> = present.map(|held| (held.key().clone(), held.clone())).collect();
         for (key, previous) in table.history.undo(revision).filter(|(key, _)| inside(key)) {
@@ -194,7 +196,7 @@ impl Image {
             };
         }
         drop(state);
-        Ok(cut(past.values(), scan.limit, keep, revision))
+        Ok(cut(past.values(), scan, keep, revision))
     }
 
     pub(super) fn watch(self: &Arc<Self>, resource: Resource, from: Revision) -> Result<Watcher, StoreError> {

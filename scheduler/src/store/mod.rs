@@ -127,6 +127,8 @@ pub struct Scan {
     pub at: Option<Revision>,
     /// No more than so many.
     pub limit: Option<usize>,
+    /// Paths and the values that everything to be kept is indexed by there: others may be passed over unseen.
+    pub with: Vec<(String, String)>,
 }
 
 /// The result of a scan: consistent at one revision.

@@ -128,7 +128,7 @@ fn with_seldom(resource: Resource) -> Image {
 }
 
 fn everything(resource: Resource, at: Option<Revision>, limit: Option<usize>) -> Scan {
-    Scan { resource, namespace: Some("one".into()), after: None, at, limit }
+    Scan { resource, namespace: Some("one".into()), after: None, at, limit, with: Vec::new() }
 }
 
 #[test]
@@ -159,7 +159,10 @@ fn nobody_can_tell_what_is_at_rest_from_what_is_not() {
         for at in (0..6_000).step_by(199).map(Revision).map(Some).chain([None]) {
             for limit in [None, Some(20)] {
                 let running = |object: &Object| object.fields.get("status.phase") == Some("Running");
-                let scan = everything(resource, at, limit);
+                let mut scan = everything(resource, at, limit);
+                if at.is_none_or(|at| at.0 % 2 == 0) {
+                    scan.with.push(("status.phase".to_owned(), "Running".to_owned()));
+                }
                 let (one, two) =
                     (plain.scan(&scan, &running).unwrap(), resting.scan(&scan, &running).unwrap());
                 assert_eq!(
@@ -188,9 +191,10 @@ fn nobody_can_tell_what_is_at_rest_from_what_is_not() {
 fn what_is_seldom_read_is_at_rest_from_the_start() {
     let key = |n: usize| Key::namespaced(Resource::EVENTS, "default", &format!("event-{n}"));
     let object = |n: usize| {
-        let value = json!({"metadata": {"name": format!("event-{n}")}, "reason": "Started", "message": "Started container main",
+        let value = json!({"metadata": {"name": format!("event-{n}")}, "reason": "Started", "message": format!("number {n}"),
             "source": {"component": "kubelet", "host": "node-1"}, "count": n});
-        Draft::new(key(n), &value, &Paths::default()).unwrap().at(Revision(n as u64 + 1))
+        let paths: Paths = ["message".into(), "reason".into()].into();
+        Draft::new(key(n), &value, &paths).unwrap().at(Revision(n as u64 + 1))
     };
     let load = |seldom| {
         let mut loading = Loading::new(Revision(700), seldom, Vec::new());
@@ -204,6 +208,16 @@ fn what_is_seldom_read_is_at_rest_from_the_start() {
     };
     assert_eq!((packed(&seldom), packed(&plain)), (700, 0));
     assert!((0..700).all(|n| same(&seldom.get(&key(n)).unwrap(), &object(n))));
+    // What others are indexed by is passed over without being unpacked, or nearly all of it.
+    let with = vec![("message".to_owned(), "number 7".to_owned())];
+    let scan = Scan { resource: Resource::EVENTS, namespace: None, after: None, at: None, limit: None, with };
+    let looked_at = std::cell::Cell::new(0);
+    let found = seldom.scan(&scan, &|object| {
+        looked_at.set(looked_at.get() + 1);
+        object.fields.get("message") == Some("number 7")
+    });
+    assert_eq!(found.unwrap().items.iter().map(|o| o.key.clone()).collect::<Vec<_>>(), [key(7)]);
+    assert!((1..100).contains(&looked_at.get()), "{looked_at:?}");
 }
 
 #[test]
