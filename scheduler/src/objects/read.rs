@@ -294,17 +294,11 @@ mod tests {
         assert!(labels.matches(&set("web")), "equal, and another one");
         assert_eq!(labels.known.borrow().len(), 3);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::FieldSelector;
 
     #[test]
     fn what_is_required_is_what_every_selected_object_is_indexed_by() {
         let required = |text| {
-            let fields = FieldSelector::parse(text).unwrap();
+            let fields = crate::model::FieldSelector::parse(text).unwrap();
             Selection { fields, ..Selection::default() }.required()
         };
         let all = "metadata.name=a,metadata.namespace=b,reason=Started,type!=Normal,spec.hostNetwork=false,\
