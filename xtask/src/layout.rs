@@ -65,6 +65,8 @@ pub(crate) struct Layout {
     pub(crate) cgroup: PathBuf,
     /// Where the daemons' binaries are.
     pub(crate) binaries: PathBuf,
+    /// Whether they are of an earlier revision: what their configuration may say is what was known then.
+    pub(crate) earlier: bool,
     /// Second byte of its addresses, so that clusters do not meet.
     net: u8,
 }
@@ -89,6 +91,7 @@ impl Layout {
             run: PathBuf::from(format!("/run/gantry-{name}")),
             cgroup: cgroup_v2_mount()?.join(format!("gantry-{name}")),
             binaries: root.join("target").join(build.directory()),
+            earlier: false,
             root,
             net,
         })

@@ -37,15 +37,29 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster of `nodes` nodes; fails when one of that name is there already.
+    /// Starts a cluster of `nodes` nodes; fails when one of that name is there already. One that does not come up is ended
+    /// again, and its logs are kept.
     pub(crate) fn start(layout: Layout, kubectl: PathBuf, nodes: u8) -> Result<Self> {
         let cluster = Self { layout, kubectl };
-        let layout = &cluster.layout;
+        let name = &cluster.layout.name;
         if supervisor::is_running(&cluster.plan_file()) {
-            bail!("the cluster {:?} is up already: `cargo xtask down` ends it", layout.name);
+            bail!("the cluster {name:?} is up already: `cargo xtask down --name {name}` ends it");
         }
         // Left-overs of a cluster that was killed rather than ended would look like ours.
         cluster.stop()?;
+        if let Err(error) = cluster.begin(nodes) {
+            let kept = cluster.layout.keep_logs(&format!("{name}-logs"));
+            let ended = kept.and(cluster.stop().context("ending the cluster left traces"));
+            return Err(match ended {
+                Ok(()) => error,
+                Err(more) => error.context(format!("{more:#}; before that")),
+            });
+        }
+        Ok(cluster)
+    }
+
+    fn begin(&self, nodes: u8) -> Result<()> {
+        let layout = &self.layout;
         fs::create_dir_all(layout.dir.join("logs"))?;
         fs::create_dir_all(&layout.run)?;
         fs::create_dir_all(layout.cgroup.join("centre"))?;
@@ -65,16 +79,15 @@ impl Cluster {
         for node in &nodes {
             fs::write(node.dir.join("agent.toml"), node::agent_config(layout, node, &join)?)?;
         }
-        let mut processes = vec![cluster.registry_process()?, scheduler::process(layout)];
+        let mut processes = vec![self.registry_process()?, scheduler::process(layout)];
         processes.extend(nodes.iter().flat_map(|node| node::processes(layout, node)));
-        supervisor::start(&cluster.plan_file(), &processes)?;
+        supervisor::start(&self.plan_file(), &processes)?;
         ui::step("starting scheduler, registry and agents", |step| {
-            cluster.wait_until_up(&nodes, step)?;
+            self.wait_until_up(&nodes, step)?;
             Ok(format!("API on {}", scheduler::api(layout)))
         })?;
-        images::build_and_push(&layout.root, &cluster.registry())?;
-        images::postgres::build_and_push(&layout.root, &cluster.registry())?;
-        Ok(cluster)
+        images::build_and_push(&layout.root, &self.registry())?;
+        images::postgres::build_and_push(&layout.root, &self.registry())
     }
 
     /// Ends the cluster and removes every trace of it; says what it could not remove.

