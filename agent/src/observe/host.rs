@@ -99,15 +99,15 @@ impl Host {
         Some((stat.blocks() * unit, stat.blocks_available() * unit))
     }
 
-    /// Bytes of memory: those that are free for programs, and all.
-    pub(super) fn free_memory(&self) -> Option<(u64, u64)> {
-        self.proc().memory().map(|memory| (memory.available, memory.total))
+    /// Bytes of memory: all, and those that are free for programs.
+    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        self.proc().memory().map(|memory| (memory.total, memory.available))
     }
 
-    /// Process ids: those that are free, and all.
-    pub(super) fn free_pids(&self) -> Option<(u64, u64)> {
+    /// Process ids: all, and those that are free.
+    pub(super) fn pids(&self) -> Option<(u64, u64)> {
         let (used, most) = self.proc().processes()?;
-        Some((most.saturating_sub(used), most))
+        Some((most, most.saturating_sub(used)))
     }
 
     /// The machine's own resolver configuration.

@@ -54,25 +54,25 @@ impl Default for Thresholds {
 impl Thresholds {
     /// The pressure conditions that upstream's nodes have, from what is free now. What cannot be read is not short.
     pub fn conditions(&self, host: &Host, state_dir: &Path) -> Vec<NodeCondition> {
-        let short = |free: Option<(u64, u64)>, least: Threshold| {
-            free.is_some_and(|(free, all)| least.crossed(free, all))
+        let short = |what: Option<(u64, u64)>, least: Threshold| {
+            what.is_some_and(|(all, free)| least.crossed(free, all))
         };
         vec![
             condition(
                 "MemoryPressure",
-                short(host.free_memory(), self.memory),
+                short(host.memory(), self.memory),
                 ["KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"],
                 "memory",
             ),
             condition(
                 "DiskPressure",
-                short(Host::disk(state_dir).map(|(all, free)| (free, all)), self.disk),
+                short(Host::disk(state_dir), self.disk),
                 ["KubeletHasDiskPressure", "KubeletHasNoDiskPressure"],
                 "disk space",
             ),
             condition(
                 "PIDPressure",
-                short(host.free_pids(), self.pids),
+                short(host.pids(), self.pids),
                 ["KubeletHasInsufficientPID", "KubeletHasSufficientPID"],
                 "PID",
             ),
