@@ -109,9 +109,10 @@ pub trait Rules: Send + Sync {
     /// The same for a write of `status`.
     fn prepare_status(&self, new: &mut Value, old: &Value) {}
 
-    /// Takes from `meant`, the object as its client meant it with defaults, what the client did not name in `sent` and
-    /// nobody is to own.
-    fn disown(&self, sent: &Value, meant: &mut Value) {}
+    /// Fields of the spec that their defaults make nobody the owner of: only who names one owns it.
+    fn owned_if_named(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Whether an update changes what `metadata.generation` counts: mostly the spec.
     fn counts(&self, new: &Value, old: &Value) -> bool {

@@ -1,7 +1,7 @@
 //! Resource quantities: `100m`, `1.5Gi`, `2e3`. Parsing, exact comparison, the canonical text, and rounding to
 //! the units that placement and cgroups count in.
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
 
 /// Nano units per unit: the finest precision a quantity keeps.
 const NANO: i128 = 1_000_000_000;
@@ -209,8 +209,8 @@ impl Scale {
             Self::Decimal(power) => (*power, 1),
             Self::Binary(power) => (0, 1_i128 << power),
         };
-        let digits = format!("{whole}{fraction}");
-        let digits = digits.trim_start_matches('0');
+        let both = if fraction.is_empty() { Cow::Borrowed(whole) } else { [whole, fraction].concat().into() };
+        let digits = both.trim_start_matches('0');
         if digits.is_empty() {
             return 0;
         }

@@ -114,16 +114,13 @@ impl Objects {
         let name = meta::text(&object, "name").to_owned();
         if !recorded {
             wipe_metadata(&mut object);
-            ownership::record_write(
-                &self.kinds(),
-                options.view.as_deref().unwrap_or(kind),
-                None,
-                &mut object,
-                None,
-                options,
-            );
+            let written = options.view.as_deref().unwrap_or(kind);
+            ownership::record_creation(&self.kinds(), written, &mut object, options);
         }
-        kind.rules.defaults(&mut object);
+        // Those of another version of the kind may be others.
+        if recorded || options.view.is_some() {
+            kind.rules.defaults(&mut object);
+        }
         let mut warnings = kind.rules.early_warnings(&object);
         kind.rules.prepare_create(&mut object);
         prepare_metadata(kind, namespace, &mut object);

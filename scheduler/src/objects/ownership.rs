@@ -29,25 +29,71 @@ pub(super) fn apply(
 pub(super) fn record_write(
     kinds: &Catalogue,
     kind: &Kind,
-    old: Option<&Value>,
+    old: &Value,
     new: &mut Value,
     sub: Option<Subresource>,
     options: &WriteOptions,
 ) {
     // They are often half of the object: neither copied nor converted.
     let sent = patch::take_managed_fields(new);
-    let mut meant = new.clone();
-    kind.rules.defaults(&mut meant);
-    let mut shown = None;
-    if let Some(view) = &kind.view {
-        meant = view.to_shown(&meant);
-        shown = old.map(|old| view.to_shown(old));
-    }
-    let old = shown.as_ref().or(old);
-    kind.rules.disown(new, &mut meant);
     let now = meta::now();
-    let managers = patch::record_update(kind, old, sent, meant, &writer(sub, options, &now, kinds));
+    let writer = writer(sub, options, &now, kinds);
+    let managers = match &kind.view {
+        Some(view) => {
+            let meant = view.to_shown(&meant(kind, new.clone()));
+            patch::record_update(kind, Some(&view.to_shown(old)), sent, &meant, |_| {}, &writer)
+        }
+        None => {
+            let unnamed = unnamed(kind, new);
+            let mean = |new: &mut Value| {
+                kind.rules.defaults(new);
+                disown(new, &unnamed);
+            };
+            patch::record_update(kind, Some(old), sent, new, mean, &writer)
+        }
+    };
     meta::put(new, "managedFields", managers);
+}
+
+/// As [`record_write`] for a new object. One that is written in the form of the store has its defaults afterwards.
+pub(super) fn record_creation(kinds: &Catalogue, kind: &Kind, new: &mut Value, options: &WriteOptions) {
+    let sent = patch::take_managed_fields(new);
+    let now = meta::now();
+    let writer = writer(None, options, &now, kinds);
+    let managers = match &kind.view {
+        Some(view) => {
+            let meant = view.to_shown(&meant(kind, new.clone()));
+            patch::record_update(kind, None, sent, &meant, |_| {}, &writer)
+        }
+        None => {
+            let unnamed = unnamed(kind, new);
+            kind.rules.defaults(new);
+            patch::record_update(kind, None, sent, new, |new| disown(new, &unnamed), &writer)
+        }
+    };
+    meta::put(new, "managedFields", managers);
+}
+
+/// What a client meant that sent this.
+fn meant(kind: &Kind, mut sent: Value) -> Value {
+    let unnamed = unnamed(kind, &sent);
+    kind.rules.defaults(&mut sent);
+    disown(&mut sent, &unnamed);
+    sent
+}
+
+/// The fields that nobody will own, for their client did not name them.
+fn unnamed(kind: &Kind, sent: &Value) -> Vec<&'static str> {
+    let spec = sent.get("spec");
+    let named = |field: &str| spec.and_then(|spec| spec.get(field)).is_some();
+    kind.rules.owned_if_named().iter().copied().filter(|field| !named(field)).collect()
+}
+
+fn disown(meant: &mut Value, unnamed: &[&str]) {
+    let Some(spec) = meant.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in unnamed {
+        spec.remove(*field);
+    }
 }
 
 fn writer<'a>(

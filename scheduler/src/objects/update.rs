@@ -154,7 +154,7 @@ impl Objects {
             ownership::record_write(
                 target.kinds,
                 options.view.as_deref().unwrap_or(target.kind),
-                Some(&old),
+                &old,
                 &mut new,
                 target.sub,
                 options,

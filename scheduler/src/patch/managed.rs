@@ -281,15 +281,16 @@ fn forgets(sent: &Value) -> bool {
     }
 }
 
-/// The `metadata.managedFields` that an ordinary write leaves; `None`: none. `object` is as the client meant it: with the
-/// defaults of its kind, before anything is carried over or admitted, and without its own managed fields, which are
-/// `sent`. The writer comes to own what differs between `live` and `object`, everyone else loses it. Entries that the
-/// client itself sent are honoured (that is how kubectl migrates from client-side apply).
+/// The `metadata.managedFields` that an ordinary write leaves; `None`: none. `new` is as the client sent it, before anything
+/// is carried over or admitted, and without its own managed fields, which are `sent`; `mean` makes of it what the client
+/// meant, with the defaults of the kind. The writer comes to own what differs between `live` and that, everyone else
+/// loses it. Entries that the client itself sent are honoured (that is how kubectl migrates from client-side apply).
 pub fn record_update(
     kind: &Kind,
     live: Option<&Value>,
     sent: Option<Value>,
-    mut object: Value,
+    new: &Value,
+    mean: impl FnOnce(&mut Value),
     writer: &Writer<'_>,
 ) -> Option<Value> {
     let of_live = || live.map(Managers::of).unwrap_or_default();
@@ -301,22 +302,42 @@ pub fn record_update(
     };
     // An object that nobody tracked so far stays untracked until somebody applies it.
     if live.is_none() || !managers.0.is_empty() {
-        drop_empties(&kind.ty, &mut object);
         // Fields of another version are found by converting whole objects.
         let version = kind.api_version();
-        let mut before = match live {
-            Some(live) if managers.0.iter().all(|entry| entry.api_version == version) => {
-                apart(live, &mut object)
-            }
-            Some(live) => without_managed_fields(live),
-            None => Value::Object(Map::new()),
-        };
+        let alike = managers.0.iter().all(|entry| entry.api_version == version);
+        let (mut before, mut after) =
+            live.filter(|_| alike).and_then(|live| of_metadata(kind, live, new)).unwrap_or_else(|| {
+                let mut meant = new.clone();
+                mean(&mut meant);
+                drop_empties(&kind.ty, &mut meant);
+                let before = match live {
+                    Some(live) if alike => apart(live, &mut meant),
+                    Some(live) => without_managed_fields(live),
+                    None => Value::Object(Map::new()),
+                };
+                (before, meant)
+            });
         complete(&kind.ty, &mut before);
-        complete(&kind.ty, &mut object);
-        managers.update(kind, &before, &object, writer);
+        complete(&kind.ty, &mut after);
+        managers.update(kind, &before, &after, writer);
         managers.join_ancient();
     }
     managers.into_json()
+}
+
+/// What differs between two states of an object whose metadata alone is not the same, as after most patches: nothing else
+/// of it needs to be looked at then.
+fn of_metadata(kind: &Kind, old: &Value, new: &Value) -> Option<(Value, Value)> {
+    let (was, is) = (old.as_object()?, new.as_object()?);
+    let same = |(name, value): (&String, &Value)| name == "metadata" || was.get(name) == Some(value);
+    if was.len() != is.len() || !is.iter().all(same) {
+        return None;
+    }
+    let alone = |metadata: Value| Value::Object(Map::from_iter([("metadata".to_owned(), metadata)]));
+    let mut after = alone(is.get("metadata")?.clone());
+    drop_empties(&kind.ty, &mut after);
+    let before = apart(was.get("metadata")?, after.get_mut("metadata")?);
+    Some((alone(before), after))
 }
 
 /// An object of the kind that nobody has set anything in.

@@ -39,7 +39,7 @@ fn web(replicas: u32, image: &str) -> Value {
 /// Records an ordinary write in `object`.
 fn record(kind: &Kind, live: Option<&Value>, object: &mut Value, writer: &Writer<'_>) {
     let sent = take_managed_fields(object);
-    let managers = record_update(kind, live, sent, object.clone(), writer);
+    let managers = record_update(kind, live, sent, object, |_| {}, writer);
     let metadata = object["metadata"].as_object_mut().unwrap();
     match managers {
         Some(managers) => metadata.insert("managedFields".to_owned(), managers),

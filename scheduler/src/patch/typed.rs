@@ -103,9 +103,13 @@ impl<'a> Shape<'a> {
             .filter_map(|key| Some((key.as_str(), item.get(key).or_else(|| default(key))?)))
             .collect();
         named.sort_by_key(|(key, _)| *key);
-        let named: Vec<String> =
-            named.iter().map(|(key, value)| format!("{}:{value}", Value::from(*key))).collect();
-        (!named.is_empty()).then(|| format!("k:{{{}}}", named.join(",")))
+        let (key, value) = named.first()?;
+        let mut step = format!("k:{{{}:{value}", Value::from(*key));
+        for (key, value) in &named[1..] {
+            step.push_str(&format!(",{}:{value}", Value::from(*key)));
+        }
+        step.push('}');
+        Some(step)
     }
 
     /// Whether an item of the list has none of the fields that would tell it from others.
@@ -162,7 +166,7 @@ impl Comparison {
         self
     }
 
-    fn below(&mut self, step: &str, below: Self) {
+    fn below(&mut self, step: impl Fn() -> String, below: Self) {
         self.keyless |= below.keyless;
         let sets = [
             (&mut self.added, below.added),
@@ -171,7 +175,7 @@ impl Comparison {
         ];
         for (set, below) in sets {
             if !below.is_empty() {
-                set.insert(step.to_owned(), below);
+                set.insert(step(), below);
             }
         }
     }
@@ -186,7 +190,7 @@ pub(super) fn to_set(shape: Shape<'_>, value: &Value) -> FieldSet {
                 let mut below = to_set(shape.of_child(name), value);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 below.member |= empty || !shape.declares(name);
-                set.insert(format!("f:{name}"), below);
+                set.insert(field(name), below);
             }
         }
         (Shape::Set | Shape::Keyed(..), Value::Array(list)) => {
@@ -212,6 +216,10 @@ pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>
     if old == new {
         return out;
     }
+    if let (None, Some(new)) = (old, new) {
+        out.added = added(shape, new, &mut out.keyless);
+        return out;
+    }
     let leaf = match shape {
         Shape::Leaf => true,
         Shape::Struct(_) | Shape::Map(_) => no_fields(old) && no_fields(new),
@@ -224,9 +232,34 @@ pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>
     } else {
         compare_items(shape, old, new, &mut out);
     }
-    out.added.member |= old.is_none();
     out.removed.member |= new.is_none();
     out
+}
+
+/// What a value adds where nothing was: itself, and all that it sets.
+fn added(shape: Shape<'_>, new: &Value, keyless: &mut bool) -> FieldSet {
+    let children = match (shape, new) {
+        (Shape::Struct(_) | Shape::Map(_), Value::Object(map)) => map
+            .iter()
+            .map(|(name, value)| (field(name), added(shape.of_child(name), value, keyless)))
+            .collect(),
+        (Shape::Set | Shape::Keyed(..), Value::Array(list)) => {
+            *keyless |= list.iter().any(|item| shape.is_keyless(item));
+            let below = |items: &[&Value], keyless: &mut bool| match only(items) {
+                Some(one) => added(shape.of_item(), one, keyless),
+                // Items that cannot be told apart are one leaf together.
+                None => FieldSet { member: true, ..FieldSet::default() },
+            };
+            shape.items(list).into_iter().map(|(step, items)| (step, below(&items, keyless))).collect()
+        }
+        _ => BTreeMap::new(),
+    };
+    FieldSet { member: true, children }
+}
+
+/// The step to a field.
+fn field(name: &str) -> String {
+    ["f:", name].concat()
 }
 
 fn no_fields(value: Option<&Value>) -> bool {
@@ -243,7 +276,7 @@ fn compare_fields(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, ou
     let new = new.and_then(Value::as_object).unwrap_or(&empty);
     for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
         let below = compare(shape.of_child(name), old.get(name), new.get(name));
-        out.below(&format!("f:{name}"), below);
+        out.below(|| field(name), below);
     }
 }
 
@@ -265,7 +298,7 @@ fn compare_items(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, out
             (false, true) => below.added.member = true,
             (false, false) => {}
         }
-        out.below(step, below);
+        out.below(|| step.clone(), below);
     }
 }
 

@@ -3,19 +3,38 @@
 use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, map::Entry};
 
 /// Parses JSON; also returns `duplicate field "spec.x"` for each field that comes twice (the last one counts).
 pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let found = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Node { path: String::new(), found: &found }.deserialize(&mut deserializer)?;
+    let value = Node { place: &Place::Root, found: &found }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok((value, found.into_inner()))
 }
 
+/// Where a value stands. It is spelled for what is found twice alone: nearly nothing ever is.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Root,
+    Field(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(name),
+            Self::Field(holder, name) => write!(f, "{holder}.{name}"),
+            Self::Item(list, index) => write!(f, "{list}[{index}]"),
+        }
+    }
+}
+
 struct Node<'a> {
-    path: String,
+    place: &'a Place<'a>,
     found: &'a RefCell<Vec<String>>,
 }
 
@@ -65,7 +84,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = access
-            .next_element_seed(Node { path: format!("{}[{}]", self.path, list.len()), found: self.found })?
+            .next_element_seed(Node { place: &Place::Item(self.place, list.len()), found: self.found })?
         {
             list.push(item);
         }
@@ -75,11 +94,15 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(name) = access.next_key::<String>()? {
-            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
-            let finding = format!("duplicate field {path:?}");
-            let value = access.next_value_seed(Node { path, found: self.found })?;
-            if map.insert(name, value).is_some() {
-                self.found.borrow_mut().push(finding);
+            let place = Place::Field(self.place, &name);
+            let value = access.next_value_seed(Node { place: &place, found: self.found })?;
+            match map.entry(name) {
+                Entry::Vacant(slot) => drop(slot.insert(value)),
+                Entry::Occupied(mut slot) => {
+                    let path = Place::Field(self.place, slot.key()).to_string();
+                    self.found.borrow_mut().push(format!("duplicate field {path:?}"));
+                    slot.insert(value);
+                }
             }
         }
         Ok(map.into())

@@ -41,13 +41,8 @@ impl Rules for Services {
     }
 
     /// What a Service is given of addresses and families comes from the server's pools, not from its type.
-    fn disown(&self, sent: &Value, meant: &mut Value) {
-        let Some(spec) = meant.get_mut("spec").and_then(Value::as_object_mut) else { return };
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if sent.pointer("/spec").and_then(|spec| spec.get(field)).is_none() {
-                spec.remove(field);
-            }
-        }
+    fn owned_if_named(&self) -> &'static [&'static str] {
+        &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]
     }
 
     fn validate(&self, service: &Value, old: Option<&Value>) -> Vec<Cause> {
