@@ -4,12 +4,18 @@ mod cost;
 mod model;
 mod services;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
+use gantry_proto::node::v1 as pb;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    cluster::peer_key,
+    item::{Parts, ToAll},
+    services::slice_key,
+    *,
+};
 use crate::model::{Fields, Key, Resource, Revision};
 
 fn object(resource: Resource, name: &str, json: &Value) -> Arc<Object> {

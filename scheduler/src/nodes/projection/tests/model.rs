@@ -1,6 +1,6 @@
 //! Every node's copy against the plainest reading of what it should have, under random changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 

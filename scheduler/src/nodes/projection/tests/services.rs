@@ -1,7 +1,5 @@
 //! What a node is told of a Service and its endpoints.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 #[test]
