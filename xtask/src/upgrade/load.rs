@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{NODES, workload::NAMESPACE};
+use super::{NODES, maps::Fate, workload::NAMESPACE};
 use crate::cluster::Cluster;
 
 /// The kills suite's: none of its requests may fail, or take longer.
@@ -36,10 +36,26 @@ struct Seen {
     /// What the pod that asks had asked at the last look.
     inside: u64,
     failures: Vec<String>,
-    /// Open connections that broke, those of questions that waited for their answer among them. Where the datapath's maps
-    /// have another layout, flows that are translated per packet choose a backend again (ADR 19): that may happen once to
-    /// each who asks when a node's agent is replaced.
+    /// Open connections that broke, those of questions that waited for their answer among them: no more than one for each
+    /// who asks and each node, more are failures.
     broken: Vec<String>,
+}
+
+impl Seen {
+    /// An error when something was not answered that should have been, where open connections have this fate.
+    fn judge(&self, fate: &Fate) -> Result<()> {
+        let may_break = matches!(fate, Fate::MayBreak(_));
+        ensure!(
+            may_break || self.broken.is_empty(),
+            "open connections broke, of which {fate}:\n  {}",
+            self.broken.join("\n  ")
+        );
+        if !self.failures.is_empty() {
+            let told: Vec<&str> = self.failures.iter().take(TOLD).map(String::as_str).collect();
+            bail!("{} of {} requests failed:\n  {}", self.failures.len(), self.questions, told.join("\n  "));
+        }
+        Ok(())
+    }
 }
 
 impl Load {
@@ -66,15 +82,10 @@ impl Load {
         Ok(Self { stop, askers, seen })
     }
 
-    /// What was answered until now; an error when something was not. Open connections may break once `agents` were
-    /// replaced.
-    pub(super) fn so_far(&self, cluster: &Cluster, agents: bool) -> Result<String> {
+    /// What was answered until now; an error when something was not that should have been.
+    pub(super) fn so_far(&self, cluster: &Cluster, fate: &Fate) -> Result<String> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(agents || seen.broken.is_empty(), "open connections broke:\n  {}", seen.broken.join("\n  "));
-        if !seen.failures.is_empty() {
-            let told: Vec<&str> = seen.failures.iter().take(TOLD).map(String::as_str).collect();
-            bail!("{} of {} requests failed:\n  {}", seen.failures.len(), seen.questions, told.join("\n  "));
-        }
+        seen.judge(fate)?;
         let kept = || cluster.kubectl().args(["-n", NAMESPACE]);
         let inside = kept().args(["exec", "asker", "--", "cat", "/tmp/asked"]).text()?;
         ensure!(inside.ends_with(" failed 0"), "requests of a pod failed: {inside}");
@@ -85,12 +96,13 @@ impl Load {
         let holder = kept().args(["get", "pod", "holder", "-o", "jsonpath={.status.phase}"]).text()?;
         ensure!(holder == "Running", "the held connection of a pod broke");
         let broken = seen.broken.len();
-        Ok(format!("{} questions outside, {broken} open connections broke; {inside} inside", seen.questions))
+        let outside = seen.questions;
+        Ok(format!("{outside} questions outside, {inside} inside; {broken} open connections broke, {fate}"))
     }
 
     /// Ends asking.
-    pub(super) fn end(self, cluster: &Cluster) -> Result<()> {
-        let so_far = self.so_far(cluster, true).map(drop);
+    pub(super) fn end(self, cluster: &Cluster, fate: &Fate) -> Result<()> {
+        let so_far = self.so_far(cluster, fate).map(drop);
         self.stop.store(true, Ordering::SeqCst);
         for asker in self.askers {
             ensure!(asker.join().is_ok(), "an asking thread panicked");
@@ -168,6 +180,21 @@ mod tests {
         assert!(is_whole(answer));
         for cut in 0..answer.len() {
             assert!(!is_whole(&answer[..cut]), "{cut}");
+        }
+    }
+
+    #[test]
+    fn open_connections_may_break_for_a_layout_alone_and_a_failure_is_never_forgiven() {
+        let other = Fate::MayBreak("v1 became v2 on node-1".to_owned());
+        let one = || vec!["10.0.0.1:80 on the same connection after 3.2s: it was closed".to_owned()];
+        let broken = Seen { questions: 9, broken: one(), ..Seen::default() };
+        broken.judge(&other).unwrap();
+        let told = broken.judge(&Fate::Kept).unwrap_err().to_string();
+        assert!(told.contains("none may break") && told.contains("10.0.0.1:80"), "{told}");
+        Seen::default().judge(&Fate::Kept).unwrap();
+        let failed = Seen { questions: 9, failures: one(), ..Seen::default() };
+        for fate in [&other, &Fate::Kept] {
+            assert!(failed.judge(fate).unwrap_err().to_string().contains("1 of 9 requests failed"));
         }
     }
 }

@@ -8,6 +8,7 @@ mod afterwards;
 mod compare;
 mod earlier;
 mod load;
+mod maps;
 mod record;
 mod workload;
 
@@ -32,6 +33,7 @@ use crate::{
     packages, ui, up,
 };
 use load::Load;
+use maps::Maps;
 use record::Record;
 
 /// How long a cluster may take to be as before after a part of it was replaced.
@@ -129,12 +131,12 @@ fn upgrade(earlier: &Path, order: Order, again: bool) -> Result<()> {
 fn walk(cluster: &Cluster, today: &Path, order: Order, again: bool) -> Result<()> {
     ui::step("applying workloads", |step| workload::apply(cluster, step))?;
     let load = Load::start(cluster)?;
-    let before = Record::take(cluster)?;
+    let (before, maps) = (Record::take(cluster)?, Maps::of(cluster)?);
+    let fate = || anyhow::Ok(maps.fate(&Maps::of(cluster)?));
     for part in order.parts() {
         ui::step(format!("replacing {}", part.name()), |_| replace(cluster, today, part))?;
         ui::step("comparing what was there with what is", |step| unchanged(cluster, &before, step))?;
-        let agents = part == Part::Agents || order == Order::AgentsFirst;
-        ui::step("asking services all the while", |_| load.so_far(cluster, agents))?;
+        ui::step("asking services all the while", |_| load.so_far(cluster, &fate()?))?;
     }
     if again {
         ui::step("agents are sent everything again", |_| {
@@ -142,7 +144,7 @@ fn walk(cluster: &Cluster, today: &Path, order: Order, again: bool) -> Result<()
         })?;
     }
     // What follows ends pods that are asked.
-    load.end(cluster)?;
+    load.end(cluster, &fate()?)?;
     ui::step("using the upgraded cluster", |step| afterwards::use_it(cluster, &before, step))
 }
 
