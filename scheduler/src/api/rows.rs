@@ -101,3 +101,59 @@ impl Rows {
         self.made.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        kinds,
+        model::{Fields, Key, Resource, Revision},
+    };
+
+    fn object(name: &str, bytes: usize) -> Arc<Object> {
+        let value = json!({"metadata": {"name": name}, "data": {"k": "x".repeat(bytes)}});
+        Arc::new(Object {
+            key: Key::namespaced(Resource::CONFIG_MAPS, "default", name),
+            uid: "".into(),
+            revision: Revision(1),
+            labels: Arc::default(),
+            fields: Fields::default(),
+            owners: Vec::new(),
+            deleting: false,
+            json: value.to_string().into(),
+        })
+    }
+
+    #[test]
+    fn rows_that_are_kept_are_few_and_none_of_them_is_large() {
+        let kind = kinds::builtin().by_resource(Resource::CONFIG_MAPS).unwrap();
+        let rows = Rows::default();
+        let kept = || {
+            let latest = rows.latest.lock().unwrap();
+            let bytes = latest.iter().filter_map(|(_, row)| Some(row.get()?.as_ref().ok()?.len()));
+            (latest.len(), bytes.sum::<usize>())
+        };
+        let row =
+            |object: &Arc<Object>, include| rows.row(kind, object, include, Accepted::default()).unwrap();
+        // Whoever still holds the objects, as the store does, does not make it keep more rows of them.
+        let objects: Vec<_> = (0..KEPT * 3).map(|n| object(&format!("m{n}"), LARGEST / 2)).collect();
+        for object in &objects {
+            row(object, Include::Object);
+            assert!(kept().0 <= KEPT, "{} rows are kept", kept().0);
+        }
+        assert!(kept().1 <= KEPT * LARGEST, "{} bytes are kept", kept().1);
+        let large = object("large", LARGEST);
+        for include in [Include::Metadata, Include::Object] {
+            let (before, made) = (kept(), rows.made());
+            assert_eq!(row(&large, include), row(&large, include));
+            assert_eq!(kept(), before, "a large row is for who asks for it alone");
+            assert!(rows.made() >= made + 2);
+        }
+        // Its cells are as small as any.
+        row(&large, Include::None);
+        assert!(kept().1 <= KEPT * LARGEST);
+        assert!(rows.latest.lock().unwrap().iter().any(|(what, _)| what.include == Include::None));
+    }
+}

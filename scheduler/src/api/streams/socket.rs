@@ -130,7 +130,69 @@ pub(super) fn spdy(
 
 #[cfg(test)]
 mod tests {
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        sync::mpsc,
+    };
+
     use super::*;
+
+    /// A client that writes its frames by hand, and the lengths of the messages that arrive; `None` at an error.
+    async fn opened() -> (DuplexStream, mpsc::UnboundedReceiver<Option<usize>>) {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (tell, told) = mpsc::unbounded_channel();
+        let answer = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let tell = tell.clone();
+            async move {
+                let (upgrade, ()) = accept(request.map(axum::body::Body::new), &[("", ())]).await.unwrap();
+                Ok::<_, std::convert::Infallible>(upgrade.on_upgrade(async move |mut socket| {
+                    while let Some(message) = socket.recv().await {
+                        tell.send(message.ok().map(|message| message.into_data().len())).unwrap();
+                    }
+                }))
+            }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), answer);
+        tokio::spawn(serving.with_upgrades());
+        let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        (client, told)
+    }
+
+    /// The head of a masked frame of so many bytes; the mask leaves them as they are.
+    async fn head(client: &mut DuplexStream, first: u8, length: usize) {
+        client.write_all(&[first, 0x80 | 127]).await.unwrap();
+        client.write_u64(length as u64).await.unwrap();
+        client.write_u32(0).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_message_is_bounded_and_so_is_each_frame() {
+        let (whole, begun, ended) = (0x82, 0x02, 0x80);
+        let bytes = vec![0; MAX_MESSAGE];
+        let (mut client, mut told) = opened().await;
+        // The largest goes in one frame, as upstream's clients may send it.
+        head(&mut client, whole, MAX_MESSAGE).await;
+        client.write_all(&bytes).await.unwrap();
+        assert_eq!(told.recv().await, Some(Some(MAX_MESSAGE)));
+        // One byte more is refused before any of them has come.
+        head(&mut client, whole, MAX_MESSAGE + 1).await;
+        assert_eq!(told.recv().await, Some(None));
+        let (mut client, mut told) = opened().await;
+        head(&mut client, begun, MAX_MESSAGE).await;
+        client.write_all(&bytes).await.unwrap();
+        head(&mut client, ended, 1).await;
+        client.write_all(&[0]).await.unwrap();
+        assert_eq!(told.recv().await, Some(None), "in two frames it is as large");
+    }
 
     #[test]
     fn messages_carry_their_channel() {

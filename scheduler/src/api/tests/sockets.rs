@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
 
@@ -78,6 +78,25 @@ async fn a_watch_goes_over_a_websocket_event_by_event() {
         let end = timeout(Duration::from_secs(20), frame(&mut stream)).await.unwrap();
         assert_eq!(end, (CLOSE, 1000_u16.to_be_bytes().to_vec()), "it ends in time, and says so");
     }
+}
+
+#[tokio::test]
+async fn who_watches_may_not_say_much() {
+    let l = Listening::with(PLENTY).await;
+    l.f.make("a").await;
+    let response = open(&l, &format!("{CONFIG_MAPS}?watch=1"), &[]).await;
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    assert_eq!(frame(&mut stream).await.0, TEXT);
+    // A masked frame of 100 bytes is read and means nothing; one of which 8 KiB are to come ends it before they do.
+    stream.write_all(&[BINARY, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
+    stream.write_all(&[0; 100]).await.unwrap();
+    l.f.make("b").await;
+    assert_eq!(frame(&mut stream).await.0, TEXT);
+    stream.write_all(&[BINARY, 0x80 | 126, 0x20, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut rest = Vec::new();
+    // However it ends: without a bound the watch would go on.
+    let ended = timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "it waits for the rest");
 }
 
 #[tokio::test]
