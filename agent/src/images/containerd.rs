@@ -274,23 +274,4 @@ impl Images for ContainerdImages {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_waited_for_a_pull_is_told_the_whole_cause() {
-        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let inner = ImageError::Store {
-            reference: "app:1".into(),
-            why: "its certificate is of another".into(),
-            source: Some(refused.into()),
-        };
-        let error = ImageError::Pull {
-            reference: "app:1".into(),
-            endpoint: "registry".into(),
-            why: "it cannot be reached".into(),
-            source: Some(Box::new(inner)),
-        };
-        assert_eq!(chain(&copy(&error)), chain(&error));
-    }
-}
+mod tests;
