@@ -1,4 +1,4 @@
-//! What happened, and which waiting pods it could help: one that would find the same as before is not asked again.
+//! What happened, and which waiting pods it could help: others would find the same as before, and are not tried again for it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,11 +17,11 @@ pub(super) enum Hint {
     NodeChanged(NodeChange),
     /// A node went: topologies may be even again.
     NodeLeft,
-    /// A pod's deletion began: it takes its place and does not count in spreading any more.
+    /// A pod's deletion began: it still takes up its place, but no longer counts in spreading.
     PodLeaving(Arc<Shape>),
-    /// A pod left a node.
+    /// A pod left a node or ended there, was not bound after all, or is no longer what it was: its labels changed.
     PodLeft(Arc<Shape>),
-    /// A pod came onto a node or changed its labels.
+    /// A pod came onto a node, be it by a decision that is not bound yet, or is another than it was: its labels changed.
     PodCame(Arc<Shape>),
     /// Namespaces changed: terms may select others.
     Namespace,
