@@ -18,6 +18,8 @@ mod json;
 mod kind;
 mod lease;
 mod namespace;
+#[cfg(test)]
+mod network_policy;
 mod node;
 pub mod pod;
 mod pod_template;
@@ -96,6 +98,8 @@ kinds! {
     ingress_class::kind: networking::v1::IngressClass,
     ingress::kind: networking::v1::Ingress,
     runtime_class::kind: nodes::v1::RuntimeClass,
+    #[cfg(test)]
+    network_policy::kind: networking::v1::NetworkPolicy,
     #[cfg(test)]
     demo::kind: demo::Widget,
 }
