@@ -2,7 +2,7 @@
 //!
 //! Both sides compile this crate: the eBPF programs for the BPF target, the agent for the host. It owns every
 //! layout that crosses the kernel boundary and every decision about a connection or packet, and it never does
-//! I/O: maps are reached through the traits in [`select`], [`parse`] and [`flows`], packets through the one in [`wire`],
+//! I/O: maps are reached through the traits in [`select`], [`parse`], [`flows`] and [`policy`], packets through the one in [`wire`],
 //! so that the tests on the host run the very code that the kernel runs. It is written once for both address families
 //! ([`family`]).
 //!
@@ -20,6 +20,7 @@ pub mod flows;
 pub mod nat;
 pub mod parse;
 pub mod path;
+pub mod policy;
 pub mod reply;
 pub mod rewrite;
 pub mod schema;
