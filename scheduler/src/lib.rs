@@ -22,6 +22,7 @@ pub mod objects;
 pub mod patch;
 pub mod pki;
 pub mod placement;
+pub mod policy;
 pub mod registry;
 pub mod serve;
 pub mod store;
