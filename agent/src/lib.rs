@@ -24,6 +24,7 @@ pub mod model;
 pub mod net;
 pub mod observe;
 pub mod plan;
+pub mod policy;
 pub mod probes;
 pub mod proc;
 pub mod reconcile;

@@ -39,7 +39,7 @@ use crate::model::{
 };
 use backoff::Backoff;
 pub use channel::ConnectError;
-pub use convert::ConvertError;
+pub use convert::{ConvertError, policy_update};
 pub use credentials::CredentialError;
 use credentials::{CredentialStore, Credentials};
 use dial::Dialer;

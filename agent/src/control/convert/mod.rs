@@ -3,6 +3,7 @@
 mod incoming;
 mod kinds;
 mod outgoing;
+mod policy;
 mod service;
 
 pub(super) use incoming::{network, stream_input, stream_request};
@@ -11,6 +12,7 @@ pub(super) use outgoing::{
     ack, event, heartbeat, message, node_info, pod_status, stream_end, stream_open, stream_output,
     stream_refused,
 };
+pub use policy::policy_update;
 
 /// A message of the scheduler that makes no sense to this agent.
 #[derive(Debug, thiserror::Error)]
