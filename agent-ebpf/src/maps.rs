@@ -10,8 +10,9 @@ use agent_ebpf_common::{
         AffinityKey, AffinityValue, Backend, Endpoint, Flow, FlowKey, FragmentKey, FrontendKey, Head, Reason,
         Settings, SlotRow, SocketState, SourceRangeKey, TCP,
     },
-    family::V4,
+    family::{V4, V6},
     flows::{Element, Maps, Scratch},
+    guard::{Drops, Ends},
     nat::Entry,
     parse::Fragments,
     select::Tables,
@@ -265,14 +266,8 @@ impl Maps<V4> for KernelMaps {
     fn scratch(&self) -> Option<&Scratch<V4>> {
         let scratch = SCRATCH.get_ptr(0)?;
         // SAFETY: this CPU's own element of the same size, aligned to eight bytes; packet programs do not preempt each
-        // other on a CPU. Any bytes are an entry.
+        // other on a CPU. Any bytes are an entry, and zeros or what was written are a packet.
         Some(unsafe { &*scratch.cast::<Scratch<V4>>() })
-    }
-
-    #[inline(always)]
-    fn pod_behind(&self, interface: u32) -> Option<V4> {
-        let found = own(POD_INTERFACES.get_ptr(&interface), &interface).and_then(endpoint);
-        found.filter(|endpoint| endpoint.interface() == interface).map(|endpoint| endpoint.v4())
     }
 
     #[inline(always)]
@@ -284,10 +279,31 @@ impl Maps<V4> for KernelMaps {
     fn count_connection(&self, service: u32) {
         bump(CONNECTIONS.get_ptr_mut(service));
     }
+}
 
+impl Drops for KernelMaps {
     #[inline(always)]
     fn count_drop(&self, reason: Reason) {
         bump(DROPS.get_ptr_mut(reason as u32));
+    }
+}
+
+impl Ends<V4> for KernelMaps {
+    #[inline(always)]
+    fn pod_behind(&self, interface: u32) -> Option<V4> {
+        let found = own(POD_INTERFACES.get_ptr(&interface), &interface).and_then(endpoint);
+        found.filter(|endpoint| endpoint.interface() == interface).map(|endpoint| endpoint.v4())
+    }
+}
+
+impl Ends<V6> for KernelMaps {
+    #[inline(always)]
+    fn pod_behind(&self, interface: u32) -> Option<V6> {
+        let index = own(POD_INTERFACES.get_ptr(&interface), &interface)?;
+        // SAFETY: in bounds by the verifier; aligned. It may become another pod's meanwhile: that begins with the name,
+        // which is read after it.
+        let v6 = unsafe { read_volatile(addr_of!((*ENDPOINTS.get_ptr(index)?).v6)) };
+        endpoint(index).filter(|endpoint| endpoint.interface() == interface).map(|_| v6)
     }
 }
 

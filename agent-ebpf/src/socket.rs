@@ -7,6 +7,7 @@ use core::ptr::{addr_of, addr_of_mut, null_mut, read_volatile, write_volatile};
 use agent_ebpf_common::{
     abi::{SETTING_POD_SOCKETS_OFF, SOCKET_RING, SocketState, TCP, Translation, UDP},
     flows::Maps as _,
+    guard::Drops as _,
     socket::{Asker, Destination, destination},
 };
 use aya_ebpf::{

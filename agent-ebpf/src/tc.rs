@@ -1,7 +1,7 @@
 //! The packet programs. One program serves all pods.
 
 use agent_ebpf_common::{
-    family::{Family, V4},
+    family::{Family, V4, V6},
     path::{self, Verdict},
 };
 use aya_ebpf::{
@@ -13,13 +13,22 @@ use aya_ebpf::{
 
 use crate::{maps::KernelMaps, packet::Skb};
 
+/// The type of an ARP frame.
+const ARP: u16 = 0x0806;
+
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
-    if is::<V4>(&ctx) {
-        act(&ctx, path::from_pod::<V4, _, _>(&Skb(&ctx), &KernelMaps))
+    let wire = Skb(&ctx);
+    let verdict = if is::<V4>(&ctx) {
+        path::from_pod::<V4, _, _>(&wire, &KernelMaps)
+    } else if is::<V6>(&ctx) {
+        path::plain_from_pod::<V6, _, _>(&wire, &KernelMaps)
+    } else if has_type(&ctx, ARP) {
+        path::arp_from_pod(&wire, &KernelMaps)
     } else {
-        TC_ACT_UNSPEC
-    }
+        path::other_from_pod(&KernelMaps)
+    };
+    act(&ctx, verdict)
 }
 
 #[classifier]
@@ -47,8 +56,13 @@ pub(crate) fn uplink_out(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn is<A: Family>(ctx: &TcContext) -> bool {
+    has_type(ctx, A::ETHERTYPE)
+}
+
+#[inline(always)]
+fn has_type(ctx: &TcContext, ethertype: u16) -> bool {
     // SAFETY: a context field.
-    unsafe { (*ctx.skb.skb).protocol == u32::from(A::ETHERTYPE.to_be()) }
+    unsafe { (*ctx.skb.skb).protocol == u32::from(ethertype.to_be()) }
 }
 
 #[inline(always)]

@@ -254,7 +254,7 @@ pub struct Settings {
 pub const SETTING_POD_SOCKETS_OFF: u32 = 1;
 
 /// Why a packet or connect was refused or dropped, in words for the metric's label.
-pub const DROP_REASONS: [&str; 9] = [
+pub const DROP_REASONS: [&str; 10] = [
     "no_endpoint",
     "no_local_endpoint",
     "stale_slot",
@@ -264,6 +264,7 @@ pub const DROP_REASONS: [&str; 9] = [
     "snat_exhausted",
     "no_node_address",
     "rewrite_failed",
+    "spoofed",
 ];
 
 /// Index into the drop counters, and into [`DROP_REASONS`].
@@ -288,6 +289,8 @@ pub enum Reason {
     NoNodeAddress = 7,
     /// A helper refused to rewrite the packet.
     RewriteFailed = 8,
+    /// It left a pod in another's name, or in none that can be checked.
+    Spoofed = 9,
 }
 
 #[cfg(feature = "user")]

@@ -82,6 +82,9 @@ pub trait Family: Copy + Eq + Default + Debug + Hash + 'static {
     fn is_loopback(self) -> bool;
     /// What an ICMP type says.
     fn icmp(kind: u8) -> Icmp;
+    /// Whether anybody may send the ICMP message `kind` to the neighbours from this address: how a family whose
+    /// neighbours find each other by ICMP does it, before or beside an address of one's own.
+    fn speaks_to_link(self, kind: u8) -> bool;
     /// Reads the header at `at` and what stands between it and the upper layer.
     fn ip<W: Wire>(wire: &W, at: u32) -> Option<Ip<Self>>;
     /// Writes a header without options at `at`, for `length` bytes behind it.

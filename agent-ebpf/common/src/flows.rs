@@ -5,6 +5,7 @@ use core::cell::Cell;
 use crate::{
     abi::{FLOW_CHOICE, FLOW_CLOSING, FLOW_USED, Flow, FlowKey, Reason, TCP},
     family::Family,
+    guard::Ends,
     nat::{Entry, FIN, RST, other_way, over, stands, tag},
     parse::{Fragments, Packet},
     select::Tables,
@@ -21,10 +22,12 @@ pub trait Element<A> {
     fn set_flags(&self, flags: u32);
 }
 
-/// Where the entries of a new flow are put together: a program has 512 bytes of stack. Nobody else uses it while a hook
+/// Where a packet and the entries of its new flow are put together: a program has 512 bytes of stack. Nobody else uses it while a hook
 /// runs.
 #[repr(C)]
 pub struct Scratch<A> {
+    /// The packet.
+    pub packet: Cell<Packet<A>>,
     /// The way there.
     pub there: Cell<Entry<A>>,
     /// The way back.
@@ -36,7 +39,7 @@ pub struct Scratch<A> {
 }
 
 /// The maps of the packet path.
-pub trait Maps<A: Family>: Tables<A> + Fragments<A> {
+pub trait Maps<A: Family>: Tables<A> + Fragments<A> + Ends<A> {
     /// What [`Maps::flow`] finds.
     type Element: Element<A>;
     /// The element of a flow.
@@ -47,14 +50,10 @@ pub trait Maps<A: Family>: Tables<A> + Fragments<A> {
     fn put_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason>;
     /// See [`Scratch`].
     fn scratch(&self) -> Option<&Scratch<A>>;
-    /// The address of the pod behind an interface.
-    fn pod_behind(&self, interface: u32) -> Option<A>;
     /// The node's own address for packets in its name.
     fn node(&self) -> A;
     /// Counts a new connection or flow of a service.
     fn count_connection(&self, service: u32);
-    /// Counts a refusal or drop.
-    fn count_drop(&self, reason: Reason);
 }
 
 /// The entry of `key`.

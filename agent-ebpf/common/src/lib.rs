@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod errors;
 pub mod family;
 pub mod flows;
+pub mod guard;
 pub mod nat;
 pub mod parse;
 pub mod path;

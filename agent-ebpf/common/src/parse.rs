@@ -5,7 +5,7 @@ use crate::{
     abi::{FragmentKey, TCP, UDP},
     family::{Family, Icmp, Ip},
     nat::Tuple,
-    wire::{ETHERNET, Wire, half, word},
+    wire::{Wire, half, word},
 };
 
 /// Protocols whose headers start with two ports, besides [`TCP`] and [`UDP`].
@@ -67,20 +67,24 @@ pub trait Fragments<A> {
     fn remember_ports(&self, key: &FragmentKey<A>, ports: u32);
 }
 
-/// Reads the packet in a frame. `None` when it is cut short or its headers are wrong: the stack will drop it.
+/// Reads the packet that starts with `ip`. `None` when it is cut short or its headers are wrong: the stack will drop it.
 #[inline(always)]
-pub fn parse<A: Family, W: Wire, M: Fragments<A>>(wire: &W, maps: &M, leg: u8) -> Option<Packet<A>> {
-    let ip = A::ip(wire, ETHERNET)?;
+pub fn parse<A: Family, W: Wire, M: Fragments<A>>(
+    wire: &W,
+    maps: &M,
+    ip: &Ip<A>,
+    leg: u8,
+) -> Option<Packet<A>> {
     if ip.later {
-        let known = maps.ports(&fragment(&ip, leg));
+        let known = maps.ports(&fragment(ip, leg));
         let kind = if known.is_some() { Kind::Later } else { Kind::Lost };
-        return Some(packet(&ip, kind, known.unwrap_or(0).to_ne_bytes(), 0));
+        return Some(packet(ip, kind, known.unwrap_or(0).to_ne_bytes(), 0));
     }
-    let (kind, ports, tcp_flags) = upper::<A, W>(wire, &ip)?;
+    let (kind, ports, tcp_flags) = upper::<A, W>(wire, ip)?;
     if ip.more && matches!(kind, Kind::Ports | Kind::Query) {
-        maps.remember_ports(&fragment(&ip, leg), word(ports));
+        maps.remember_ports(&fragment(ip, leg), word(ports));
     }
-    Some(packet(&ip, kind, ports, tcp_flags))
+    Some(packet(ip, kind, ports, tcp_flags))
 }
 
 /// The packet behind the header at `at`, which an ICMP error quotes; `None` when its ports are not quoted.

@@ -3,21 +3,22 @@
 //! For pods: datagrams always, TCP when the socket path did not translate (sandboxes without a socket on this kernel,
 //! processes outside the cgroup, the switch in the configuration). What is done at a pod's interface is undone there.
 //! For clients outside, at the uplink: NodePorts, external and load balancer addresses. Destinations change on entry,
-//! sources on exit; the stack in between routes.
+//! sources on exit; the stack in between routes. Before anything else, what leaves a pod must be in the pod's own name.
 
 use crate::{
     abi::{
         FLOW_HAIRPIN, Flow, INSIDE, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, OUTSIDE, Reason,
     },
     errors::{quote, retell},
-    family::Family,
+    family::{Family, Ip, V4},
     flows::{self, Maps, Scratch, claim, claim_port, follow},
+    guard::{self, Drops, Ends},
     nat::{self, Tuple},
     parse::{Kind, Packet, parse},
     reply::refuse,
     rewrite::rewrite,
     select::{Chosen, Selection, frontend, select},
-    wire::{Wire, swap_ethernet},
+    wire::{ETHERNET, Wire, swap_ethernet},
     words::{LOCAL, MASQUERADE},
 };
 
@@ -42,7 +43,32 @@ pub enum Verdict {
 /// What leaves a pod.
 #[inline(always)]
 pub fn from_pod<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    starting(wire, maps, Way::Inside)
+    match A::ip(wire, ETHERNET) {
+        Some(ip) if guard::is_its_own(wire, maps, &ip) => starting(wire, maps, &ip, Way::Inside),
+        _ => drop(maps, Reason::Spoofed),
+    }
+}
+
+/// What leaves a pod in a family without services. A function of its own: extension headers have many paths.
+#[inline(never)]
+pub fn plain_from_pod<A: Family, W: Wire, M: Ends<A>>(wire: &W, maps: &M) -> Verdict {
+    match A::ip(wire, ETHERNET) {
+        Some(ip) if guard::is_its_own(wire, maps, &ip) => Verdict::Pass,
+        _ => drop(maps, Reason::Spoofed),
+    }
+}
+
+/// ARP that leaves a pod.
+#[inline(always)]
+pub fn arp_from_pod<W: Wire, M: Ends<V4>>(wire: &W, maps: &M) -> Verdict {
+    if guard::claims_its_own(wire, maps) { Verdict::Pass } else { drop(maps, Reason::Spoofed) }
+}
+
+/// Any other frame that leaves a pod: whose it is cannot be told. Were it let through, the kernel would take off two VLAN
+/// tags without a number and deliver what is within, which no program has seen.
+#[inline(always)]
+pub fn other_from_pod<M: Drops>(maps: &M) -> Verdict {
+    drop(maps, Reason::Spoofed)
 }
 
 /// What enters a pod.
@@ -54,7 +80,10 @@ pub fn to_pod<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
 /// What enters by the uplink.
 #[inline(always)]
 pub fn uplink_in<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M) -> Verdict {
-    starting(wire, maps, Way::Outside)
+    match A::ip(wire, ETHERNET) {
+        Some(ip) => starting(wire, maps, &ip, Way::Outside),
+        None => Verdict::Pass,
+    }
 }
 
 /// What leaves by the uplink.
@@ -74,12 +103,12 @@ enum Way {
 
 /// At the hooks that flows start at.
 #[inline(always)]
-fn starting<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, way: Way) -> Verdict {
+fn starting<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, ip: &Ip<A>, way: Way) -> Verdict {
     let (leg, scope) = match way {
         Way::Inside => (LEG_FROM_POD, INSIDE),
         Way::Outside => (LEG_UPLINK_IN, OUTSIDE),
     };
-    let packet = match served(wire, maps, leg) {
+    let packet = match served(wire, maps, ip, leg) {
         Ok(packet) => packet,
         Err(verdict) => return verdict,
     };
@@ -89,13 +118,14 @@ fn starting<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, way: Way) -> Ver
     let Tuple { dst_be, dport_be, proto, .. } = packet.tuple;
     let Some(index) = frontend(maps, dst_be, dport_be, proto, scope, false) else { return Verdict::Pass };
     let Some(scratch) = maps.scratch() else { return drop(maps, Reason::FlowTableFull) };
-    // Only what is given away by reference must be in memory: a copy, so that other packets' need not be.
-    let told = packet;
+    // From here on the packet is read from a map: whatever way through its headers led here, the verifier has the same to
+    // look at, once.
+    scratch.packet.set(packet);
     for _ in 0..TRIES {
-        match begin(wire, maps, &told, index, way) {
-            Begun::Flow => return forward(wire, maps, &packet, &scratch.there.get().flow),
+        match begin(maps, index, way) {
+            Begun::Flow => return forward(wire, maps, &scratch.packet.get(), &scratch.there.get().flow),
             Begun::Collision => {}
-            Begun::Refused if refuse(wire, &told).is_some() => return Verdict::Back,
+            Begun::Refused if refuse(wire, &scratch.packet.get()).is_some() => return Verdict::Back,
             Begun::Refused | Begun::Dropped => return Verdict::Drop,
         }
     }
@@ -105,7 +135,8 @@ fn starting<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, way: Way) -> Ver
 /// At the hooks that flows only pass.
 #[inline(always)]
 fn undoing<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Verdict {
-    let packet = match served(wire, maps, leg) {
+    let Some(ip) = A::ip(wire, ETHERNET) else { return Verdict::Pass };
+    let packet = match served(wire, maps, &ip, leg) {
         Ok(packet) => packet,
         Err(verdict) => return verdict,
     };
@@ -117,15 +148,20 @@ fn undoing<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Verdi
 
 /// The packet, when services are made of its kind; else what becomes of it.
 #[inline(always)]
-fn served<A: Family, W: Wire, M: Maps<A>>(wire: &W, maps: &M, leg: u8) -> Result<Packet<A>, Verdict> {
-    let Some(packet) = parse(wire, maps, leg) else { return Err(Verdict::Pass) };
+fn served<A: Family, W: Wire, M: Maps<A>>(
+    wire: &W,
+    maps: &M,
+    ip: &Ip<A>,
+    leg: u8,
+) -> Result<Packet<A>, Verdict> {
+    let Some(packet) = parse(wire, maps, ip, leg) else { return Err(Verdict::Pass) };
     if packet.is_served() {
         return Ok(packet);
     }
     Err(if packet.kind == Kind::Error { translate_error(wire, maps, &packet, leg) } else { Verdict::Pass })
 }
 
-/// What became of a packet that belongs to no flow; counted, but for a collision.
+/// What became of a packet that belonged to no flow; counted, but for a collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
     /// Its flow is recorded; the way there is still in the scratch.
@@ -138,27 +174,18 @@ enum Begun {
     Dropped,
 }
 
-/// Draws a backend for a packet that belongs to no flow, and records the new flow. A function of its own to the kernel:
-/// with a part of the stack for itself, and with its paths not multiplied by its caller's.
+/// Draws a backend for the packet in the scratch, which belongs to no flow, and records the new flow. A function of its own
+/// to the kernel: with a part of the stack for itself, and with its paths not multiplied by its caller's.
 #[inline(never)]
-fn begin<A: Family, W: Wire, M: Maps<A>>(
-    wire: &W,
-    maps: &M,
-    packet: &Packet<A>,
-    index: u32,
-    way: Way,
-) -> Begun {
+fn begin<A: Family, M: Maps<A>>(maps: &M, index: u32, way: Way) -> Begun {
     let fail = |reason| {
         maps.count_drop(reason);
         Begun::Dropped
     };
     let Some(scratch) = maps.scratch() else { return fail(Reason::FlowTableFull) };
-    let client = || match way {
-        // Whatever address the packet claims to come from, the pod behind the interface is the client.
-        Way::Inside => maps.pod_behind(wire.interface()).unwrap_or(packet.tuple.src_be),
-        Way::Outside => packet.tuple.src_be,
-    };
-    let chosen = match select(maps, index, client) {
+    let packet = &scratch.packet.get();
+    // A pod's source is its own by now.
+    let chosen = match select(maps, index, || packet.tuple.src_be) {
         Selection::Chosen(chosen) => chosen,
         Selection::Refuse => {
             maps.count_drop(Reason::NoEndpoint);
@@ -281,7 +308,7 @@ fn translate_error<A: Family, W: Wire, M: Maps<A>>(
 }
 
 #[inline(always)]
-fn drop<A: Family, M: Maps<A>>(maps: &M, reason: Reason) -> Verdict {
+fn drop<M: Drops>(maps: &M, reason: Reason) -> Verdict {
     maps.count_drop(reason);
     Verdict::Drop
 }

@@ -136,7 +136,8 @@ impl EbpfDataplane {
         // Programs of an earlier agent may be running on these maps: the address they use stays until there is a newer one.
         let address = state.node.uplink_address();
         state.node.set_node(state.cookie, address, self.config.pod_sockets);
-        links::update_interfaces(&mut lock(&self.object), &self.links)?;
+        let is_known = |interface| state.ends.knows(interface);
+        links::update_interfaces(&mut lock(&self.object), &self.links, is_known)?;
         // Of a pod whose wire went last, an agent that was killed before the rest leaves its names.
         state.forget_unwired()?;
         // Filters have no pins that would tell where an earlier agent put them.

@@ -175,16 +175,32 @@ pub(super) fn pinned(directory: &Path, prefix: &str) -> io::Result<Vec<PathBuf>>
 }
 
 /// Puts this agent's programs into the links at interfaces that an earlier one left; drops those whose interface is gone.
-pub(super) fn update_interfaces(object: &mut Ebpf, directory: &Path) -> Result<(), DataplaneError> {
+/// At a pod's that the maps do not know yet (they are of a new layout) the earlier program goes on until the pod is
+/// attached: this agent's would take the pod for a stranger's and let nothing out.
+pub(super) fn update_interfaces(
+    object: &mut Ebpf,
+    directory: &Path,
+    is_known: impl Fn(u32) -> bool,
+) -> Result<(), DataplaneError> {
     let pins = |family| pinned(directory, family).map_err(|source| kernel("update", "links", source));
     let pods = pins("pod-")?.into_iter().map(|pin| (pin, ["from_pod", "to_pod"]));
     let uplinks = pins("uplink-")?.into_iter().map(|pin| (pin, ["uplink_in", "uplink_out"]));
     for (pin, [inward, outward]) in pods.chain(uplinks) {
+        if inward == "from_pod" && !is_at(&pin, &is_known)? {
+            continue;
+        }
         let name = if pin.as_os_str().as_encoded_bytes().ends_with(b"-in") { inward } else { outward };
         let program: &mut SchedClassifier = program(object, name)?;
         update_pinned(&pin, program.fd().map_err(|source| kernel("update", name, source))?.as_fd())?;
     }
     Ok(())
+}
+
+/// Whether a pinned tc link is at an interface that `is_known`, or at none any more.
+fn is_at(pin: &Path, is_known: impl Fn(u32) -> bool) -> Result<bool, DataplaneError> {
+    let interface = bpf::object_get(pin).and_then(|link| bpf::tc_link_interface(link.as_fd()));
+    let interface = interface.map_err(|source| kernel("read", pin.display().to_string(), source))?;
+    Ok(interface == 0 || is_known(interface))
 }
 
 /// Detaches and unpins; a link that is gone is fine.

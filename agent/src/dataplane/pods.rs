@@ -129,6 +129,11 @@ impl PodMaps {
         gone.into_iter().try_for_each(|index| self.forget(index))
     }
 
+    /// Whether there is a pod behind this interface.
+    pub(super) fn knows(&self, interface: u32) -> bool {
+        self.known.values().any(|end| end.interface == interface)
+    }
+
     /// How many there are.
     pub(super) fn fill(&self) -> Fill {
         Fill { map: "ENDPOINTS", used: self.known.len() as u32, capacity: self.capacity }

@@ -14,6 +14,7 @@ use std::{
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -47,6 +48,26 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// ... for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct ObjGetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info` as it is for a tc link.
+#[repr(C)]
+#[derive(Default)]
+struct TcLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    interface: u32,
+    side: u32,
 }
 
 /// ... for BPF_LINK_UPDATE.
@@ -93,6 +114,15 @@ pub(crate) fn object_get(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = LinkUpdate { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     bpf(BPF_LINK_UPDATE, &attributes).map(drop)
+}
+
+/// Index of the interface that a tc link is at; 0 when the interface is gone.
+pub(crate) fn tc_link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = TcLinkInfo::default();
+    let (bpf_fd, info_len) = (raw(link), size_of::<TcLinkInfo>() as u32);
+    let attributes = ObjGetInfo { bpf_fd, info_len, info: std::ptr::from_mut(&mut info) as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    Ok(info.interface)
 }
 
 /// Detaches a link from its hook, also while others hold it.

@@ -1,12 +1,17 @@
 //! Services per packet for pods and the node: each test with programs attached in either way.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use gantry_agent::{dataplane::TcAttachment, model::Protocol};
 
 use crate::{
     pods::{Echo, Pod, World, datagram_socket, exchange, make_router},
-    support::{Node, Server, ask, in_both_ways, output, service, table},
+    support::{Node, PATIENCE, Server, ask, in_both_ways, output, service, table},
 };
 
 const VIP: &str = "10.96.0.10:80";
@@ -20,6 +25,7 @@ in_both_ways! {
     fragments_follow_their_first,
     socket_and_packet_path_bind_a_client_to_the_same_backend,
     a_backend_that_refuses_is_heard,
+    a_pod_sends_in_its_own_name_alone,
 }
 
 fn programs_are_attached_as_asked_for(tc: TcAttachment) {
@@ -254,4 +260,32 @@ fn a_backend_that_refuses_is_heard(tc: TcAttachment) {
         exchange(&socket, "x").unwrap_err()
     });
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+fn a_pod_sends_in_its_own_name_alone(tc: TcAttachment) {
+    const CLAIMED: &str = "10.244.0.66";
+    let node = Node::attaching_by(tc);
+    make_router();
+    let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
+    let _echo = server.echo(53);
+    client.claim(CLAIMED);
+    let dataplane = node.open();
+    node.publish(&dataplane, &table([]));
+    for pod in [&client, &server] {
+        pod.attach(&dataplane);
+    }
+    let send = |from: &str| {
+        let socket = client.within(|| UdpSocket::bind((from, 0))).unwrap();
+        socket.connect(server.endpoint(53)).unwrap();
+        socket.send(b"hello").unwrap();
+        socket
+    };
+    let (claimed, own) = (send(CLAIMED), send("10.244.0.2"));
+    own.set_read_timeout(Some(PATIENCE)).unwrap();
+    own.recv(&mut [0; 64]).unwrap();
+    // The server takes one after the other.
+    claimed.set_nonblocking(true).unwrap();
+    assert_eq!(claimed.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let drops = dataplane.snapshot().drops;
+    assert!(drops.contains(&("spoofed", 1)), "{drops:?}");
 }

@@ -99,6 +99,12 @@ impl Pod {
         name.into_string().unwrap()
     }
 
+    /// Takes another address for itself, to which the node has a route as to its own.
+    pub(crate) fn claim(&self, address: &str) {
+        run(&format!("ip -n {} addr add {address}/32 dev eth0", self.namespace.name));
+        run(&format!("ip route replace {address}/32 dev {}", self.interface()));
+    }
+
     pub(crate) fn attach(&self, dataplane: &EbpfDataplane) {
         dataplane
             .attach_pod(&self.uid, &self.namespace.path(), &self.addresses)

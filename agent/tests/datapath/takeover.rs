@@ -3,11 +3,14 @@
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _};
 
 use gantry_agent::{
-    dataplane::{Dataplane as _, EbpfDataplane},
+    dataplane::{Dataplane as _, EbpfDataplane, TcAttachment},
     model::{Protocol, ServiceTable},
 };
 
-use crate::support::{Node, Server, ask, names, run, service, table};
+use crate::{
+    pods::{Pod, datagram_socket_at, exchange, make_router},
+    support::{Node, Server, ask, in_both_ways, names, run, service, table},
+};
 
 const BACKEND: &str = "10.99.0.1:8080";
 
@@ -42,6 +45,68 @@ fn raised_sizes_take_effect_at_the_next_start() {
     assert_eq!(tables, 1, "the smaller tables are gone");
 }
 
+/// In order.
+fn layouts(node: &Node) -> Vec<String> {
+    names(&node.config.pins).into_iter().filter(|name| name.starts_with('v')).collect()
+}
+
+/// Gives the node's maps the name that another layout would have; both names.
+fn make_earlier(node: &Node) -> (String, String) {
+    let ours = layouts(node).remove(0);
+    let (digest, sizes) = ours.split_once('-').unwrap();
+    assert_ne!(digest, "v00000000");
+    let earlier = format!("v00000000-{sizes}");
+    fs::rename(node.config.pins.join(&ours), node.config.pins.join(&earlier)).unwrap();
+    (earlier, ours)
+}
+
+in_both_ways! {
+    no_pod_is_cut_off_by_programs_that_do_not_know_it_yet,
+}
+
+/// Maps of a new layout know no pod: until each is attached again, the earlier programs carry what it sends.
+fn no_pod_is_cut_off_by_programs_that_do_not_know_it_yet(tc: TcAttachment) {
+    let node = Node::attaching_by(tc);
+    make_router();
+    let (client, server) = (Pod::new("10.244.0.2"), Pod::new("10.244.0.3"));
+    let _echo = server.echo(53);
+    let dns = table([("dns", service("10.96.0.10", 53, Protocol::Udp, &[&server.endpoint(53)]))]);
+    let ask = |from: u16| {
+        let socket = client.within(|| datagram_socket_at(from));
+        socket.connect("10.96.0.10:53").unwrap();
+        exchange(&socket, "hello").unwrap()
+    };
+    let counted = |dataplane: &EbpfDataplane| {
+        dataplane.snapshot().connections.iter().map(|(_, count)| count).sum::<u64>()
+    };
+    let dataplane = node.open();
+    node.publish(&dataplane, &dns);
+    for pod in [&client, &server] {
+        pod.attach(&dataplane);
+    }
+    ask(4000);
+    drop(dataplane);
+    make_earlier(&node);
+    let dataplane = node.open();
+    ask(4001);
+    node.publish(&dataplane, &dns);
+    ask(4002);
+    assert_eq!(counted(&dataplane), 0, "by the programs from before");
+    // An agent that is killed here leaves maps that are there and know no pod.
+    drop(dataplane);
+    let dataplane = node.open();
+    ask(4003);
+    for pod in [&client, &server] {
+        pod.attach(&dataplane);
+    }
+    ask(4004);
+    // Whose counters are whose a publish says.
+    node.publish(&dataplane, &dns);
+    assert_eq!(counted(&dataplane), 1, "by its own");
+    let drops = dataplane.snapshot().drops;
+    assert!(drops.contains(&("spoofed", 0)), "{drops:?}");
+}
+
 /// The maps of an earlier version, under the name of its layout: its programs serve on from them until the new ones have
 /// maps of their own.
 #[test]
@@ -52,22 +117,12 @@ fn maps_of_another_layout_serve_until_they_are_replaced() {
     let dataplane = node.open();
     node.publish(&dataplane, &web());
     drop(dataplane);
-    let layouts = || {
-        let names = names(&node.config.pins).into_iter().filter(|name| name.starts_with('v'));
-        names.collect::<Vec<String>>()
-    };
-    let ours = layouts().remove(0);
-    let (digest, sizes) = ours.split_once('-').unwrap();
-    assert_ne!(digest, "v00000000");
-    let earlier = format!("v00000000-{sizes}");
-    fs::rename(node.config.pins.join(&ours), node.config.pins.join(&earlier)).unwrap();
+    let (earlier, ours) = make_earlier(&node);
     let dataplane = node.open();
-    let mut both = layouts();
-    both.sort();
-    assert_eq!(both, [earlier, ours.clone()]);
+    assert_eq!(layouts(&node), [earlier, ours.clone()]);
     assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND, "by the programs from before");
     node.publish(&dataplane, &web());
-    assert_eq!(layouts(), [ours]);
+    assert_eq!(layouts(&node), [ours]);
     assert_eq!(ask("10.96.0.10:80").unwrap(), BACKEND);
 }
 

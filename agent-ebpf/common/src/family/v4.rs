@@ -55,6 +55,12 @@ impl Family for V4 {
         }
     }
 
+    /// Neighbours find each other by ARP, and only routers say the rest.
+    #[inline(always)]
+    fn speaks_to_link(self, _kind: u8) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn ip<W: Wire>(wire: &W, at: u32) -> Option<Ip<Self>> {
         let ip: [u8; 20] = wire.load(at)?;

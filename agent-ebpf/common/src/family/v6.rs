@@ -121,6 +121,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn speaks_to_link(self, kind: u8) -> bool {
+        let is_link_local = self[0] & word([0xff, 0xc0, 0, 0]) == word([0xfe, 0x80, 0, 0]);
+        // What listeners report, a router's solicitation, a neighbour's and its answer; not what only routers say.
+        (self == Self::NONE || is_link_local) && matches!(kind, 131..=133 | 135 | 136 | 143)
+    }
+
+    #[inline(always)]
     fn ip<W: Wire>(wire: &W, at: u32) -> Option<Ip<Self>> {
         let header: [u8; 40] = wire.load(at)?;
         let length = u16::from_be_bytes([header[4], header[5]]) as u32;

@@ -28,7 +28,12 @@ fn ends<A: Book>() -> (SocketAddr, SocketAddr) {
 }
 
 fn seen<A: Book>(maps: &Memory<A>, frame: &[u8]) -> Option<Packet<A>> {
-    parse(&Bytes::new(frame), maps, LEG)
+    seen_at(maps, frame, LEG)
+}
+
+fn seen_at<A: Book>(maps: &Memory<A>, frame: &[u8], leg: u8) -> Option<Packet<A>> {
+    let wire = Bytes::new(frame);
+    parse(&wire, maps, &A::ip(&wire, AT as u32)?, leg)
 }
 
 fn every_protocol_has_its_kind<A: Book>() {
@@ -102,11 +107,7 @@ fn later_fragments_have_the_ports_of_their_first<A: Book>() {
         assert!(later.iter().all(|part| part.is_headless() && part.is_served() == (proto != 132)));
         let another = Frame { id: 1, ..frame }.fragments(24);
         assert_eq!(seen(&maps, &another[1]).unwrap().kind, Kind::Lost);
-        assert_eq!(
-            parse(&Bytes::new(&parts[1]), &maps, LEG + 1).unwrap().kind,
-            Kind::Lost,
-            "another hook's view"
-        );
+        assert_eq!(seen_at(&maps, &parts[1], LEG + 1).unwrap().kind, Kind::Lost, "another hook's view");
     }
     // What was big enough to be cut is a question like any other.
     let ask = if src.is_ipv6() { 128 } else { 8 };

@@ -13,7 +13,7 @@ use crate::{
         in_both_families,
         memory::{Bytes, Memory},
     },
-    words::{AFFINITY, EMPTY_DROP},
+    words::EMPTY_DROP,
 };
 
 in_both_families! {
@@ -21,7 +21,6 @@ in_both_families! {
     no_checksum_stays_none,
     fragments_follow_their_first,
     a_pod_reaches_itself,
-    a_pod_is_known_by_its_interface,
     a_client_outside_is_served_by_a_backend_here,
     a_backend_elsewhere_answers_to_this_node,
     without_its_own_address_the_node_forwards_nothing,
@@ -62,6 +61,7 @@ fn outsider<A: Book>() -> SocketAddr {
 /// One service for both protocols, by its address and node port.
 fn maps<A: Book>(backends: &[SocketAddr], flags: u16, backend_flags: u8) -> Memory<A> {
     let mut maps = Memory::new(node::<A>().ip());
+    maps.pods.insert(0, A::of(client::<A>().ip()));
     let index = maps.set(flags, backends, backend_flags);
     for proto in [TCP, UDP] {
         maps.serve(Some(vip::<A>().ip()), PORT, proto, INSIDE, index);
@@ -175,22 +175,6 @@ fn a_pod_reaches_itself<A: Book>() {
     assert_eq!(verdict, Verdict::Back);
     check(&reply);
     assert_eq!(ends(&reply, ETHERNET), (vip::<A>(), client::<A>()));
-}
-
-/// A set that binds clients binds the pod, not the address that its packet claims to come from.
-fn a_pod_is_known_by_its_interface<A: Book>() {
-    let backends: Vec<SocketAddr> = (300..364).map(|number| at::<A>(number, 8080)).collect();
-    let mut maps = maps::<A>(&backends, AFFINITY, LOCAL);
-    maps.pods.insert(7, A::of(client::<A>().ip()));
-    let to = |interface: u32, claimed: u16| {
-        let wire = Bytes::at(&Frame::new(UDP, at::<A>(claimed, 4000), vip::<A>()).bytes(), interface);
-        assert_eq!(from_pod(&wire, &maps), Verdict::Pass);
-        ends(&wire.0.into_inner(), ETHERNET).1
-    };
-    let first = to(7, 2);
-    assert!((100..150).all(|claimed| to(7, claimed) == first));
-    // Behind an interface that is nobody's yet there is only the packet's word.
-    assert!((200..250).any(|claimed| to(8, claimed) != first));
 }
 
 fn a_client_outside_is_served_by_a_backend_here<A: Book>() {
@@ -404,7 +388,8 @@ fn any_frame<A: Book>() -> impl Strategy<Value = Frame> {
 fn random_packets_go_there_and_back<A: Book>() {
     let backends: Vec<SocketAddr> = (300..340).map(|number| at::<A>(number, number)).collect();
     proptest!(|(frame in any_frame::<A>())| {
-        let maps = maps::<A>(&backends, 0, LOCAL);
+        let mut maps = maps::<A>(&backends, 0, LOCAL);
+        maps.pods.insert(0, A::of(frame.src.ip()));
         let out = passes(from_pod, &maps, &frame.bytes());
         check(&out);
         let (src, dst) = ends(&out, ETHERNET);
@@ -426,7 +411,10 @@ fn flows_that_are_not_translated_have_room<A: Book>() {
     let ping = |src: SocketAddr, dst: SocketAddr, kind| icmp(src.ip(), dst.ip(), kind, &[0xab, 0xcd, 0, 1]);
     let (a, b) = (client::<A>(), backend::<A>());
     let frame = |proto, src, dst| Frame::new(proto, src, dst).bytes();
-    let seen = |bytes: &[u8], leg| parse(&Bytes::new(bytes), &maps, leg).unwrap();
+    let seen = |bytes: &[u8], leg| {
+        let wire = Bytes::new(bytes);
+        parse(&wire, &maps, &A::ip(&wire, ETHERNET as u32).unwrap(), leg).unwrap()
+    };
     for (there, back) in [
         (frame(TCP, a, b), frame(TCP, b, a)),
         (frame(UDP, a, b), frame(UDP, b, a)),
@@ -468,7 +456,8 @@ fn no_bytes_are_too_strange<A: Book>() {
         bytes.truncate(cut.index(bytes.len() + 1));
         for backends in [&[backend::<A>()][..], &[]] {
             for hook in [from_pod::<A, _, _> as Hook<A>, to_pod, uplink_in, uplink_out] {
-                let maps = maps::<A>(backends, 0, LOCAL);
+                let mut maps = maps::<A>(backends, 0, LOCAL);
+                maps.pods.insert(0, A::of(frame.src.ip()));
                 let (verdict, out) = run(hook, &maps, &bytes);
                 if verdict == Verdict::Pass {
                     prop_assert_eq!(out.len(), bytes.len());

@@ -11,8 +11,9 @@ use super::Book;
 use crate::{
     abi::{AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, ROW, Reason},
     flows::{Element, Maps, Scratch},
+    guard::{Drops, Ends},
     nat::{Entry, Tuple, pod},
-    parse::Fragments,
+    parse::{Fragments, Kind, Packet},
     select::{Chosen, Tables},
     wire::{Sum, Wire},
     words::{Handle, Publish},
@@ -108,11 +109,18 @@ pub(crate) struct Memory<A> {
     pub(crate) now: Cell<u32>,
 }
 
+fn nowhere<A: Book>() -> Tuple<A> {
+    Tuple { src_be: A::NONE, dst_be: A::NONE, sport_be: 0, dport_be: 0, proto: 0 }
+}
+
+fn no_packet<A: Book>() -> Cell<Packet<A>> {
+    Cell::new(Packet { tuple: nowhere(), l4: 0, tcp_flags: 0, kind: Kind::Other })
+}
+
 fn nothing<A: Book>() -> Cell<Entry<A>> {
-    let nowhere = Tuple { src_be: A::NONE, dst_be: A::NONE, sport_be: 0, dport_be: 0, proto: 0 };
     let chosen =
         Chosen { handle: Handle(0), backend: Backend::default(), addr_be: A::NONE, service: 0, flags: 0 };
-    Cell::new(pod(nowhere, &chosen, 0).0)
+    Cell::new(pod(nowhere(), &chosen, 0).0)
 }
 
 impl<A: Book> Memory<A> {
@@ -131,7 +139,13 @@ impl<A: Book> Memory<A> {
             drops: RefCell::default(),
             connections: Cell::new(0),
             random: Cell::new(1),
-            scratch: Scratch { there: nothing(), back: nothing(), exit: nothing(), reply: nothing() },
+            scratch: Scratch {
+                packet: no_packet(),
+                there: nothing(),
+                back: nothing(),
+                exit: nothing(),
+                reply: nothing(),
+            },
             now: Cell::new(1000),
         }
     }
@@ -240,16 +254,22 @@ impl<A: Book> Maps<A> for Memory<A> {
     fn scratch(&self) -> Option<&Scratch<A>> {
         Some(&self.scratch)
     }
-    fn pod_behind(&self, interface: u32) -> Option<A> {
-        self.pods.get(&interface).copied()
-    }
     fn node(&self) -> A {
         self.node
     }
     fn count_connection(&self, _service: u32) {
         self.connections.set(self.connections.get() + 1);
     }
+}
+
+impl<A: Book> Drops for Memory<A> {
     fn count_drop(&self, reason: Reason) {
         self.drops.borrow_mut().push(reason);
+    }
+}
+
+impl<A: Book> Ends<A> for Memory<A> {
+    fn pod_behind(&self, interface: u32) -> Option<A> {
+        self.pods.get(&interface).copied()
     }
 }

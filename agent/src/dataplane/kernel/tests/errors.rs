@@ -120,6 +120,7 @@ fn errors_about_other_flows_are_not_touched() {
     // An echo reply quotes nothing.
     answer[ETHERNET + 20] = 0;
     for frame in [other, answer] {
+        bench.be(BACKEND);
         for program in ["from_pod", "to_pod", "uplink_in", "uplink_out"] {
             assert_eq!(bench.run(program, &frame), (PASS, frame.clone()), "{program}");
         }

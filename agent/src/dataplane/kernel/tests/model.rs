@@ -114,6 +114,8 @@ pub(super) type Key = (&'static str, u8, (End, End));
 /// What the programs remember.
 #[derive(Debug, Default)]
 pub(super) struct Model {
+    /// Whose packets leave by the interface that the test runs are at.
+    pub(super) pod: [u8; 4],
     pub(super) flows: HashMap<Key, Outcome>,
     fragments: HashMap<(&'static str, [u8; 10], u8), (u16, u16)>,
 }
@@ -153,6 +155,9 @@ impl Model {
 
     /// What `program` should make of the packet.
     pub(super) fn expect(&mut self, program: &'static str, frame: &[u8]) -> Outcome {
+        if program == "from_pod" && !self.is_its_own(frame) {
+            return Outcome::Dropped("spoofed");
+        }
         let Some(view) = self.view(program, frame) else { return Outcome::Untouched };
         let known = self.flows.get(&(program, view.proto, view.ends)).copied();
         let outcome = known.unwrap_or_else(|| self.begin(program, frame, &view));
@@ -165,6 +170,12 @@ impl Model {
             }
             outcome => outcome,
         }
+    }
+
+    /// Of IPv4, and from the pod.
+    fn is_its_own(&self, frame: &[u8]) -> bool {
+        let is_headed = frame[12..14] == [8, 0] && frame[ETHERNET] & 0x0f >= 5;
+        is_headed && address(frame, 26) == self.pod
     }
 
     /// Of a packet that belongs to no flow yet.
