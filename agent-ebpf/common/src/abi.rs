@@ -157,6 +157,8 @@ pub const FLOW_USED: u32 = 8;
 
 /// [`Flow::flags`]: the entry changes nothing; it remembers a flow that is not translated, of whatever protocol.
 pub const FLOW_UNTRANSLATED: u32 = 16;
+/// [`Flow::flags`]: of an untranslated flow, the entry of what comes back.
+pub const FLOW_BACK: u32 = 32;
 /// [`Flow::flags`]: from this bit up, the revision of what the flow was last allowed by ([`Flow::revision`]).
 pub const FLOW_REVISION: u32 = 16;
 
@@ -254,7 +256,7 @@ pub struct Settings {
 pub const SETTING_POD_SOCKETS_OFF: u32 = 1;
 
 /// Why a packet or connect was refused or dropped, in words for the metric's label.
-pub const DROP_REASONS: [&str; 10] = [
+pub const DROP_REASONS: [&str; 13] = [
     "no_endpoint",
     "no_local_endpoint",
     "stale_slot",
@@ -265,6 +267,9 @@ pub const DROP_REASONS: [&str; 10] = [
     "no_node_address",
     "rewrite_failed",
     "spoofed",
+    "policy",
+    "policy_not_known",
+    "no_policy_set",
 ];
 
 /// Index into the drop counters, and into [`DROP_REASONS`].
@@ -291,6 +296,12 @@ pub enum Reason {
     RewriteFailed = 8,
     /// It left a pod in another's name, or in none that can be checked.
     Spoofed = 9,
+    /// No network policy allows it.
+    Policy = 10,
+    /// It is not known yet which policies the pod has.
+    PolicyNotKnown = 11,
+    /// A pod's word leads to no set: a bug, counted so that tests see it.
+    NoPolicySet = 12,
 }
 
 #[cfg(feature = "user")]

@@ -28,7 +28,7 @@ pub struct Quote<A> {
     pub reply: Tuple<A>,
 }
 
-/// Reads what the error `packet` quotes; `None` when it is nothing with ports.
+/// Reads what the error `packet` quotes; `None` when it is nothing with ports or an identifier.
 #[inline(always)]
 pub fn quote<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<Quote<A>> {
     let (icmp, ip) = (packet.l4, packet.l4 + ICMP_HEADER);
@@ -44,7 +44,7 @@ pub fn quote<A: Family, W: Wire>(wire: &W, packet: &Packet<A>) -> Option<Quote<A
     })
 }
 
-/// Does to the quote, which is the reply turned round, what makes the reply `to`; and to the error itself where it is
+/// Does to the quote, which has ports and is the reply turned round, what makes the reply `to`; and to the error itself where it is
 /// between the same two. Another sender is a router on the way, and stays.
 #[inline(always)]
 pub fn retell<A: Family, W: Wire>(wire: &W, quote: &Quote<A>, to: &Tuple<A>) -> Option<()> {

@@ -66,6 +66,8 @@ pub trait Family: Copy + Eq + Default + Debug + Hash + 'static {
     const ICMP: u8;
     /// The ICMP checksum includes the addresses.
     const ICMP_PSEUDO: bool;
+    /// The neighbours on a link find each other by ICMP.
+    const LINK_IS_ICMP: bool;
     /// Type and code of "port unreachable".
     const PORT_UNREACHABLE: [u8; 2];
     /// No address: of clients, the node itself; of frontends, any address of the node.

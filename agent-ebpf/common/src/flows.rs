@@ -64,9 +64,27 @@ pub fn find<A: Family, M: Maps<A>>(maps: &M, key: &FlowKey<A>) -> Option<(M::Ele
     (flow.tag == tag(key)).then_some((element, flow))
 }
 
-/// The entry for a packet, when there is one and it still stands.
+/// An entry that stands for a packet.
+pub struct Found<E, A> {
+    /// Its element.
+    pub element: E,
+    /// What that held.
+    pub flow: Flow<A>,
+    /// When.
+    pub now: u32,
+}
+
+/// The entry for a packet, when there is one and it still stands; the packet is noted in it.
 #[inline(always)]
 pub fn follow<A: Family, M: Maps<A>>(maps: &M, packet: &Packet<A>, leg: u8) -> Option<Flow<A>> {
+    let found = look(maps, packet, leg)?;
+    touch(maps, packet, leg, &found);
+    Some(found.flow)
+}
+
+/// The entry for a packet, when there is one and it still stands.
+#[inline(always)]
+pub fn look<A: Family, M: Maps<A>>(maps: &M, packet: &Packet<A>, leg: u8) -> Option<Found<M::Element, A>> {
     let (element, flow) = find(maps, &packet.tuple.key(leg))?;
     let now = maps.now();
     if flow.flags & FLOW_CHOICE != 0 {
@@ -76,20 +94,26 @@ pub fn follow<A: Family, M: Maps<A>>(maps: &M, packet: &Packet<A>, leg: u8) -> O
             return None;
         }
     }
+    Some(Found { element, flow, now })
+}
+
+/// Notes a packet in its entry.
+#[inline(always)]
+pub fn touch<A: Family, M: Maps<A>>(maps: &M, packet: &Packet<A>, leg: u8, found: &Found<M::Element, A>) {
+    let Found { element, flow, now } = found;
     let closes = packet.tuple.proto == TCP && packet.tcp_flags & (FIN | RST) != 0;
     let flags = flow.flags | FLOW_USED | if closes { FLOW_CLOSING } else { 0 };
     // Should the element have been recycled, another flow looks a little younger or, at worst, closing, which only
     // matters to its next SYN.
-    if flow.last != now {
-        element.set_last(now);
+    if flow.last != *now {
+        element.set_last(*now);
     }
     if flow.flags != flags {
         element.set_flags(flags);
     }
     if closes && flow.flags & FLOW_CLOSING == 0 {
-        close(maps, &other_way(packet.tuple, &flow, leg));
+        close(maps, &other_way(packet.tuple, flow, leg));
     }
-    Some(flow)
 }
 
 /// The end of a connection is seen on one way only when it is a reset: the other way, which may own a port, is told.

@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod admit;
 pub mod checksum;
 pub mod errors;
 pub mod family;

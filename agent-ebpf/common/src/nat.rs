@@ -6,8 +6,8 @@
 
 use crate::{
     abi::{
-        FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_REVISION, FLOW_UNTRANSLATED, FLOW_USED, Flow, FlowKey,
-        LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
+        FLOW_BACK, FLOW_CHOICE, FLOW_CLOSING, FLOW_HAIRPIN, FLOW_REVISION, FLOW_UNTRANSLATED, FLOW_USED,
+        Flow, FlowKey, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, SNAT_PORTS, TCP,
     },
     family::Family,
     select::Chosen,
@@ -128,8 +128,8 @@ impl<A> Flow<A> {
 /// interface. Until an interface has a policy, nobody asks for them.
 #[inline(always)]
 pub fn untranslated<A: Family>(packet: Tuple<A>, leg: u8, now: u32, revision: u16) -> (Entry<A>, Entry<A>) {
-    let flags = FLOW_UNTRANSLATED | (revision as u32) << FLOW_REVISION;
-    let entry = |tuple: Tuple<A>, leg| {
+    let allowed = FLOW_UNTRANSLATED | (revision as u32) << FLOW_REVISION;
+    let entry = |tuple: Tuple<A>, leg, flags| {
         let key = tuple.key(leg);
         let Tuple { src_be, dst_be, sport_be, dport_be, .. } = tuple;
         let tag = tag(&key);
@@ -138,7 +138,7 @@ pub fn untranslated<A: Family>(packet: Tuple<A>, leg: u8, now: u32, revision: u1
             flow: Flow { src_be, dst_be, sport_be, dport_be, handle: 0, last: now, flags, service: 0, tag },
         }
     };
-    (entry(packet, leg), entry(packet.reversed(), leg ^ 1))
+    (entry(packet, leg, allowed), entry(packet.reversed(), leg ^ 1, allowed | FLOW_BACK))
 }
 
 /// The two entries of a pod's flow: the way there, and the way back.

@@ -87,12 +87,17 @@ pub fn parse<A: Family, W: Wire, M: Fragments<A>>(
     Some(packet(ip, kind, ports, tcp_flags))
 }
 
-/// The packet behind the header at `at`, which an ICMP error quotes; `None` when its ports are not quoted.
+/// The packet behind the header at `at`, which an ICMP error quotes; `None` when its ports, or the identifier of a question
+/// or answer, are not quoted.
 #[inline(always)]
 pub(crate) fn quoted<A: Family, W: Wire>(wire: &W, at: u32) -> Option<Packet<A>> {
     let ip = A::ip(wire, at)?;
-    if ip.later || ip.proto == A::ICMP {
+    if ip.later {
         return None;
+    }
+    if ip.proto == A::ICMP {
+        let (kind, ports, _) = upper::<A, W>(wire, &ip)?;
+        return (kind == Kind::Query).then(|| packet(&ip, kind, ports, 0));
     }
     // Of the upper layer only the first eight bytes are sure to be there.
     let ports: [u8; 4] = wire.load(ip.l4)?;

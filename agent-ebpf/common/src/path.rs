@@ -7,7 +7,8 @@
 
 use crate::{
     abi::{
-        FLOW_HAIRPIN, Flow, INSIDE, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN, LEG_UPLINK_OUT, OUTSIDE, Reason,
+        FLOW_HAIRPIN, FLOW_UNTRANSLATED, Flow, INSIDE, LEG_FROM_POD, LEG_TO_POD, LEG_UPLINK_IN,
+        LEG_UPLINK_OUT, OUTSIDE, Reason,
     },
     errors::{quote, retell},
     family::{Family, Ip, V4},
@@ -297,8 +298,8 @@ fn translate_error<A: Family, W: Wire, M: Maps<A>>(
 ) -> Verdict {
     let Some(quote) = quote(wire, packet) else { return Verdict::Pass };
     let Some((_, flow)) = flows::find(maps, &quote.reply.key(leg)) else { return Verdict::Pass };
-    // What a pod says to itself is not routed.
-    if flow.flags & FLOW_HAIRPIN != 0 {
+    // What a pod says to itself is not routed, and what is not translated (all questions of ICMP) is as it was sent.
+    if flow.flags & (FLOW_HAIRPIN | FLOW_UNTRANSLATED) != 0 {
         return Verdict::Pass;
     }
     match retell(wire, &quote, &quote.reply.rewritten(&flow)) {

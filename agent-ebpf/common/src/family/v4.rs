@@ -23,6 +23,7 @@ impl Family for V4 {
     const HEADER: u32 = 20;
     const ICMP: u8 = 1;
     const ICMP_PSEUDO: bool = false;
+    const LINK_IS_ICMP: bool = false;
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
     const NONE: Self = 0;
     const HAIRPIN: Self = word([169, 254, 42, 1]);

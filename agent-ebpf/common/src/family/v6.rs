@@ -87,6 +87,7 @@ impl Family for V6 {
     const HEADER: u32 = 40;
     const ICMP: u8 = 58;
     const ICMP_PSEUDO: bool = true;
+    const LINK_IS_ICMP: bool = true;
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
     const NONE: Self = [0; 4];
     /// `fe80::a9fe:2a01`: the IPv4 one's bytes below the link-local prefix.

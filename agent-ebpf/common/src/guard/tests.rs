@@ -33,7 +33,7 @@ fn at<A: Book>(number: u16, port: u16) -> SocketAddr {
 /// A pod with the second address behind the wire, and a service at the tenth.
 fn maps<A: Book>() -> Memory<A> {
     let mut maps = Memory::new(A::example(1));
-    let index = maps.set(0, &[at::<A>(3, 8080)], LOCAL);
+    let index = maps.put_set(0, &[at::<A>(3, 8080)], LOCAL);
     for proto in [TCP, UDP] {
         maps.serve(Some(A::example(10)), 80, proto, INSIDE, index);
     }

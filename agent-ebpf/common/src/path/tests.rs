@@ -62,7 +62,7 @@ fn outsider<A: Book>() -> SocketAddr {
 fn maps<A: Book>(backends: &[SocketAddr], flags: u16, backend_flags: u8) -> Memory<A> {
     let mut maps = Memory::new(node::<A>().ip());
     maps.pods.insert(0, A::of(client::<A>().ip()));
-    let index = maps.set(flags, backends, backend_flags);
+    let index = maps.put_set(flags, backends, backend_flags);
     for proto in [TCP, UDP] {
         maps.serve(Some(vip::<A>().ip()), PORT, proto, INSIDE, index);
         maps.serve(None, NODE_PORT, proto, INSIDE, index);

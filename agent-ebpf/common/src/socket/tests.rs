@@ -32,7 +32,7 @@ fn loopback<A: Book>() -> IpAddr {
 
 fn maps<A: Book>(flags: u16, backends: &[SocketAddr]) -> Memory<A> {
     let mut maps = Memory::new(A::example(1));
-    let index = maps.set(flags, backends, 0);
+    let index = maps.put_set(flags, backends, 0);
     maps.serve(Some(A::example(10)), PORT, TCP, INSIDE, index);
     maps.serve(None, NODE_PORT, TCP, INSIDE, index);
     maps.serve(Some(A::example(11)), PORT, TCP, OUTSIDE, index);

@@ -10,11 +10,14 @@ use std::{
 use super::Book;
 use crate::{
     abi::{AffinityKey, AffinityValue, Backend, Flow, FlowKey, FragmentKey, FrontendKey, Head, ROW, Reason},
+    admit::Audits,
     flows::{Element, Maps, Scratch},
     guard::{Drops, Ends},
     nat::{Entry, Tuple, pod},
     parse::{Fragments, Kind, Packet},
+    policy::{PeerKey, Policies, RangeKey, RuleKey, SetHead},
     select::{Chosen, Tables},
+    tag::Tagged,
     wire::{Sum, Wire},
     words::{Handle, Publish},
 };
@@ -102,6 +105,13 @@ pub(crate) struct Memory<A> {
     affinity: RefCell<HashMap<AffinityKey<A>, AffinityValue<A>>>,
     pub(crate) flows: RefCell<HashMap<FlowKey<A>, Shared<A>>>,
     fragments: RefCell<HashMap<FragmentKey<A>, u32>>,
+    /// Classes of addresses, and of sets their heads and rules.
+    pub(crate) classes: HashMap<A, u32>,
+    pub(crate) sets: HashMap<u32, SetHead>,
+    pub(crate) rules: HashSet<RuleKey>,
+    pub(crate) audited: Cell<u32>,
+    /// No flow can be added any more.
+    pub(crate) full: bool,
     pub(crate) drops: RefCell<Vec<Reason>>,
     pub(crate) connections: Cell<u32>,
     random: Cell<u32>,
@@ -136,6 +146,11 @@ impl<A: Book> Memory<A> {
             affinity: RefCell::default(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
+            classes: HashMap::new(),
+            sets: HashMap::new(),
+            rules: HashSet::new(),
+            audited: Cell::new(0),
+            full: false,
             drops: RefCell::default(),
             connections: Cell::new(0),
             random: Cell::new(1),
@@ -151,7 +166,7 @@ impl<A: Book> Memory<A> {
     }
 
     /// A set of its own for each service; the index of its head.
-    pub(crate) fn set(&mut self, flags: u16, backends: &[SocketAddr], backend_flags: u8) -> u32 {
+    pub(crate) fn put_set(&mut self, flags: u16, backends: &[SocketAddr], backend_flags: u8) -> u32 {
         let service = self.heads.len() as u32;
         let row = self.slots.len() as u32 / ROW;
         let publish = Publish { row, slots: backends.len() as u16, flags, epoch: 0 };
@@ -247,6 +262,9 @@ impl<A: Book> Maps<A> for Memory<A> {
         self.put_flow(entry)
     }
     fn put_flow(&self, entry: &Cell<Entry<A>>) -> Result<(), Reason> {
+        if self.full {
+            return Err(Reason::FlowTableFull);
+        }
         let Entry { key, flow } = entry.get();
         self.flows.borrow_mut().insert(key, Rc::new(Cell::new(flow)));
         Ok(())
@@ -271,5 +289,33 @@ impl<A: Book> Drops for Memory<A> {
 impl<A: Book> Ends<A> for Memory<A> {
     fn pod_behind(&self, interface: u32) -> Option<A> {
         self.pods.get(&interface).copied()
+    }
+}
+
+impl<A: Book> Audits for Memory<A> {
+    fn count_audited(&self) {
+        self.audited.set(self.audited.get() + 1);
+    }
+}
+
+/// Without peers and ranges, which have tests of their own.
+impl<A: Book> Policies<A> for Memory<A> {
+    fn peer(&self, _key: &PeerKey<A>) -> Option<u32> {
+        None
+    }
+    fn peer_word(&self, _index: u32) -> Option<Tagged> {
+        None
+    }
+    fn world(&self, address: A) -> Option<u32> {
+        self.classes.get(&address).copied()
+    }
+    fn set(&self, set: u32) -> Option<SetHead> {
+        self.sets.get(&set).copied()
+    }
+    fn rule(&self, key: &RuleKey) -> Option<u32> {
+        self.rules.contains(key).then_some(1)
+    }
+    fn range(&self, _key: &RangeKey) -> Option<u32> {
+        None
     }
 }
