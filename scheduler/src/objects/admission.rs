@@ -9,7 +9,7 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Actor, Objects, body, row};
+use super::{Actor, Objects, WriteOptions, body, row};
 use crate::{
     kinds::{Kind, Subresource},
     model::{ApiError, Cause, Key, Object, Resource},
@@ -93,9 +93,29 @@ impl Batch {
         Ok(())
     }
 
-    /// Whether nothing is stored besides.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Another object comes about, if there is none of its name: as its creation would store it, in the name of `options`.
+    pub fn create(
+        &mut self,
+        objects: &Objects,
+        resource: Resource,
+        namespace: Option<&str>,
+        body: Value,
+        options: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let kinds = objects.kinds();
+        let draft = objects.fresh(row(&kinds, resource)?, namespace, body, options)?;
+        self.0.push(Change::Put { draft, expect: Expect::Absent });
+        Ok(())
+    }
+
+    /// Another object goes, if it is still as `current` was read.
+    pub fn remove(&mut self, current: &Object) {
+        self.0.push(Change::Delete { key: current.key.clone(), expect: current.revision });
+    }
+
+    /// What is stored besides.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.iter().map(Change::key)
     }
 
     /// All changes of a commit, that of the write itself first.

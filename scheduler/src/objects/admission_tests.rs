@@ -1,5 +1,7 @@
 //! The second phase of admission: what is stored beside a write is stored with it or not at all.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -162,4 +164,57 @@ async fn the_second_phase_sees_what_the_first_has_made() {
     let patch = Patch::Merge(json!({"data": {"stamp": "none"}}));
     let changed = objects.patch(Resource::CONFIG_MAPS, Some("default"), "a", None, patch, &options()).await;
     assert_eq!(changed.unwrap().object.decode::<Value>().unwrap()["data"]["stamp"], "mutated");
+}
+
+/// Stores a ConfigMap of its own beside each Secret, counts how often it is asked, and takes it along.
+#[derive(Clone, Default)]
+struct Beside(Arc<AtomicUsize>);
+
+#[async_trait::async_trait]
+impl Admission for Beside {
+    async fn validate(&self, write: Checked<'_>, batch: &mut Batch) -> Result<(), ApiError> {
+        if write.kind.resource != Resource::SECRETS {
+            return Ok(());
+        }
+        self.0.fetch_add(1, Ordering::Relaxed);
+        if write.operation == Operation::Create {
+            let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": write.name}});
+            return batch.create(write.objects, Resource::CONFIG_MAPS, write.namespace, body, &options());
+        }
+        let key = Key::namespaced(Resource::CONFIG_MAPS, "default", write.name);
+        if let Some(map) = write.objects.stored(&key) {
+            batch.remove(&map);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn writes_that_store_different_things_beside_them_share_a_commit() {
+    let beside = Beside::default();
+    let objects = Objects::in_memory(vec![Arc::new(beside.clone())]).await.unwrap();
+    let keys: Vec<Key> =
+        (0..6).map(|n| Key::namespaced(Resource::SECRETS, "default", &format!("s{n}"))).collect();
+    for key in &keys {
+        let body = json!({"metadata": {"name": &*key.name}});
+        objects.create(Resource::SECRETS, Some("default"), body, &options()).await.unwrap();
+    }
+    let map = |name: &str| objects.stored(&Key::namespaced(Resource::CONFIG_MAPS, "default", name));
+    let made = map("s0").unwrap();
+    assert!(
+        !made.uid.is_empty() && made.decode::<Value>().unwrap()["metadata"]["creationTimestamp"].is_string()
+    );
+    // What is there already keeps the write from being stored.
+    let body = json!({"metadata": {"name": "taken"}});
+    objects.create(Resource::CONFIG_MAPS, Some("default"), body.clone(), &options()).await.unwrap();
+    objects.create(Resource::SECRETS, Some("default"), body, &options()).await.unwrap_err();
+    assert!(objects.stored(&Key::namespaced(Resource::SECRETS, "default", "taken")).is_none());
+
+    beside.0.store(0, Ordering::Relaxed);
+    let outcomes = objects.remove_all(&keys, &DeleteOptions::default(), &options()).await;
+    for (key, outcome) in keys.iter().zip(outcomes) {
+        assert_eq!(outcome.unwrap().object.key, *key);
+        assert!(map(&key.name).is_none());
+    }
+    assert_eq!(beside.0.load(Ordering::Relaxed), keys.len(), "none had to be prepared again");
 }

@@ -14,7 +14,7 @@ use crate::{
         schema::{complete, settle},
     },
     model::{ApiError, Key, Reason, Resource},
-    store::{Change, Expect, StoreError},
+    store::{Change, Draft, Expect, StoreError},
 };
 
 /// A generated name that is taken is drawn again this often.
@@ -99,6 +99,24 @@ impl Objects {
             }
         }
         Err(ApiError::conflict(kind.resource, &name, MODIFIED))
+    }
+
+    /// A new object as it is stored, of which no client has asked: nobody admits or validates it.
+    pub(super) fn fresh(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Draft, ApiError> {
+        ownership::record_write(&self.kinds(), kind, None, &mut object, None, options);
+        kind.rules.defaults(&mut object);
+        kind.rules.prepare_create(&mut object);
+        prepare_metadata(kind, namespace, &mut object);
+        complete(&kind.ty, &mut object);
+        settle(&kind.ty, &mut object);
+        let name = meta::text(&object, "name").to_owned();
+        draft(kind, Key::scoped(kind.resource, namespace, &name), &object)
     }
 
     /// One attempt; `None` when somebody else was faster on what is stored beside it.

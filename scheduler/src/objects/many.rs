@@ -1,7 +1,7 @@
 //! Many writes of one kind in one commit: each is prepared for itself, all that pass are stored together, and each gets an
 //! answer of its own. A store that waits for its disk once for all of them is as much faster as they are many.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -53,25 +53,25 @@ impl Objects {
         let mut outcomes: Vec<Option<Result<W::Answer, ApiError>>> = items.iter().map(|_| None).collect();
         // A round ends with all that were stored, or, where one changed meanwhile, begins again on what is there now.
         while outcomes.iter().any(Option::is_none) {
-            let (mut changes, mut whose, mut undos) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut changes, mut whose, mut undos) = (Vec::<Change>::new(), Vec::new(), Vec::new());
+            let mut beside = HashSet::new();
             for (at, item) in items.iter().enumerate() {
                 if outcomes[at].is_some() {
                     continue;
                 }
                 let mut undo = Undo::default();
                 match writes.prepare(item, &mut undo).await {
-                    // What is stored beside two of them may be the same: such a write has a commit of its own.
-                    Ok(Prepared::Store { batch, .. }) if !batch.is_empty() && !changes.is_empty() => {
+                    // What is stored beside two of them is the same: the second has another commit, on top of the first.
+                    Ok(Prepared::Store { own, batch })
+                        if beside.contains(own.key()) || batch.keys().any(|key| beside.contains(key)) =>
+                    {
                         undo.run();
                     }
                     Ok(Prepared::Store { own, batch }) => {
-                        let alone = !batch.is_empty();
-                        whose.push((at, matches!(*own, Change::Delete { .. })));
+                        beside.extend(batch.keys().chain([own.key()]).cloned());
+                        whose.push((at, changes.len(), matches!(*own, Change::Delete { .. })));
                         changes.extend(batch.after(*own));
                         undos.push(undo);
-                        if alone {
-                            break;
-                        }
                     }
                     Ok(Prepared::Done(answer)) => outcomes[at] = Some(Ok(answer)),
                     Err(error) => {
@@ -84,8 +84,10 @@ impl Objects {
                 if changes.is_empty() { Ok(Vec::new()) } else { self.inner.store.commit(changes).await };
             let refusal = match committed {
                 Ok(objects) => {
-                    for ((at, gone), object) in whose.into_iter().zip(objects) {
-                        outcomes[at] = Some(Ok(writes.answer(object, gone)));
+                    for (at, place, gone) in whose {
+                        // The store answers for each change that it made.
+                        let Some(object) = objects.get(place) else { continue };
+                        outcomes[at] = Some(Ok(writes.answer(object.clone(), gone)));
                     }
                     continue;
                 }
@@ -96,7 +98,7 @@ impl Objects {
                 tokio::task::yield_now().await;
                 continue;
             }
-            for (at, _) in whose {
+            for (at, ..) in whose {
                 outcomes[at] = Some(Err(refusal.clone().into()));
             }
         }
