@@ -26,7 +26,7 @@ ROOTS = [
     )),
     *(f"io.k8s.api.apps.v1.{k}" for k in "Deployment ReplicaSet StatefulSet DaemonSet ControllerRevision".split()),
     *(f"io.k8s.api.batch.v1.{k}" for k in "Job CronJob".split()),
-    *(f"io.k8s.api.networking.v1.{k}" for k in "NetworkPolicy Ingress IngressClass".split()),
+    *(f"io.k8s.api.networking.v1.{k}" for k in "NetworkPolicy Ingress IngressClass IPAddress ServiceCIDR".split()),
     "io.k8s.api.node.v1.RuntimeClass",
     *(f"io.k8s.api.rbac.v1.{k}" for k in "Role RoleBinding ClusterRole ClusterRoleBinding".split()),
     *(f"io.k8s.api.storage.v1.{k}" for k in ["StorageClass"]),

@@ -18,7 +18,7 @@ import sys
 
 VERSIONS = {"kubernetes": "v1.37.2", "api": "v0.37.2", "apimachinery": "v0.37.2"}
 ROOTS = ["PodSpec", "PodIP", "HostIP", "Taint", "SessionAffinityConfig", "ObjectReference", "EventSource",
-         "metav1.OwnerReference"]
+         "metav1.OwnerReference", "ServiceCIDRSpec"]
 TYPE = re.compile(r"\ntype (\w+) struct \{\n(.*?)\n\}", re.S)
 NAMED = re.compile(r"\ntype (\w+) (\[\]\w+|map\[\w+\][\w.]+|\w+)\n")
 FIELD = re.compile(r"^(?:(\w+)\s+)?(\*?(?:\[\]|map\[\w+\])?\*?[\w.]+)(?:\s+`json:\"([^\"]*)\".*`)?$")
@@ -48,6 +48,9 @@ def main(modules):
     ).read_text()
     internal, named = declarations(source("kubernetes", "pkg/apis/core/types.go"))
     versioned, _ = declarations(source("api", "core/v1/types.go"))
+    # No type of this group has the name of one of core.
+    internal |= declarations(source("kubernetes", "pkg/apis/networking/types.go"))[0]
+    versioned |= declarations(source("api", "networking/v1/types.go"))[0]
     meta, of_meta = declarations(source("apimachinery", "pkg/apis/meta/v1/types.go"))
     named |= of_meta
     lines = {}

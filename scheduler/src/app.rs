@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::{
-        DefaultIngressClass, NodeTaints, PodDefaults, RuntimeClasses, ServiceAddresses, ServiceRanges,
+        DefaultIngressClass, NodeTaints, PodDefaults, Promises, RuntimeClasses, ServiceAddresses,
+        ServiceRanges,
     },
     api::{self, Api, InFlight, Server, ServerError, metrics_api::ResourceMetrics, streams::PodStreams},
     bootstrap,
@@ -146,10 +147,12 @@ impl App {
         let authority = Arc::new(Authority::open(&config.pki_dir(), now)?);
         let mut registry = Registry::default();
         let cache = Cache::default();
-        let objects = Objects::new(Arc::new(open_store(config)?), admission(config, &cache));
+        let (chain, promises) = admission(config, &cache);
+        let objects = Objects::new(Arc::new(open_store(config)?), chain);
         for (resource, count) in objects.unserved(None) {
             tracing::warn!(%resource, count, "objects of a kind that is not served are kept: serve the kind again, or start the version that stored them, to read or delete them");
         }
+        bootstrap::service_addresses(&objects, config).await.map_err(StartError::Bootstrap)?;
         let recorder = Recorder::start(&objects, tasks);
         placement::start(placement::Dependencies {
             objects: objects.clone(),
@@ -162,6 +165,7 @@ impl App {
             objects: objects.clone(),
             cache: cache.clone(),
             recorder: recorder.clone(),
+            promises,
             runtime: Runtime {
                 cache: cache.clone(),
                 tasks: tasks.clone(),
@@ -277,22 +281,25 @@ fn open_store(config: &Config) -> Result<SqliteStore, StartError> {
     })?)
 }
 
-/// The admission chain. What it follows in `cache` must not be started yet.
-fn admission(config: &Config, cache: &Cache) -> Vec<Arc<dyn Admission>> {
+/// The admission chain, and what it has promised. What it follows in `cache` must not be started yet.
+fn admission(config: &Config, cache: &Cache) -> (Vec<Arc<dyn Admission>>, Promises) {
     let cluster = &config.cluster;
     let ranges = ServiceRanges {
         addresses: cluster.service_cidr,
         ports: cluster.node_ports.clone(),
         dns: cluster.dns_ip,
     };
-    vec![
+    let addresses = ServiceAddresses::new(ranges, cache);
+    let promises = addresses.promises();
+    let chain: Vec<Arc<dyn Admission>> = vec![
         Arc::new(PodDefaults { eviction: config.timing.eviction }),
         // After the tolerations that every pod gets, as upstream.
         Arc::new(RuntimeClasses),
         Arc::new(DefaultIngressClass),
         Arc::new(NodeTaints),
-        Arc::new(ServiceAddresses::new(ranges, cache)),
-    ]
+        Arc::new(addresses),
+    ];
+    (chain, promises)
 }
 
 fn limits(ConnectionLimits { total, each }: ConnectionLimits) -> Limits {

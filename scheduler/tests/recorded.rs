@@ -31,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 /// What no two servers have alike.
 const UNIQUE: [&str; 5] = ["uid", "creationTimestamp", "resourceVersion", "selfLink", "managedFields"];
 
+/// As the recorded server has it.
+const RANGE: &str = "10.128.0.0/16";
+
 struct Server {
     api: Arc<Api>,
 }
@@ -39,11 +42,8 @@ impl Server {
     async fn start() -> Result<Self> {
         let (cache, stop) = (Cache::default(), CancellationToken::new());
         let (tasks, _) = Tasks::new(stop.clone());
-        let ranges = ServiceRanges {
-            addresses: "10.128.0.0/16".parse()?,
-            ports: 30_000..=32_767,
-            dns: "10.128.0.10".parse()?,
-        };
+        let ranges =
+            ServiceRanges { addresses: RANGE.parse()?, ports: 30_000..=32_767, dns: "10.128.0.10".parse()? };
         let objects = Objects::in_memory(vec![
             Arc::new(PodDefaults { eviction: std::time::Duration::from_secs(300) }),
             Arc::new(RuntimeClasses),
@@ -66,6 +66,10 @@ impl Server {
         let namespace =
             json!(["POST", "/api/v1/namespaces", {"metadata": {"name": "oracle"}}, "application/json"]);
         let (code, body, _) = server.ask(&namespace).await?;
+        ensure!(code == 201, "{body}");
+        let range = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [RANGE]}});
+        let range = json!(["POST", "/apis/networking.k8s.io/v1/servicecidrs", range, "application/json"]);
+        let (code, body, _) = server.ask(&range).await?;
         ensure!(code == 201, "{body}");
         Ok(server)
     }

@@ -3,11 +3,12 @@
 
 use std::{
     collections::HashMap,
-    net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 
 use crate::cache::Id;
@@ -94,9 +95,36 @@ impl Allocator {
         }
     }
 
+    /// Whether a write is on its way with an address of `range`.
+    fn promises_within(&self, range: &IpNet) -> bool {
+        let state = self.lock();
+        let fresh = state.promised.iter().filter(|(_, promise)| promise.since.elapsed() <= PROMISE);
+        let mut addresses = fresh.filter_map(|(claim, _)| match claim {
+            Claim::Address(address) => Some(IpAddr::V4(*address)),
+            Claim::Port(_) => None,
+        });
+        addresses.any(|address| range.contains(&address))
+    }
+
     // Nothing between lock and unlock panics half-way, so a poisoned lock is still sound.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A look at what writes were given that are not stored yet. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Promises(Arc<Allocator>);
+
+impl Promises {
+    pub(super) const fn of(allocator: Arc<Allocator>) -> Self {
+        Self(allocator)
+    }
+
+    /// Whether a write is on its way with an address of `range`. Whoever finds none, after nothing more is given from the
+    /// range, finds all its addresses stored.
+    pub fn within(&self, range: &IpNet) -> bool {
+        self.0.promises_within(range)
     }
 }
 

@@ -10,6 +10,7 @@ mod nodes;
 mod pods;
 mod services;
 
+pub use allocator::Promises;
 pub use classes::{DefaultIngressClass, RuntimeClasses};
 pub use nodes::NodeTaints;
 pub use pods::PodDefaults;

@@ -1,8 +1,12 @@
-//! Services get a ClusterIP and node ports, and keep them through updates that do not name them.
+//! Services get a ClusterIP and node ports, and keep them through updates that do not name them. With the address comes
+//! the IPAddress that says whose it is, and with the service it goes, in the same commit.
+
+mod beside;
+mod ranges;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     ops::RangeInclusive,
     sync::Arc,
 };
@@ -10,20 +14,24 @@ use std::{
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::allocator::{Allocator, Claim};
+use self::ranges::Ranges;
+use super::allocator::{Allocator, Claim, Promises};
 use crate::{
     cache::{Cache, Id},
     kinds::service::{families, rules},
     model::{ApiError, Cause, Reason, Resource},
-    objects::admission::{Admission, Operation, Request, Undo},
+    objects::{
+        Objects,
+        admission::{Admission, Batch, Checked, Operation, Request, Undo},
+    },
 };
 
-/// The ranges that services are given addresses and ports from.
+/// What is configured of the addresses and ports of services.
 #[derive(Clone, Debug)]
 pub struct ServiceRanges {
-    /// ClusterIPs.
+    /// The first range of ClusterIPs. Which there are, the ServiceCIDRs say.
     pub addresses: Ipv4Net,
     /// Node ports.
     pub ports: RangeInclusive<u16>,
@@ -49,6 +57,7 @@ impl ServiceRanges {
 pub struct ServiceAddresses {
     ranges: ServiceRanges,
     allocator: Arc<Allocator>,
+    given: Ranges,
     cache: Cache,
 }
 
@@ -60,7 +69,12 @@ impl ServiceAddresses {
         cache.services.on_change(move |change| {
             follower.changed(change.old.map(|s| &**s), change.new.map(|s| &**s));
         });
-        Self { ranges, allocator, cache: cache.clone() }
+        Self { ranges, allocator, given: Ranges::default(), cache: cache.clone() }
+    }
+
+    /// What writes were given that are not stored yet.
+    pub fn promises(&self) -> Promises {
+        Promises::of(self.allocator.clone())
     }
 }
 
@@ -76,7 +90,9 @@ impl Admission for ServiceAddresses {
         self.cache.services.synced().await;
         let mut write = Write {
             ranges: &self.ranges,
+            from: &self.given,
             allocator: &self.allocator,
+            objects: request.objects,
             id: Id::new(request.namespace.unwrap_or(""), request.name),
             dry_run: request.dry_run,
             given: HashSet::new(),
@@ -85,13 +101,20 @@ impl Admission for ServiceAddresses {
         let Some(spec) = request.object.get_mut("spec").filter(|spec| spec.is_object()) else {
             return Ok(());
         };
-        write.allocate(spec, request.old.map(|old| &old["spec"]))
+        write.allocate(spec, request.old.map(|old| &old["spec"])).await
+    }
+
+    async fn validate(&self, write: Checked<'_>, batch: &mut Batch) -> Result<(), ApiError> {
+        let touches = write.kind.resource == Resource::SERVICES && write.subresource.is_none();
+        if touches && !write.dry_run { beside::follow(write, batch) } else { Ok(()) }
     }
 }
 
 struct Write<'a> {
     ranges: &'a ServiceRanges,
+    from: &'a Ranges,
     allocator: &'a Arc<Allocator>,
+    objects: &'a Objects,
     id: Id,
     dry_run: bool,
     /// What this write has got: a dry run gets the same again from the allocator.
@@ -110,10 +133,10 @@ fn node_ports(spec: &Value) -> Vec<i64> {
 
 impl Write<'_> {
     /// Gives out what the service is to have and has not yet; `before` on update.
-    fn allocate(&mut self, spec: &mut Value, before: Option<&Value>) -> Result<(), ApiError> {
+    async fn allocate(&mut self, spec: &mut Value, before: Option<&Value>) -> Result<(), ApiError> {
         families::fill(spec, before).map_err(|causes| self.refusal(causes))?;
         if families::needs_address(spec, before) {
-            self.address(spec)?;
+            self.address(spec).await?;
         }
         if rules::has_node_ports(spec) {
             match before {
@@ -125,57 +148,6 @@ impl Write<'_> {
             self.health_check_port(spec)?;
         }
         Ok(())
-    }
-
-    fn address(&mut self, spec: &mut Value) -> Result<(), ApiError> {
-        let given = spec["clusterIPs"][0].as_str().unwrap_or_default().to_owned();
-        let address = match families::parse(&given) {
-            Some(IpAddr::V4(address)) => {
-                self.this_address(address, spec)?;
-                given
-            }
-            _ => self.any_address()?.to_string(),
-        };
-        spec["clusterIP"] = address.clone().into();
-        spec["clusterIPs"] = json!([address]);
-        Ok(())
-    }
-
-    fn this_address(&mut self, address: Ipv4Addr, spec: &Value) -> Result<(), ApiError> {
-        let range = self.ranges.addresses;
-        let inside = range.contains(&address) && address != range.network() && address != range.broadcast();
-        let why = if !inside {
-            let valid = format!("The range of valid IPs is {range}");
-            format!("the provided IP ({address}) is not in the valid range. {valid}")
-        } else if self.ranges.reserves(address, &self.id) || !self.take(Claim::Address(address)) {
-            "provided IP is already allocated".to_owned()
-        } else {
-            return Ok(());
-        };
-        let message =
-            format!("Invalid value: {}: failed to allocate IP {address}: {why}", spec["clusterIPs"]);
-        Err(self.invalid("spec.clusterIPs".to_owned(), message))
-    }
-
-    /// Upper part of the range first, from a random place: the lower part is for those who choose, and an
-    /// address that was just given up is not the next one given out.
-    fn any_address(&mut self) -> Result<Ipv4Addr, ApiError> {
-        let range = self.ranges.addresses;
-        let size = 1_u32.checked_shl(32 - u32::from(range.prefix_len())).unwrap_or(u32::MAX);
-        let usable = size.saturating_sub(2);
-        let low = (usable / 16).clamp(16.min(usable), 256.min(usable));
-        let first = u32::from(range.network()) + 1;
-        let address = |offset: u32| Ipv4Addr::from(first + offset);
-        let (ranges, id) = (self.ranges, self.id.clone());
-        let candidates = order(low, usable).map(address).filter(|a| !ranges.reserves(*a, &id));
-        let candidates = candidates.map(Claim::Address);
-        match self.take_first(candidates) {
-            Some(Claim::Address(address)) => Ok(address),
-            _ => Err(ApiError::new(
-                Reason::InternalError,
-                format!("failed to allocate a serviceIP: range is full ({range})"),
-            )),
-        }
     }
 
     /// Ports of a new service. Ports of one number share a node port: a name server's for TCP and UDP.
@@ -289,13 +261,18 @@ impl Write<'_> {
     fn take(&mut self, claim: Claim) -> bool {
         let taken = self.allocator.take(claim.clone(), &self.id, self.dry_run);
         if taken {
-            self.given.insert(claim.clone());
+            self.keep(claim);
         }
-        if taken && !self.dry_run {
+        taken
+    }
+
+    /// What was taken stays with this write until it fails.
+    fn keep(&mut self, claim: Claim) {
+        self.given.insert(claim.clone());
+        if !self.dry_run {
             let (allocator, id) = (self.allocator.clone(), self.id.clone());
             self.undo.push(move || allocator.give_back(&claim, &id));
         }
-        taken
     }
 
     /// Takes the first free one of `candidates`.
@@ -318,5 +295,9 @@ fn order(low: u32, count: u32) -> impl Iterator<Item = u32> {
     (start..count).chain(low..start).chain(0..low)
 }
 
+#[cfg(test)]
+mod history_tests;
+#[cfg(test)]
+mod range_tests;
 #[cfg(test)]
 mod tests;

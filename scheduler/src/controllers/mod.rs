@@ -3,6 +3,7 @@
 //! In: changes of the shared cache. Out: writes through `Objects`, and events. Never: HTTP, the store itself, or
 //! one loop calling another; they meet only in the objects.
 
+mod addresses;
 mod balancer;
 mod deployment;
 mod endpoints;
@@ -21,7 +22,7 @@ use std::{sync::Arc, time::Duration};
 use ipnet::Ipv4Net;
 
 use self::runner::Runtime;
-use crate::{cache::Cache, events::Recorder, objects::Objects};
+use crate::{admission::Promises, cache::Cache, events::Recorder, objects::Objects};
 
 /// What the loops are told of the cluster.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Dependencies {
     pub cache: Cache,
     /// What they tell.
     pub recorder: Recorder,
+    /// Service addresses that are given and not stored yet.
+    pub promises: Promises,
     /// How they run.
     pub runtime: Runtime,
     /// What they are told.
@@ -54,11 +57,12 @@ pub struct Dependencies {
 
 /// Starts every loop. Call before the cache is started, so that none misses a change.
 pub fn start(dependencies: Dependencies) {
-    let Dependencies { objects, cache, recorder, runtime, settings } = dependencies;
+    let Dependencies { objects, cache, recorder, promises, runtime, settings } = dependencies;
     namespace::start(&objects, &cache, &runtime, settings.ca_pem);
     garbage::start(&objects, &recorder, &runtime);
     ipam::start(&objects, &cache, &recorder, &runtime, settings.pod_range, settings.node_prefix);
     nodes::start(&objects, &cache, &recorder, &runtime, settings.lease);
+    addresses::start(&objects, &cache, &recorder, &runtime, promises);
     balancer::start(&objects, &cache, &recorder, &runtime, settings.load_balancer_pool);
     sweep::start(&objects, &cache, &runtime);
     replicaset::start(&objects, &cache, &recorder, &runtime);

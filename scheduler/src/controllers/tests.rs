@@ -12,6 +12,7 @@ use super::{
     start,
 };
 use crate::{
+    admission::Promises,
     cache::{Cache, MetaExt, Pod},
     events::Recorder,
     kinds::Subresource,
@@ -51,8 +52,14 @@ pub(super) fn cluster_with(objects: Objects, settings: Settings) -> Cluster {
         metrics: RunnerMetrics::new(&mut Registry::default()),
     };
     let recorder = Recorder::start(&objects, &tasks);
-    let dependencies =
-        Dependencies { objects: objects.clone(), cache: cache.clone(), recorder, runtime, settings };
+    let dependencies = Dependencies {
+        objects: objects.clone(),
+        cache: cache.clone(),
+        recorder,
+        promises: Promises::default(),
+        runtime,
+        settings,
+    };
     start(dependencies);
     cache.start(&objects, &tasks);
     Cluster { objects, cache }

@@ -14,6 +14,7 @@ mod event;
 mod fields;
 mod ingress;
 mod ingress_class;
+pub(crate) mod ip_address;
 mod json;
 mod kind;
 mod lease;
@@ -33,6 +34,7 @@ pub mod schema;
 mod secret;
 pub(crate) mod service;
 mod service_account;
+pub(crate) mod service_cidr;
 mod validate;
 pub mod wire;
 mod workload;
@@ -97,6 +99,8 @@ kinds! {
     event::newer: events::v1::Event,
     ingress_class::kind: networking::v1::IngressClass,
     ingress::kind: networking::v1::Ingress,
+    ip_address::kind: networking::v1::IPAddress,
+    service_cidr::kind: networking::v1::ServiceCIDR,
     runtime_class::kind: nodes::v1::RuntimeClass,
     #[cfg(test)]
     network_policy::kind: networking::v1::NetworkPolicy,
@@ -149,7 +153,7 @@ mod tests {
     #[test]
     fn no_two_kinds_clash() {
         let rows = builtin().all().to_vec();
-        assert!(rows.len() >= 19, "{} kinds", rows.len());
+        assert!(rows.len() >= 21, "{} kinds", rows.len());
         Catalogue::new(rows).unwrap();
     }
 }

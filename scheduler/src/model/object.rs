@@ -56,6 +56,10 @@ impl Resource {
     pub const INGRESSES: Self = Self("ingresses.networking.k8s.io");
     /// networking.k8s.io/v1
     pub const INGRESS_CLASSES: Self = Self("ingressclasses.networking.k8s.io");
+    /// networking.k8s.io/v1
+    pub const IP_ADDRESSES: Self = Self("ipaddresses.networking.k8s.io");
+    /// networking.k8s.io/v1
+    pub const SERVICE_CIDRS: Self = Self("servicecidrs.networking.k8s.io");
     /// node.k8s.io/v1
     pub const RUNTIME_CLASSES: Self = Self("runtimeclasses.node.k8s.io");
 

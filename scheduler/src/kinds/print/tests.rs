@@ -324,3 +324,21 @@ fn descriptions_of_columns_are_those_of_the_published_fields() {
     assert!(description(&NAME).starts_with("Name must be unique within a namespace."));
     assert!(description(&SCALE_COLUMNS[0]).ends_with("names#names"));
 }
+
+#[test]
+fn ranges_and_addresses_of_services() {
+    let range = json!({"metadata": {"name": "two"}, "spec": {"cidrs": ["10.200.0.0/24", "fd00::/64"]}});
+    assert_eq!(printed(Resource::SERVICE_CIDRS, range), "two | 10.200.0.0/24,fd00::/64 | 5m30s");
+    let address = |parent: Value| {
+        let object = json!({"metadata": {"name": "10.9.9.8"}, "spec": {"parentRef": parent}});
+        printed(Resource::IP_ADDRESSES, object)
+    };
+    assert_eq!(
+        address(json!({"resource": "services", "namespace": "default", "name": "web"})),
+        "10.9.9.8 | services/default/web"
+    );
+    assert_eq!(
+        address(json!({"group": "g", "resource": "Things", "namespace": "ns", "name": "x"})),
+        "10.9.9.8 | things.g/ns/x"
+    );
+}

@@ -280,3 +280,15 @@ pub(crate) fn needs_address(spec: &Value, before: Option<&Value>) -> bool {
 pub(crate) fn parse(ip: &str) -> Option<IpAddr> {
     addresses::parse(ip)
 }
+
+/// The addresses that a service has.
+pub(crate) fn addresses(spec: &Value) -> Vec<IpAddr> {
+    if !has_cluster_ip(spec) {
+        return Vec::new();
+    }
+    let mut all = list(spec, "clusterIPs");
+    if all.is_empty() {
+        all.push(text(spec, "clusterIP"));
+    }
+    all.into_iter().filter_map(parse).collect()
+}

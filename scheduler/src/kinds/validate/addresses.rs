@@ -35,14 +35,20 @@ pub(in crate::kinds) fn legacy_ip(text: &str, before: &[&str], path: &Path, prob
 
 /// An address in a newer field, where it has one form.
 pub(in crate::kinds) fn canonical_ip(text: &str, path: &Path, problems: &mut Problems) -> bool {
-    if !legacy_ip(text, &[], path, problems) {
-        return false;
+    let complaint = canonical_complaint(text);
+    if let Some(why) = &complaint {
+        problems.invalid(path, text, why);
+    }
+    complaint.is_none()
+}
+
+/// Why the text is not an address in its one form; nothing when it is.
+pub(in crate::kinds) fn canonical_complaint(text: &str) -> Option<String> {
+    if let Some(why) = ip::complaint(text) {
+        return Some(why.to_owned());
     }
     let canonical = text.parse::<IpAddr>().map(|ip| ip.to_string()).unwrap_or_default();
-    if canonical != text {
-        problems.invalid(path, text, format!("must be in canonical form ({canonical:?})"));
-    }
-    canonical == text
+    (canonical != text).then(|| format!("must be in canonical form ({canonical:?})"))
 }
 
 /// What an endpoint's address may not be.
@@ -75,21 +81,39 @@ fn link_local_multicast(ip: Ipv6Addr) -> bool {
 
 /// A range in a field of old.
 pub(in crate::kinds) fn legacy_range(text: &str, before: &[&str], path: &Path, problems: &mut Problems) {
-    if before.contains(&text) {
-        return;
+    if !before.contains(&text)
+        && let Err(why) = network(text)
+    {
+        problems.invalid(path, text, why);
     }
+}
+
+/// A range in a newer field, where it has one form.
+pub(in crate::kinds) fn canonical_range(text: &str, path: &Path, problems: &mut Problems) {
+    match network(text) {
+        Err(why) => problems.invalid(path, text, why),
+        Ok(found) => {
+            let canonical = format!("{}/{}", found.ip, found.length);
+            if canonical != text {
+                problems.invalid(path, text, format!("must be in canonical form ({canonical:?})"));
+            }
+        }
+    }
+}
+
+/// Whether a range, however it is written, is of IPv6; nothing when it is none.
+pub(in crate::kinds) fn range_is_v6(text: &str) -> Option<bool> {
+    range(text).map(|found| found.ip.to_canonical().is_ipv6())
+}
+
+/// The range that the text is, or why it is none.
+fn network(text: &str) -> Result<Range, &'static str> {
     match range(text) {
-        None => problems.invalid(path, text, BAD_RANGE),
-        Some(found) if found.zeros => {
-            problems.invalid(path, text, "must not have leading 0s in IP or prefix length");
-        }
-        Some(found) if ip::mapped(found.ip).is_some() => {
-            problems.invalid(path, text, "must not have an IPv4-mapped IPv6 address");
-        }
-        Some(found) if found.network() != found.ip => {
-            problems.invalid(path, text, "must not have bits set beyond the prefix length");
-        }
-        Some(_) => {}
+        None => Err(BAD_RANGE),
+        Some(found) if found.zeros => Err("must not have leading 0s in IP or prefix length"),
+        Some(found) if ip::mapped(found.ip).is_some() => Err("must not have an IPv4-mapped IPv6 address"),
+        Some(found) if found.network() != found.ip => Err("must not have bits set beyond the prefix length"),
+        Some(found) => Ok(found),
     }
 }
 
@@ -192,7 +216,11 @@ mod tests {
     #[test]
     fn ranges_are_networks() {
         let cidr = |text: &str| said(|path, problems| legacy_range(text, &[], path, problems));
-        assert!(cidr("10.0.0.0/8").is_empty());
+        assert!(cidr("10.0.0.0/8").is_empty() && cidr("FD00::/64").is_empty());
+        let strict = |text: &str| said(|path, problems| canonical_range(text, path, problems));
+        assert!(strict("fd00::/64").is_empty());
+        assert!(strict("FD00::/64")[0].ends_with("must be in canonical form (\"fd00::/64\")"));
+        assert!(strict("::ffff:10.0.0.0/104")[0].ends_with("must not have an IPv4-mapped IPv6 address"));
         assert!(cidr("10.0.0.1")[0].contains("must be a valid CIDR value"));
         assert!(cidr("10.0.0.1/8")[0].ends_with("must not have bits set beyond the prefix length"));
         assert!(cidr("10.0.0.0/08")[0].ends_with("must not have leading 0s in IP or prefix length"));

@@ -8,15 +8,20 @@ use crate::model::go;
 
 /// Complains about what is no address.
 pub(in crate::kinds) fn check(text: &str, path: &Path, problems: &mut Problems) {
+    if let Some(why) = complaint(text) {
+        problems.invalid(path, text, why);
+    }
+}
+
+/// Why the text is no address; nothing when it is one.
+pub(super) fn complaint(text: &str) -> Option<&'static str> {
     let Some(address) = sloppy(text) else {
-        let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-        return problems.invalid(path, text, why);
+        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
     };
     if text.parse::<IpAddr>().is_err() {
-        problems.invalid(path, text, "must not have leading 0s");
-    } else if mapped(address).is_some() {
-        problems.invalid(path, text, "must not be an IPv4-mapped IPv6 address");
+        return Some("must not have leading 0s");
     }
+    mapped(address).map(|_| "must not be an IPv4-mapped IPv6 address")
 }
 
 /// What kubectl shows about an address that is written in an unusual way.
