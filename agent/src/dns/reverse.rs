@@ -31,6 +31,11 @@ impl Reverse {
         reverse
     }
 
+    /// Whether it is a service's own address.
+    pub(super) fn is_service(&self, address: IpAddr) -> bool {
+        self.services.contains_key(&address)
+    }
+
     /// Labels below the cluster's domain of every name that the address has.
     pub(super) fn names(&self, address: IpAddr) -> Vec<Vec<Arc<str>>> {
         let below = |id: &ServiceId| [id.name.clone(), id.namespace.clone(), "svc".into()];

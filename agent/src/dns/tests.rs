@@ -86,6 +86,8 @@ fn names() -> Names {
     let all = [
         ("default", "kubernetes", service(&["10.96.0.1"], vec![port("https", Protocol::Tcp, 443, vec![])])),
         ("shop", "web", service(&["10.96.0.20"], vec![port("http", Protocol::Tcp, 80, web)])),
+        // Of a range that nodes are not told of.
+        ("shop", "far", service(&["203.0.113.10"], vec![port("http", Protocol::Tcp, 80, Vec::new())])),
         ("shop", "db", service(&[], vec![port("pg", Protocol::Tcp, 5432, pods())])),
         (
             "shop",
@@ -213,6 +215,7 @@ fn addresses_have_names() {
     assert_eq!(names_of("20.0.96.10.in-addr.arpa."), ["web.shop.svc.cluster.local.".to_string()].into());
     let endpoint = ["db-0.all.shop.svc.cluster.local.".to_string(), "db-0.db.shop.svc.cluster.local.".into()];
     assert_eq!(names_of("2.1.244.10.in-addr.arpa."), endpoint.into());
+    assert_eq!(names_of("10.113.0.203.in-addr.arpa."), ["far.shop.svc.cluster.local.".to_string()].into());
     let packet = question("8.8.8.8.in-addr.arpa.", RecordType::PTR).to_vec().unwrap();
     assert!(matches!(consider(&packet, Some(&names())), Step::Forward { .. }));
 }

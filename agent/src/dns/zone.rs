@@ -14,6 +14,8 @@ use hickory_proto::{
     },
 };
 
+use ipnet::IpNet;
+
 use super::Names;
 use crate::model::{Endpoint, Protocol, ServiceId, ServicePort, ServiceSpec, ServiceType};
 
@@ -198,7 +200,7 @@ impl Names {
     }
 
     fn reverse_zone(&self, name: &Name, kind: RecordType, address: IpAddr) -> Answer {
-        let names = self.reverse.get_or_init(|| super::Reverse::of(&self.services)).names(address);
+        let names = self.reverse().names(address);
         let mut found: Vec<Record> = names
             .iter()
             .filter_map(|labels| {
@@ -215,8 +217,16 @@ impl Names {
         Answer::Found(Records { answers: found, ..Records::default() })
     }
 
+    fn reverse(&self) -> &super::Reverse {
+        self.reverse.get_or_init(|| super::Reverse::of(&self.services))
+    }
+
     fn is_cluster_address(&self, address: IpAddr) -> bool {
-        self.cluster.service_cidr.contains(&address) || self.cluster.pod_cidr.contains(&address)
+        // Services may have addresses of further ranges, of which a node is told no more than these addresses.
+        let within = |range: IpNet| range.contains(&address);
+        within(self.cluster.service_cidr)
+            || within(self.cluster.pod_cidr)
+            || self.reverse().is_service(address)
     }
 
     fn spec(&self, namespace: &str, service: &str) -> Option<&ServiceSpec> {
