@@ -41,16 +41,9 @@ pub(super) fn start(
     let of_services = repairs.clone();
     cache.services.on_change(move |change| {
         let (old, new) = (addresses(change.old), addresses(change.new));
-        if old == new {
-            return;
-        }
-        // What it does not have any more went with the write; whether it did costs a look.
-        old.iter()
-            .filter(|address| !new.contains(address))
-            .for_each(|address| of_services.add(Id::new("", address)));
-        if let Some(service) = change.new {
-            of_services.add(Id::of(&service.metadata));
-        }
+        // What a service has comes with its write, and goes with it: whether it did costs a look.
+        let gone = old.iter().filter(|address| !new.contains(address));
+        gone.for_each(|address| of_services.add(Id::new("", address)));
     });
     let feed = Feed { objects: objects.clone(), repairs: repairs.clone(), ranges: ranges.clone() };
     // Cancel-safe: what was looked at is looked at again, all that is there, at the next start.

@@ -140,6 +140,16 @@ impl Repair {
         let key = Key::cluster(Resource::IP_ADDRESSES, name);
         let Some(stored) = self.client.objects().stored(&key) else { return Ok(Next::Done) };
         let object: Value = stored.decode()?;
+        if let Some(of) = ip_address::service(&object)
+            && self.has(name, of.0, of.1) == Some(true)
+            && let Ok(address) = name.parse()
+        {
+            // Mostly it is the right one, which nothing more is read for.
+            return match plan::of_service(of, address, true, Some(&object), |_, _| None) {
+                None => Ok(Next::Done),
+                Some(_) => self.service(of.0, of.1).await,
+            };
+        }
         let leftover = plan::of_address(&object, |namespace, service| self.has(name, namespace, service));
         let Some(leftover) = leftover else { return Ok(Next::Done) };
         if leftover == Leftover::Leaked

@@ -207,6 +207,10 @@ async fn an_address_that_somebody_deleted_comes_back() {
 async fn labels_come_back_and_foreign_claims_go() {
     let world = world(&Arc::default()).await;
     world.service("web", "10.96.0.5").await.unwrap();
+    // What was to be looked at because of the creation has been looked at: another address of its kind has gone since.
+    let orphan = ip_address::of_service("10.96.0.7".parse().unwrap(), "default", "web");
+    world.objects.create(Resource::IP_ADDRESSES, None, orphan, &options()).await.unwrap();
+    world.gone(Resource::IP_ADDRESSES, "10.96.0.7").await;
     let bare = crate::objects::Patch::Merge(json!({"metadata": {"labels": null}}));
     world.objects.patch(Resource::IP_ADDRESSES, None, "10.96.0.5", None, bare, &options()).await.unwrap();
     until("its labels come back", async || {
