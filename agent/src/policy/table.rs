@@ -155,7 +155,7 @@ impl Table {
     /// What an address is at the moment.
     pub(super) fn class_of(&self, net: &IpNet) -> u32 {
         let exact = (net.prefix_len() == net.max_prefix_len()).then(|| self.peers.get(&net.addr())).flatten();
-        exact.map(|(_, class)| *class).unwrap_or_else(|| self.prefix_of(net))
+        exact.map_or_else(|| self.prefix_of(net), |(_, class)| *class)
     }
 
     /// What a prefix is, with those around it.

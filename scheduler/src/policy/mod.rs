@@ -372,8 +372,8 @@ impl Engine {
             pod.groups.iter().copied().filter(|number| self.groups.is_needed(*number, node)).collect();
         let asked = |port: &PortName| self.port_nodes.get(port).is_some_and(|nodes| nodes.contains_key(node));
         let ports = ports(pod, asked);
-        (!pod.facts.addresses.is_empty() && !(groups.is_empty() && ports.is_empty()))
-            .then(|| pb::PolicyPeer { addresses: pod.facts.addresses.clone(), groups, ports })
+        let nobody = pod.facts.addresses.is_empty() || groups.is_empty() && ports.is_empty();
+        (!nobody).then(|| pb::PolicyPeer { addresses: pod.facts.addresses.clone(), groups, ports })
     }
 
     fn pod_for(&self, node: &str, name: &Name) -> Option<pb::PodPolicy> {

@@ -1,4 +1,5 @@
 //! What nodes are told, object by object. Whole verdicts are compared in `tests/tests/policy.rs`.
+#![expect(clippy::needless_pass_by_value, reason = "objects are written down where they are used")]
 
 use std::time::Instant;
 
