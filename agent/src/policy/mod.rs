@@ -1,6 +1,6 @@
 //! Network policy on the node: from what the centre says to what stands in the datapath's maps.
 //!
-//! In: [`Wanted`], the policies, peers and pods that the node was told of. [`compile`] makes of it what each pod and each
+//! In: [`Wanted`], the policies, peers and pods that the node was told of. [`compile()`] makes of it what each pod and each
 //! address should be; [`Table`] knows what stands, and says by which steps one becomes the other. Out: [`Step`]s, single
 //! writes to maps in an order in which nothing passes that neither the old nor the new state allows. Never: IO, a clock,
 //! or a write of its own. Nothing applies the steps yet.
