@@ -109,8 +109,7 @@ impl Objects {
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Draft, ApiError> {
-        ownership::record_write(&self.kinds(), kind, None, &mut object, None, options);
-        kind.rules.defaults(&mut object);
+        ownership::record_creation(&self.kinds(), kind, &mut object, options);
         kind.rules.prepare_create(&mut object);
         prepare_metadata(kind, namespace, &mut object);
         complete(&kind.ty, &mut object);

@@ -14,7 +14,7 @@ use super::{
     print::{AGE, NAME, age, column, name, selector},
     validate::{
         Path, Problems,
-        addresses::{legacy_range, network, range_warnings},
+        addresses::{legacy_range, meant_network, range_warnings},
         meta, names,
         selectors::label_selector,
     },
@@ -193,11 +193,11 @@ fn block(block: &Value, before: &[&str], path: &Path, problems: &mut Problems) {
         return problems.required(&at, "");
     }
     legacy_range(cidr, before, &at, problems);
-    let Some(whole) = network(cidr) else { return };
+    let Some(whole) = meant_network(cidr) else { return };
     for (index, except) in items(&block["except"]).iter().enumerate() {
         let (except, path) = (except.as_str().unwrap_or_default(), path.field("except").index(index));
         legacy_range(except, before, &path, problems);
-        let Some(part) = network(except) else { continue };
+        let Some(part) = meant_network(except) else { continue };
         if !whole.contains(&part.addr()) || whole.prefix_len() >= part.prefix_len() {
             problems.invalid(&path, except, "must be a strict subset of `cidr`");
         }

@@ -125,7 +125,7 @@ pub(in crate::kinds) fn first_unreadable(ranges: &[serde_json::Value]) -> Option
 
 /// The network that a field of old names, whatever else may be said of its form; `None` for what is none.
 #[cfg(test)]
-pub(in crate::kinds) fn network(text: &str) -> Option<ipnet::IpNet> {
+pub(in crate::kinds) fn meant_network(text: &str) -> Option<ipnet::IpNet> {
     let found = range(text)?;
     ipnet::IpNet::new(found.network(), found.length).ok()
 }
