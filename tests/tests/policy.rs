@@ -3,6 +3,7 @@
 //!
 //! Every single step is looked at: nothing may pass that neither the old nor the new state allows, and nothing may be
 //! stopped that both allow.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failure here is the test's failure")]
 
 #[path = "policy/maps.rs"]
 mod maps;

@@ -125,7 +125,7 @@ fn rule_matches(world: &World, policy: &Value, rule: &Value, ask: &Ask) -> bool 
         && (ports.is_empty() || ports.iter().any(|port| port_matches(port, ask, destinations)))
 }
 
-fn rules<'a>(policy: &'a Value, egress: bool) -> impl Iterator<Item = &'a Value> {
+fn rules(policy: &Value, egress: bool) -> impl Iterator<Item = &Value> {
     items(&policy["spec"], if egress { "egress" } else { "ingress" })
 }
 

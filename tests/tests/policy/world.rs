@@ -186,7 +186,7 @@ impl World {
         let object = json!({
             "metadata": {"name": key.1, "namespace": key.0, "uid": key.1, "labels": labels(random)},
             "spec": {
-                "nodeName": if number % 2 == 0 { "n1" } else { "n2" },
+                "nodeName": if number.is_multiple_of(2) { "n1" } else { "n2" },
                 "hostNetwork": host,
                 "containers": [{"name": "c", "ports": ports}],
             },
