@@ -112,12 +112,14 @@ pub(crate) async fn keep_api_service(objects: Objects, config: Config) {
 
 async fn watch_api_service(objects: &Objects, config: &Config) -> Result<(), ApiError> {
     let mut watches = Vec::new();
-    let fields = FieldSelector::parse("metadata.name=kubernetes").unwrap_or_default();
-    let selection = Selection { fields, ..Selection::default() };
-    watches.push(objects.watch(Resource::SERVICE_CIDRS, selection, None).await?);
-    for resource in [Resource::SERVICES, Resource::ENDPOINT_SLICES, Resource::ENDPOINTS] {
+    for (resource, namespace) in [
+        (Resource::SERVICE_CIDRS, None),
+        (Resource::SERVICES, Some("default")),
+        (Resource::ENDPOINT_SLICES, Some("default")),
+        (Resource::ENDPOINTS, Some("default")),
+    ] {
         let fields = FieldSelector::parse("metadata.name=kubernetes").unwrap_or_default();
-        let selection = Selection { namespace: Some("default".into()), fields, ..Selection::default() };
+        let selection = Selection { namespace: namespace.map(Into::into), fields, ..Selection::default() };
         watches.push(objects.watch(resource, selection, None).await?);
     }
     // After the watches have begun, so that nothing falls between the two.

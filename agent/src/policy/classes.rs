@@ -57,8 +57,8 @@ impl Asked<'_> {
         )
     }
 
-    /// The signature of every address of a peer for which more holds than for its prefix. An address that two pods have
-    /// for a moment is what both are.
+    /// The signature of every address of a peer for which more holds than for its prefix. Of an address that two pods
+    /// have for a moment only that holds which holds of both.
     pub(super) fn peers(&self, peers: &BTreeMap<Name, Peer>) -> BTreeMap<IpAddr, Signature> {
         let mut own: BTreeMap<IpAddr, BTreeSet<Predicate>> = BTreeMap::new();
         for peer in peers.values() {

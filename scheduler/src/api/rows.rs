@@ -109,21 +109,12 @@ mod tests {
     use super::*;
     use crate::{
         kinds,
-        model::{Fields, Key, Resource, Revision},
+        model::{Key, Resource},
     };
 
     fn object(name: &str, bytes: usize) -> Arc<Object> {
         let value = json!({"metadata": {"name": name}, "data": {"k": "x".repeat(bytes)}});
-        Arc::new(Object {
-            key: Key::namespaced(Resource::CONFIG_MAPS, "default", name),
-            uid: "".into(),
-            revision: Revision(1),
-            labels: Arc::default(),
-            fields: Fields::default(),
-            owners: Vec::new(),
-            deleting: false,
-            json: value.to_string().into(),
-        })
+        Arc::new(Object::plain(Key::namespaced(Resource::CONFIG_MAPS, "default", name), &value))
     }
 
     #[test]

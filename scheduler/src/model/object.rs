@@ -241,6 +241,23 @@ pub struct Object {
     pub json: Bytes,
 }
 
+#[cfg(test)]
+impl Object {
+    /// A state of which there is no more than its JSON.
+    pub(crate) fn plain(key: Key, value: &serde_json::Value) -> Self {
+        Self {
+            key,
+            uid: "".into(),
+            revision: Revision(1),
+            labels: Arc::default(),
+            fields: Fields::default(),
+            owners: Vec::new(),
+            deleting: false,
+            json: value.to_string().into(),
+        }
+    }
+}
+
 impl Object {
     /// Decodes the bytes into a type of `k8s-openapi` (or `serde_json::Value`).
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ObjectError> {
@@ -322,16 +339,7 @@ mod tests {
     use super::*;
 
     fn object(value: &Value) -> Object {
-        Object {
-            key: Key::namespaced(Resource("things"), "default", "a"),
-            uid: "".into(),
-            revision: Revision(1),
-            labels: Arc::default(),
-            fields: Fields::default(),
-            owners: Vec::new(),
-            deleting: false,
-            json: value.to_string().into(),
-        }
+        Object::plain(Key::namespaced(Resource("things"), "default", "a"), value)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     cache::{Client, WriteError},
     controllers::runner::{Controller, Next},
     kinds::{
-        Subresource,
+        Subresource, ip_address,
         service_cidr::{self, FINALIZER, READY},
     },
     model::{ApiError, Key, Object, Reason, Resource},
@@ -98,8 +98,8 @@ impl Ranges {
         }
         let addresses = objects.list(Resource::IP_ADDRESSES, &Selection::default()).await?.items;
         let needs = |address: &Arc<Object>| {
-            let ours = address.labels.get(crate::kinds::ip_address::MANAGED_BY);
-            let ours = ours.is_some_and(|by| by == crate::kinds::ip_address::ALLOCATOR);
+            let ours = address.labels.get(ip_address::MANAGED_BY);
+            let ours = ours.is_some_and(|by| by == ip_address::ALLOCATOR);
             let parsed = address.key.name.parse::<IpAddr>();
             ours && parsed.is_ok_and(|address| plan::needed_for(name, &all, address))
         };

@@ -16,19 +16,11 @@ use super::{
     services::slice_key,
     *,
 };
-use crate::model::{Fields, Key, Resource, Revision};
+use crate::model::{Key, Resource, Revision};
 
 fn object(resource: Resource, name: &str, json: &Value) -> Arc<Object> {
-    Arc::new(Object {
-        key: Key::namespaced(resource, "default", name),
-        uid: json["metadata"]["uid"].as_str().unwrap_or("").into(),
-        revision: Revision(1),
-        labels: Arc::default(),
-        fields: Fields::default(),
-        owners: Vec::new(),
-        deleting: false,
-        json: json.to_string().into(),
-    })
+    let uid = json["metadata"]["uid"].as_str().unwrap_or("").into();
+    Arc::new(Object { uid, ..Object::plain(Key::namespaced(resource, "default", name), json) })
 }
 
 fn no_class(_: &str) -> Option<String> {
